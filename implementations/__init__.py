@@ -1,0 +1,1 @@
+"""The subjects: one folder per backend, all behind `implementations.interface`. Never imports `harness`."""

@@ -1,0 +1,196 @@
+"""HF checkpoint directories, read strictly and one tensor at a time: config.json, model.safetensors or an index with shards.
+
+Opening validates everything that can be told without reading weights (files, index, names, shapes, dtypes); a directory that opens has exactly
+the tensors its config asks for. Pickles are refused. Writing is `checkpoint_writer.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, NoReturn, Tuple
+
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors needs
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from implementations import families
+from implementations.families.config import ConfigError
+from implementations.families.family import Family
+from implementations.interface import CheckpointError, ModelConfig
+from implementations.weights import Placement, assemble, by_target, canonical_shapes
+
+CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+SAFETENSORS_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+LayoutOf = Callable[[Family, ModelConfig, bool], List[Placement]]
+
+
+def hf_layout(family: Family, config: ModelConfig, stored_head: bool) -> List[Placement]:
+    return family.layout(config, stored_head)
+
+
+class Checkpoint:
+    """An open, validated directory. `raw_config`: config.json as it stands. Use as a context manager, or `close()`.
+
+    Raises CheckpointError on opening: unreadable or contradictory config, unknown architecture, missing file, truncated shard, index entry that
+    leaves the directory, missing, unexpected or misshapen tensor, wrong dtype, pickle.
+    """
+
+    def __init__(self, path: str | Path, layout_of: LayoutOf = hf_layout):
+        self.path = Path(path)
+        self.raw_config = read_config(self.path)
+        self.family, self.config = parse_config(self.raw_config, self.path / CONFIG)
+        with ExitStack() as stack:
+            self._handles = _open_shards(self.path, stack)
+            self.stored_head = HEAD in self._handles
+            self.layout = layout_of(self.family, self.config, self.stored_head or not self.config.tie_word_embeddings)
+            self._validate()
+            self._stack = stack.pop_all()
+        self._by_target = by_target(self.layout)
+        self._shapes = canonical_shapes(self.config, self.stored_head)
+
+    def __enter__(self) -> "Checkpoint":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def names(self) -> List[str]:
+        """Canonical tensor names, in model order."""
+        return list(self._by_target)
+
+    def placements(self, name: str) -> List[Placement]:
+        return self._by_target[name]
+
+    def shape(self, name: str) -> Tuple[int, ...]:
+        return self._shapes[name]
+
+    def source(self, name: str) -> np.ndarray:
+        """A tensor by its name on disk, in its stored dtype (bfloat16 as ml_dtypes.bfloat16)."""
+        path, handle, _ = self._handles[name]
+        try:
+            return handle.get_tensor(name)
+        except SafetensorError as error:
+            raise CheckpointError(path, str(error), name) from error
+
+    def tensor(self, name: str) -> np.ndarray:
+        """A canonical tensor, assembled from its sources, in its stored dtype."""
+        return assemble(self._by_target[name], self._shapes[name], self.source)
+
+    def head_name(self) -> str:
+        """The canonical tensor that makes logits: the stored head, or the embedding when tied."""
+        return "embed.weight" if self.config.tie_word_embeddings else HEAD
+
+    def _validate(self) -> None:
+        expected = {p.source: p for p in self.layout}
+        missing, unexpected = sorted(set(expected) - set(self._handles)), sorted(set(self._handles) - set(expected))
+        if missing:
+            raise CheckpointError(self.path, f"missing ({len(missing)} missing in all)", missing[0])
+        if unexpected:
+            where = self._handles[unexpected[0]][0]
+            raise CheckpointError(where, f"not part of {self.config.architecture} ({len(unexpected)} unexpected in all)", unexpected[0])
+        for name, (path, _, (shape, dtype)) in self._handles.items():
+            if shape != expected[name].shape:
+                raise CheckpointError(path, f"shape {shape}, config.json asks for {expected[name].shape}", name)
+            if dtype != self.config.dtype:
+                raise CheckpointError(path, f"dtype {dtype}, config.json says {self.config.dtype}", name)
+        self._validate_tied_head()
+
+    def _validate_tied_head(self) -> None:
+        if self.config.tie_word_embeddings and self.stored_head and EMBEDDING in self._handles:
+            if self.source(HEAD).tobytes() != self.source(EMBEDDING).tobytes():
+                raise CheckpointError(self._handles[HEAD][0], "tie_word_embeddings is true but the stored head differs from the embedding", HEAD)
+
+
+def read_config(path: Path) -> Dict[str, Any]:
+    """config.json as a dict. Raises CheckpointError: no such file, bad JSON, NaN or Infinity."""
+    if not path.is_dir():
+        raise CheckpointError(path, "not a directory")
+    return _read_json(path / CONFIG)
+
+
+def parse_config(raw: Mapping[str, Any], path: str | Path) -> Tuple[Family, ModelConfig]:
+    """(family, ModelConfig) of a config.json; `path` is only named in the CheckpointError."""
+    try:
+        family = families.detect(raw)
+        return family, family.parse(raw)
+    except ConfigError as error:
+        raise CheckpointError(path, str(error)) from error
+
+
+def _read_json(path: Path) -> Dict[str, Any]:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        value = json.loads(path.read_text("utf-8"), parse_constant=refuse)
+    except FileNotFoundError as error:
+        raise CheckpointError(path, "no such file") from error
+    except (ValueError, OSError) as error:
+        raise CheckpointError(path, f"cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(path, f"expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _open_shards(path: Path, stack: ExitStack) -> Dict[str, Tuple[Path, Any, Tuple[Tuple[int, ...], str]]]:
+    """name on disk -> (file, open handle, (shape, dtype))."""
+    tensors: Dict[str, Tuple[Path, Any, Tuple[Tuple[int, ...], str]]] = {}
+    for file, names in _shards(path).items():
+        handle = _open_shard(file, stack)
+        present = set(handle.keys())
+        if names is not None and names != present:
+            raise CheckpointError(file, f"does not hold what {INDEX} says", sorted(names ^ present)[0])
+        for name in sorted(present):
+            if name in tensors:
+                raise CheckpointError(file, f"stored twice, also in {tensors[name][0].name}", name)
+            tensors[name] = (file, handle, _describe(file, handle, name))
+    return tensors
+
+
+def _shards(path: Path) -> Dict[Path, set[str] | None]:
+    """Shard files with the names the index gives them (None: no index)."""
+    if (path / INDEX).exists():
+        return _read_index(path / INDEX)
+    if (path / SINGLE).exists():
+        return {path / SINGLE: None}
+    pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for p in path.glob(pattern))
+    if pickles:
+        raise CheckpointError(path / pickles[0], "a pickle can run code when it is read; only safetensors are accepted")
+    raise CheckpointError(path, f"neither {SINGLE} nor {INDEX}")
+
+
+def _read_index(index: Path) -> Dict[Path, set[str] | None]:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(index, "no weight_map")
+    files: Dict[Path, set[str] | None] = {}
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise CheckpointError(index, f"points to {file!r}; a .safetensors file in the same directory is expected", name)
+        names = files.setdefault(index.parent / file, set())
+        assert names is not None
+        names.add(name)
+    return files
+
+
+def _open_shard(file: Path, stack: ExitStack) -> Any:
+    if not file.is_file() or file.resolve().is_dir():
+        raise CheckpointError(file, "no such file")
+    try:
+        return stack.enter_context(safe_open(file, framework="np"))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(file, f"not a whole safetensors file: {error}") from error
+
+
+def _describe(file: Path, handle: Any, name: str) -> Tuple[Tuple[int, ...], str]:
+    view = handle.get_slice(name)
+    dtype = SAFETENSORS_NAMES.get(view.get_dtype())
+    if dtype is None:
+        raise CheckpointError(file, f"dtype {view.get_dtype()}; float32, bfloat16 and float16 are supported", name)
+    return tuple(view.get_shape()), dtype

@@ -1,0 +1,38 @@
+"""Model families: one file each, found by listing this folder. `detect(config.json)` picks one by its architecture string."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import lru_cache
+from typing import Any, Dict, Mapping
+
+from implementations.families.config import ConfigError
+from implementations.families.family import Family
+
+
+@lru_cache(maxsize=None)
+def families() -> Dict[str, Family]:
+    """Every family by name: each module of this folder that defines FAMILY."""
+    modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
+    found = (module.FAMILY for module in modules if hasattr(module, "FAMILY"))
+    return {family.name: family for family in found}
+
+
+def family(name: str) -> Family:
+    """The family of that name. Raises KeyError that lists the known ones."""
+    if name not in families():
+        raise KeyError(f"unknown family {name!r}; known: {', '.join(sorted(families()))}")
+    return families()[name]
+
+
+def detect(raw: Mapping[str, Any]) -> Family:
+    """The family of a parsed config.json, by `architectures`. Raises ConfigError for none, several or an unknown one."""
+    architectures = raw.get("architectures")
+    if not isinstance(architectures, list) or len(architectures) != 1:
+        raise ConfigError("architectures", f"expected a list of one architecture, got {architectures!r}")
+    for candidate in families().values():
+        if candidate.architecture == architectures[0]:
+            return candidate
+    known = ", ".join(sorted(f.architecture for f in families().values()))
+    raise ConfigError("architectures", f"unknown architecture {architectures[0]!r}; known: {known}")

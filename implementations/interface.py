@@ -1,0 +1,266 @@
+"""THE contract between a backend and its judge. Standard library and numpy only, Python >= 3.9 syntax.
+
+Dimension legend, used as suffixes (`x_TD`): B batch, S sequence, T tokens = B*S with pads, L MoE layers (not all layers), E experts,
+K top-k, D hidden, F expert FFN, I dense FFN, V vocabulary, H heads, N key/value heads, P head size.
+
+Rules that hold for every method below:
+- Host numpy arrays cross the boundary, C-contiguous; a call returns when its result is on the host.
+- `Unsupported(reason)` is a declared gap. `InvalidInput` rejects a bad call and leaves the model usable. Anything else is a failure.
+- An unknown tensor, option or family is an error, never skipped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, List, Mapping, Optional, Protocol, Tuple, runtime_checkable
+
+import numpy as np
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Unsupported(Exception):
+    """A gap the backend declares: the feature is not there. Judged UNSUPPORTED, never FAIL. `str()` is the reason."""
+
+
+class InvalidInput(ValueError):
+    """The caller broke the contract (empty prompt, id out of range, too long, ...). The model stays usable."""
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be read. Names the file and, where there is one, the tensor; nothing was loaded."""
+
+    def __init__(self, path, message: str, tensor: Optional[str] = None):
+        self.path, self.tensor = str(path), tensor
+        super().__init__(f"{self.path}: " + (f"tensor {tensor!r}: " if tensor else "") + message)
+
+
+@dataclass(frozen=True)
+class RoutingSpec:
+    """How a router turns logits into (ids, weights). Source of the fields: the families' HF configs.
+
+    `scoring`: softmax | sigmoid. `normalize_topk`: divide the K selected scores by their sum. `scoring_dtype`: the dtype in which scores are
+    computed from the logits. `tie_rule`: lowest (the lower expert id wins an exact tie) | any.
+    """
+
+    num_experts: int
+    top_k: int
+    scoring: str = "softmax"
+    normalize_topk: bool = True
+    scoring_dtype: str = "float32"
+    tie_rule: str = "any"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only MoE transformer, in HF's names. `moe_layers`: the layer indices that hold experts; the others hold a dense MLP of
+    `intermediate_size`. `moe_intermediate_size` is F. `sliding_window`: a query at position p sees positions p-window+1 .. p; None = all."""
+
+    family: str
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    moe_intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    routing: RoutingSpec
+    moe_layers: Tuple[int, ...]
+    sliding_window: Optional[int] = None
+    qk_norm: bool = False
+    attention_bias: bool = False
+    tie_word_embeddings: bool = False
+    eos_token_ids: Tuple[int, ...] = ()
+    bos_token_id: Optional[int] = None
+    pad_token_id: Optional[int] = None
+    dtype: str = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do on this machine, decided by a guarded real import and never by package metadata.
+
+    `features`: prefill, decode, reset, chunked_prefill, left_padding, right_padding, pinned, probe, routing, generate, train.
+    `execution`: device | cpu | emulated (a CPU stands in for the device), detail in `execution_note`.
+    `reads_hf`: `load` takes an HF directory as it is. `lossy`: what conversion does not preserve, one sentence each.
+    `unavailable`: why it cannot run here, or None.
+    """
+
+    features: Tuple[str, ...]
+    families: Tuple[str, ...]
+    dtypes: Tuple[str, ...]
+    logits: Tuple[str, ...] = ("all", "last")
+    quantizations: Tuple[str, ...] = ()
+    variants: Tuple[str, ...] = ()
+    execution: str = "cpu"
+    execution_note: str = ""
+    reads_hf: bool = False
+    lossy: Tuple[str, ...] = ()
+    unavailable: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class ModelCapabilities:
+    """What one loaded model declares of itself; compared with what is observed."""
+
+    architecture: str
+    is_moe: bool
+    num_experts: int
+    experts_per_token: int
+    norm_topk_prob: bool
+    max_position_embeddings: int
+    sliding_window: Optional[int]
+    head_dim_override: bool
+    uses_position: bool
+    supports_cache_reset: bool
+    is_quantized: bool
+
+
+@dataclass(frozen=True)
+class LoadSpec:
+    """How to load. `max_length`: positions that the cache must hold. `device`: cpu | cuda | cuda:N | neuron | ... `options`: backend-specific,
+    an unknown key is an error."""
+
+    dtype: str = "float32"
+    device: str = "cpu"
+    max_batch: int = 8
+    max_length: int = 512
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Routing of L MoE layers over T tokens. `router_logits_LTE`: float32, before softmax and bias; None where a backend cannot show them.
+    `topk_ids_LTK`: int64, order within K free. `topk_weights_LTK`: float32, as finally used to combine. `dropped_LTK`: bool, or None when the
+    backend has no capacity. `mask_T`: bool, False at pads, whose entries mean nothing."""
+
+    topk_ids_LTK: np.ndarray
+    topk_weights_LTK: np.ndarray
+    router_logits_LTE: Optional[np.ndarray] = None
+    dropped_LTK: Optional[np.ndarray] = None
+    mask_T: Optional[np.ndarray] = None
+
+
+@dataclass(frozen=True)
+class PinnedRouting:
+    """Experts to use instead of the router's choice. Weights None: the model computes them from its own scores of those experts, normalised
+    as its RoutingSpec says."""
+
+    topk_ids_LTK: np.ndarray
+    topk_weights_LTK: Optional[np.ndarray] = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a step shall return. `logits`: all | last (last valid position of each row) | none. Timed calls ask for last and capture nothing.
+    `padding`: side on which a ragged batch is padded. `pinned`: feature `pinned`, T = B*S of this call."""
+
+    logits: str = "last"
+    routing: bool = False
+    padding: str = "right"
+    pinned: Optional[PinnedRouting] = None
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """`logits_BSV`: float32; S is the call's length for `all`, 1 for `last`; None for `none`. Values at pads mean nothing."""
+
+    logits_BSV: Optional[np.ndarray]
+    routing: Optional[Routing] = None
+
+
+class Model(Protocol):
+    """A loaded model and its KV cache. After load and reset the cache is empty."""
+
+    def capabilities(self) -> ModelCapabilities: ...
+
+    def prefill(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, request: Request) -> StepOutput:
+        """APPENDS S positions to the cache. `input_ids_BS` int64; `lengths_B` int64 counts the valid tokens of each row, 1..S.
+
+        Raises Unsupported on a second call where chunked prefill is missing; InvalidInput for an empty prompt, an id outside [0, V), more
+        positions than `max_length`, a batch size that differs from the cache's, or lengths that do not fit.
+        """
+        ...
+
+    def decode(self, token_ids_B: np.ndarray, request: Request) -> StepOutput:
+        """One token per row, after its last valid position. InvalidInput before any prefill or past `max_length`."""
+        ...
+
+    def reset(self) -> None:
+        """Empties the cache; the next prefill must be bit-equal to one after load."""
+        ...
+
+    def close(self) -> None:
+        """Frees device memory. The model is not used again."""
+        ...
+
+
+class Backend(Protocol):
+    """A factory of models. `name` as given to the registry, variant included (`hf:grouped_mm`)."""
+
+    name: str
+
+    def capabilities(self) -> Capabilities: ...
+
+    def from_hf(self, src: str, dst: str) -> None:
+        """HF directory -> this backend's own directory, file to file, no device needed. Bit-exact unless declared lossy. `dst` is new or empty.
+        Raises CheckpointError and leaves no half-written `dst`."""
+        ...
+
+    def to_hf(self, src: str, dst: str) -> None:
+        """The inverse: same names, shapes, dtypes and bits; config equal but for `transformers_version`."""
+        ...
+
+    def load(self, path: str, spec: LoadSpec) -> Model:
+        """Loads what `from_hf` wrote (with `reads_hf`, an HF directory too). Strict: a missing or unknown tensor is a CheckpointError."""
+        ...
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """Feature `probe`. `layer` counts MoE layers, 0..L-1. `x_TD`: float32, exactly representable in the model's dtype, as it stands after
+    the post-attention norm. T may be 0. The KV cache is neither read nor written."""
+
+    def route(self, layer: int, x_TD: np.ndarray) -> Routing:
+        """The router alone; the arrays have L = 1."""
+        ...
+
+    def moe_block(self, layer: int, x_TD: np.ndarray, pinned: Optional[PinnedRouting] = None) -> np.ndarray:
+        """The whole block (router, experts, combine), without the residual: y_TD float32. `pinned` has L = 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class GenerationSpec:
+    """`temperature` 0 is greedy. `top_k` 0 and `top_p` 1 keep every token. `eos_token_ids` None: the checkpoint's own."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    eos_token_ids: Optional[Tuple[int, ...]] = None
+
+
+@runtime_checkable
+class Generate(Protocol):
+    """Feature `generate`. Starts from an empty cache and leaves it empty."""
+
+    def generate(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, spec: GenerationSpec, padding: str = "right") -> List[List[int]]:
+        """New ids per row, the EOS that ended it included; a row that ended does not change the others."""
+        ...
+
+
+@runtime_checkable
+class GoldenTrainer(Protocol):
+    """Feature `train`, of the reference backend alone: makes the golden checkpoints."""
+
+    def train(self, config: ModelConfig, text: bytes, seconds: float, seed: int, dst: str) -> Dict[str, float]:
+        """Trains a byte-level model on `text` and writes an HF directory in bf16. Returns facts: steps, loss (bits per byte on the held-out
+        tail), parameters, load_min/load_max (per-layer expert load over uniform), gap_median (logits between rank K and K+1)."""
+        ...

@@ -1,0 +1,56 @@
+"""Causal grouped-query attention over one unpadded sequence, float64. Legend: S sequence, H heads, N key/value heads, P head size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from implementations.interface import ModelConfig
+
+Weights = Mapping[str, np.ndarray]
+
+
+def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich 2019)."""
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+
+
+def rotate(x_SHP: np.ndarray, theta: float) -> np.ndarray:
+    """Rotary embedding at positions 0..S-1, halves layout: dimension p pairs with p + P/2 (Su et al. 2021, as GPT-NeoX and HF lay it out)."""
+    half = x_SHP.shape[-1] // 2
+    angles = np.arange(x_SHP.shape[0])[:, None] * theta ** (-np.arange(half) / half)
+    cos, sin = np.cos(angles)[:, None, :], np.sin(angles)[:, None, :]
+    first, second = x_SHP[..., :half], x_SHP[..., half:]
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def visible(length: int, window: int | None) -> np.ndarray:
+    """Boolean (S, S): query row q sees key column k iff q - window < k <= q."""
+    q, k = np.arange(length)[:, None], np.arange(length)[None, :]
+    return (k <= q) & (k > q - (window or length))
+
+
+def attention(x_SD: np.ndarray, weights: Weights, config: ModelConfig) -> np.ndarray:
+    """Attention output (S, D) of normed hidden states. `weights`: one layer's `attention.*` tensors by their last name parts."""
+    q, k, v = (_project(x_SD, weights, part, config) for part in "qkv")
+    if config.qk_norm:
+        q = rms_norm(q, weights["q_norm.weight"], config.rms_norm_eps)
+        k = rms_norm(k, weights["k_norm.weight"], config.rms_norm_eps)
+    q, k = rotate(q, config.rope_theta), rotate(k, config.rope_theta)
+    group = config.num_attention_heads // config.num_key_value_heads
+    k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
+    raw_HSS = np.einsum("qhp,khp->hqk", q, k) / np.sqrt(config.head_dim)
+    raw_HSS = np.where(visible(len(x_SD), config.sliding_window), raw_HSS, -np.inf)
+    probabilities = np.exp(raw_HSS - raw_HSS.max(-1, keepdims=True))
+    probabilities /= probabilities.sum(-1, keepdims=True)
+    return _linear(np.einsum("hqk,khp->qhp", probabilities, v).reshape(len(x_SD), -1), weights, "o")
+
+
+def _project(x_SD: np.ndarray, weights: Weights, part: str, config: ModelConfig) -> np.ndarray:
+    return _linear(x_SD, weights, part).reshape(len(x_SD), -1, config.head_dim)
+
+
+def _linear(x: np.ndarray, weights: Weights, part: str) -> np.ndarray:
+    y = x @ weights[f"{part}.weight"].T
+    return y + weights[f"{part}.bias"] if f"{part}.bias" in weights else y

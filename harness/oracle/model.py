@@ -1,0 +1,90 @@
+"""The whole model in float64 over one unpadded sequence, with every MoE layer's input and routing in view.
+
+Legend: S sequence, L MoE layers, E experts, K top-k, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.oracle import experts, routing
+from harness.oracle.attention import attention, rms_norm
+from implementations.interface import ModelConfig
+
+
+@dataclass(frozen=True)
+class OracleOutput:
+    """`x_LSD`: what each router and MoE block is given (after the post-attention norm); `y_LSD`: what the block returns."""
+
+    logits_SV: np.ndarray
+    x_LSD: np.ndarray
+    y_LSD: np.ndarray
+    router_logits_LSE: np.ndarray
+    topk_ids_LSK: np.ndarray
+    topk_weights_LSK: np.ndarray
+
+
+class Oracle:
+    """`tensors`: canonical name -> array of any float dtype, read on demand and cast to float64 one tensor (one expert) at a time."""
+
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray]):
+        self.config, self._tensors = config, tensors
+
+    def forward(self, input_ids: Sequence[int] | np.ndarray, pinned_ids_LSK: np.ndarray | None = None) -> OracleOutput:
+        """All logits of one sequence. `pinned_ids_LSK`: use these experts; their weights come from the oracle's own scores."""
+        h_SD = self._tensors["embed.weight"][np.asarray(input_ids)].astype(np.float64)
+        seen: list[tuple[np.ndarray, ...]] = []
+        for i in range(self.config.num_hidden_layers):
+            h_SD = h_SD + attention(self._norm(h_SD, f"layers.{i}.attention_norm.weight"), self._attention_weights(i), self.config)
+            x_SD = self._norm(h_SD, f"layers.{i}.ffn_norm.weight")
+            if i in self.config.moe_layers:
+                pinned = None if pinned_ids_LSK is None else pinned_ids_LSK[len(seen)]
+                seen.append((x_SD, *self.moe_block(len(seen), x_SD, pinned)))
+                h_SD = h_SD + seen[-1][1]
+            else:
+                h_SD = h_SD + experts.swiglu(
+                    x_SD, self._float64(f"layers.{i}.mlp.gate_up.weight"), self._float64(f"layers.{i}.mlp.down.weight")
+                )
+        x, y, logits, ids, weights = (np.stack(part) for part in zip(*seen, strict=True))
+        return OracleOutput(self._head(h_SD), x, y, logits, ids, weights)
+
+    def route(self, layer: int, x_TD: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(logits_TE, ids_TK, weights_TK) of the layer-th MoE layer's router on given hidden states."""
+        logits_TE = routing.router_logits(x_TD, self.router_weight(layer))
+        ids_TK = routing.select(logits_TE, self.config.routing.top_k)
+        return logits_TE, ids_TK, routing.combine_weights(logits_TE, ids_TK, self.config.routing)
+
+    def moe_block(self, layer: int, x_TD: np.ndarray, pinned_ids_TK: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+        """(y_TD, logits_TE, ids_TK, weights_TK) of the layer-th MoE block."""
+        logits_TE, ids_TK, weights_TK = self.route(layer, x_TD)
+        if pinned_ids_TK is not None:
+            ids_TK = pinned_ids_TK
+            weights_TK = routing.combine_weights(logits_TE, ids_TK, self.config.routing)
+        return self.combine(layer, x_TD, ids_TK, weights_TK), logits_TE, ids_TK, weights_TK
+
+    def combine(self, layer: int, x_TD: np.ndarray, ids_TK: np.ndarray, weights_TK: np.ndarray) -> np.ndarray:
+        """y_TD of the layer-th MoE layer's experts for a given routing."""
+        prefix = f"layers.{self.config.moe_layers[layer]}.moe"
+        gate_up, down = self._tensors[f"{prefix}.gate_up.weight"], self._tensors[f"{prefix}.down.weight"]
+        return experts.moe(x_TD.astype(np.float64), ids_TK, weights_TK, gate_up, down)
+
+    def router_weight(self, layer: int) -> np.ndarray:
+        """w_ED of the layer-th MoE layer, float64."""
+        return self._float64(f"layers.{self.config.moe_layers[layer]}.moe.router.weight")
+
+    def _attention_weights(self, i: int) -> dict[str, np.ndarray]:
+        prefix = f"layers.{i}.attention."
+        return {name.removeprefix(prefix): self._float64(name) for name in self._tensors if name.startswith(prefix)}
+
+    def _norm(self, x: np.ndarray, name: str) -> np.ndarray:
+        return rms_norm(x, self._float64(name), self.config.rms_norm_eps)
+
+    def _head(self, h_SD: np.ndarray) -> np.ndarray:
+        name = "embed.weight" if self.config.tie_word_embeddings else "lm_head.weight"
+        return self._norm(h_SD, "norm.weight") @ self._float64(name).T
+
+    def _float64(self, name: str) -> np.ndarray:
+        return self._tensors[name].astype(np.float64)

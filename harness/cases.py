@@ -1,0 +1,85 @@
+"""What the suite asks about: a checkpoint in a dtype, with golden data where there are some."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from harness.oracle.model import Oracle, OracleOutput
+from harness.tensors import CanonicalTensors
+from implementations.checkpoint import Checkpoint
+from implementations.interface import ModelConfig
+
+SEQUENCE = 48  # tokens per row where there is no golden prompt: long enough to touch every expert of the golden models
+
+
+@dataclass(frozen=True)
+class Case:
+    """A named HF directory. `golden`: the directory that also holds HF's logits, or None. Equality is by path, so caches can key on it."""
+
+    name: str
+    checkpoint: Path
+    golden: Path | None = None
+
+    @cached_property
+    def _opened(self) -> Checkpoint:
+        return Checkpoint(self.checkpoint)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._opened.config
+
+    @cached_property
+    def oracle(self) -> Oracle:
+        """The float64 reference on this checkpoint's weights."""
+        return Oracle(self.config, CanonicalTensors(self._opened))
+
+    @cached_property
+    def expected(self) -> dict[str, np.ndarray]:
+        """HF's outputs: see `harness.golden`. Raises FileNotFoundError where there are none."""
+        if self.golden is None:
+            raise FileNotFoundError(f"{self.name} has no golden data")
+        return load_file(self.golden / "expected.safetensors")
+
+    @cached_property
+    def prompts_BS(self) -> np.ndarray:
+        """Token ids (B, S): the golden prompts, or random ids of the vocabulary for a user's checkpoint."""
+        if self.golden is not None:
+            return self.expected["input_ids_BS"]
+        return np.random.default_rng(0).integers(0, self.config.vocab_size, (2, min(SEQUENCE, self.config.max_position_embeddings)))
+
+    def free_run(self, row: int) -> OracleOutput:
+        """The oracle's own run of one prompt, computed once."""
+        if row not in self._free_runs:
+            self._free_runs[row] = self.oracle.forward(self.prompts_BS[row])
+        return self._free_runs[row]
+
+    @cached_property
+    def _free_runs(self) -> dict[int, OracleOutput]:
+        return {}
+
+
+def golden_root() -> Path:
+    """The packaged golden data (the checkout's own when installed editable)."""
+    return Path(str(files("golden")))
+
+
+def golden_cases(root: Path | None = None) -> list[Case]:
+    """One case per family folder under `root` that holds a checkpoint. Raises FileNotFoundError when there is none."""
+    root = root or golden_root()
+    found = [Case(d.name, d / "checkpoint", d) for d in sorted(root.iterdir()) if (d / "checkpoint").is_dir()] if root.is_dir() else []
+    if not found:
+        raise FileNotFoundError(f"{root}: no golden data (expected <family>/checkpoint)")
+    return found
+
+
+def checkpoint_case(path: Path) -> Case:
+    """A user's own HF directory. Raises CheckpointError if it does not open."""
+    case = Case(path.resolve().name, path.resolve())
+    assert case.config
+    return case

@@ -1,0 +1,1 @@
+"""Observation x bound -> metrics. Pure functions over arrays; no files, no pytest."""

@@ -1,0 +1,52 @@
+"""Interim bounds by dtype, each with its reason. They are to be replaced by floors measured over many honest variants.
+
+The error bounds are about three times the worst value seen over hf (eager, batched_mm, grouped_mm) and native on the golden and the
+synthetic models (3 layers at most); docs/spec.md lists the values seen.
+"""
+
+from __future__ import annotations
+
+import math
+
+from harness.dtypes import unit_roundoff
+
+# Relative RMS error of one MoE block on an input that is exactly representable: a few roundings.
+BLOCK = {"float32": 1.2e-6, "bfloat16": 1.5e-2, "float16": 2e-3}
+# One token may be this much worse than all tokens together.
+WORST_ROW_FACTOR = 4.0
+_LOGITS = {"float32": 2e-6, "bfloat16": 1.5e-2, "float16": 1.5e-3}
+_ROUTER = {"float32": 1.6e-6, "bfloat16": 1.6e-2, "float16": 2e-3}
+_KL = {"float32": 1e-11, "bfloat16": 5e-4, "float16": 1e-5}
+_MEASURED_LAYERS = 3
+
+
+def _deeper(layers: int) -> float:
+    """Independent roundings of every layer add up as the square root of their number."""
+    return math.sqrt(max(layers, _MEASURED_LAYERS) / _MEASURED_LAYERS)
+
+
+def logits(dtype: str, layers: int) -> float:
+    """Relative RMS error of logits against the oracle with the candidate's routing pinned: smooth, so it grows with u and depth alone."""
+    return _LOGITS[dtype] * _deeper(layers)
+
+
+def router(dtype: str, layers: int) -> float:
+    """Error of router logits inside the model, in units of their own RMS: what hidden states accumulate before they reach the router."""
+    return _ROUTER[dtype] * _deeper(layers)
+
+
+def kl(dtype: str, layers: int) -> float:
+    """Mean KL divergence (nats) of free-running next-token distributions, expert flips included; quadratic in the logit error."""
+    return _KL[dtype] * _deeper(layers) ** 2
+
+
+def weight_error(dtype: str) -> float:
+    """Relative error of a combine weight computed from exact logits: rounding to `dtype` before and after an L1 normalisation in it, plus a
+    float32 softmax whose exponents reach 64 (each exponent's rounding is a relative error of the result)."""
+    return 4 * unit_roundoff(dtype) + 64 * unit_roundoff("float32")
+
+
+def router_rounding(dtype: str, hidden_size: int) -> float:
+    """Relative error of a router logit in units of |x| @ |W|: one rounding to `dtype` and a float32 accumulation over `hidden_size` terms,
+    whose errors grow like the square root of their number (Higham and Mary 2019)."""
+    return unit_roundoff(dtype) + math.sqrt(hidden_size) * unit_roundoff("float32")

@@ -1,0 +1,73 @@
+"""Hypothesis strategies and the two ways of running them: deterministic (CI) and thorough (nightly). Legend: T tokens, E experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.synthetic import small
+from implementations.interface import ModelConfig, RoutingSpec
+
+EXAMPLES = 20
+
+
+def explore(thorough: bool, examples: int = EXAMPLES, **strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], None]:
+    """Runs the decorated function at once on generated keyword arguments: the same examples every time, or with `thorough` twenty times as
+    many under fresh seeds. No example database: a failure's smallest example stands in its message."""
+
+    def run(check: Callable[..., None]) -> None:
+        budget = settings(max_examples=examples * (20 if thorough else 1), derandomize=not thorough, deadline=None, database=None)
+        budget(given(**strategies)(check))()
+
+    return run
+
+
+def logits(num_experts: int, low: int = -64, high: int = 64, tokens: int = 8, unique: bool = False) -> st.SearchStrategy[np.ndarray]:
+    """Router logits (T, E) on the grid of sixteenths, |l| <= 4 by default: exact in bfloat16, also after an integer shift up to 8. `unique`:
+    no ties within a token."""
+    row = st.lists(st.integers(low, high), min_size=num_experts, max_size=num_experts, unique=unique)
+    return st.lists(row, min_size=1, max_size=tokens).map(lambda rows: np.array(rows, np.float32) / 16)
+
+
+def tied_logits(num_experts: int) -> st.SearchStrategy[np.ndarray]:
+    """Logits (T, E) of only three values, so that exact ties cross the selection boundary."""
+    row = st.lists(st.sampled_from([-1.0, 0.5, 2.0]), min_size=num_experts, max_size=num_experts)
+    return st.lists(row, min_size=1, max_size=8).map(lambda rows: np.array(rows, np.float32))
+
+
+def shifts() -> st.SearchStrategy[int]:
+    """Whole shifts that keep sixteenths up to 4 exact in bfloat16 (8 significant bits: |l + shift| < 16)."""
+    return st.integers(-8, 8).filter(bool)
+
+
+@st.composite
+def model_configs(draw: st.DrawFn, family: str) -> ModelConfig:
+    """Small legal configs of a family: layers, dense layers, heads, experts, ties and dtypes vary; all dimensions stay different."""
+    num_layers = draw(st.integers(1, 3))
+    E = draw(st.sampled_from([4, 8, 12]))
+    config = small(family, E, draw(st.sampled_from([1, 2, 3, E])))
+    config = replace(
+        config,
+        num_hidden_layers=num_layers,
+        num_key_value_heads=draw(st.sampled_from([1, 2, 4, 8])),
+        tie_word_embeddings=draw(st.booleans()),
+        rope_theta=draw(st.sampled_from([10000.0, 1e6])),
+        dtype=draw(st.sampled_from(["float32", "bfloat16", "float16"])),
+        moe_layers=tuple(range(num_layers)),
+    )
+    return config if family == "mixtral" else _with_qwen_options(draw, config)
+
+
+def _with_qwen_options(draw: st.DrawFn, config: ModelConfig) -> ModelConfig:
+    dense = draw(st.sets(st.integers(0, config.num_hidden_layers - 1), max_size=config.num_hidden_layers - 1))
+    return replace(
+        config,
+        moe_layers=tuple(i for i in config.moe_layers if i not in dense),
+        attention_bias=draw(st.booleans()),
+        routing=RoutingSpec(config.routing.num_experts, config.routing.top_k, normalize_topk=draw(st.booleans())),
+    )

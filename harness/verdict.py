@@ -1,0 +1,50 @@
+"""A check's verdict in the making: metrics and evidence are kept first, asserted second, so that the measured value survives the failure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.judge.metric import Metric
+
+
+class Violation(AssertionError):
+    """A judged metric is over its bound."""
+
+
+class Inconclusive(Exception):
+    """Too little evidence for a PASS. `str()` says what is missing."""
+
+
+class Verdict:
+    """Collects what one check measures. Of a metric judged many times (Hypothesis) the worst value is kept; a violation replaces everything
+    with the violating example, which after shrinking is the smallest one."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, Metric] = {}
+        self.evidence: dict[str, float] = {}
+
+    def judge(self, *metrics: Metric, about: str = "") -> None:
+        """Records all, then raises Violation if any is over its bound. `about` says on what input."""
+        violated = [m for m in metrics if m.violated]
+        if violated:
+            self.metrics = {}
+        for metric in metrics:
+            kept = self.metrics.get(metric.name)
+            if kept is None or not metric.severity <= kept.severity or (metric.bound is None and metric.value > kept.value):
+                self.metrics[metric.name] = metric
+        if violated:
+            raise Violation("; ".join(map(str, violated)) + (f" [{about}]" if about else ""))
+
+    def saw(self, **counts: float) -> None:
+        """Adds evidence: tokens, experts_hit, flips_excused, ..."""
+        for name, count in counts.items():
+            self.evidence[name] = self.evidence.get(name, 0) + count
+
+    def require(self, **floors: float) -> None:
+        """Raises Inconclusive if a named evidence is below its floor."""
+        for name, floor in floors.items():
+            if self.evidence.get(name, 0) < floor:
+                raise Inconclusive(f"{name} = {self.evidence.get(name, 0):g}, at least {floor:g} needed for a verdict")
+
+    def to_record(self) -> dict[str, Any]:
+        return {"metrics": [m.to_record() for m in self.metrics.values()], "evidence": dict(self.evidence)}

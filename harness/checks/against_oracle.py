@@ -1,0 +1,60 @@
+"""Judges traces against the oracle with the candidate's routing pinned. Legend: S sequence, V vocabulary, L MoE layers, E experts, K top-k."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.checks.passes import Trace
+from harness.judge import bounds, routing
+from harness.judge.certificate import certify
+from harness.judge.distance import relative_rms, worst_row
+from harness.judge.metric import Metric
+from harness.oracle.model import Oracle, OracleOutput
+from harness.subject import Subject
+from harness.verdict import Verdict
+from implementations.interface import Unsupported
+
+
+def judge_traces(subject: Subject, verdict: Verdict, traces: list[Trace], oracle: Oracle | None = None, about: str = "") -> None:
+    """Logits of every trace against the pinned oracle; pooled error and worst position."""
+    for b, trace in enumerate(traces):
+        expected = pinned_run(subject, trace, oracle or subject.case.oracle)
+        verdict.judge(*logit_metrics(trace.logits_SV, expected.logits_SV, subject), about=f"row {b} {about}".strip())
+        verdict.saw(tokens=len(trace.input_ids_S))
+
+
+def pinned_run(subject: Subject, trace: Trace, oracle: Oracle) -> OracleOutput:
+    """The oracle on the trace's tokens with its experts. Without visible routing, float32 is compared free-running (a flip would need a
+    near-tie of a millionth); a lower precision has no smooth comparison and is Unsupported."""
+    if trace.ids_LSK is None:
+        if subject.dtype != "float32":
+            raise Unsupported(f"{subject.backend.name} does not show routing; {subject.dtype} flips cannot be told from errors")
+        return oracle.forward(trace.input_ids_S)
+    for metric in routing.ids(trace.ids_LSK.reshape(-1, trace.ids_LSK.shape[-1]), subject.config.routing.num_experts):
+        assert not metric.violated, f"routing inside the model is not a routing: {metric}"
+    return oracle.forward(trace.input_ids_S, trace.ids_LSK)
+
+
+def logit_metrics(observed_SV: np.ndarray, expected_SV: np.ndarray, subject: Subject) -> list[Metric]:
+    """Relative RMS over all positions, and of the worst position."""
+    bound = bounds.logits(subject.dtype, subject.config.num_hidden_layers)
+    return [
+        Metric("logit_error", relative_rms(observed_SV, expected_SV), bound),
+        Metric("worst_position_error", worst_row(observed_SV, expected_SV), bounds.WORST_ROW_FACTOR * bound),
+    ]
+
+
+def judge_routing_inside(subject: Subject, verdict: Verdict, trace: Trace) -> None:
+    """Every selection inside the model against the pinned oracle's router logits. The allowance covers the rounding that hidden states
+    carry when they reach the router, in units of the logits' RMS per layer."""
+    expected = pinned_run(subject, trace, subject.case.oracle)
+    assert trace.ids_LSK is not None
+    allowed = bounds.router(subject.dtype, subject.config.num_hidden_layers)
+    for layer, logits_SE in enumerate(expected.router_logits_LSE):
+        delta = allowed * float(np.sqrt(np.mean(logits_SE**2)))
+        certificate = certify(logits_SE, trace.ids_LSK[layer], delta)
+        verdict.judge(Metric("uncertified_selections", certificate.uncertified, 0), about=f"MoE layer {layer}")
+        verdict.saw(tokens=len(logits_SE), flips_excused=certificate.excused, experts_hit=len(np.unique(trace.ids_LSK[layer])))
+    if trace.router_logits_LSE is not None:
+        error = relative_rms(trace.router_logits_LSE, expected.router_logits_LSE)
+        verdict.judge(Metric("router_logit_error", error, allowed))

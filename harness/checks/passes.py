@@ -1,0 +1,78 @@
+"""Ways of driving a model through a batch, each giving one `Trace` per row. Legend: B batch, S sequence, V vocabulary, L MoE layers, K top-k."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.subject import Subject
+from implementations.interface import Model, Request, Routing, StepOutput
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One row's valid positions: what went in, what came out, which experts were used. `ids_LSK` None: the backend does not show routing."""
+
+    input_ids_S: np.ndarray
+    logits_SV: np.ndarray
+    ids_LSK: np.ndarray | None
+    router_logits_LSE: np.ndarray | None
+
+
+def request(subject: Subject, padding: str = "right") -> Request:
+    """All logits, and the routing where the backend can show it."""
+    return Request(logits="all", routing="routing" in subject.capabilities.features, padding=padding)
+
+
+def prefill(model: Model, input_ids_BS: np.ndarray, request: Request, lengths_B: np.ndarray | None = None) -> list[Trace]:
+    """One prefill of the whole batch."""
+    B, S = input_ids_BS.shape
+    lengths_B = np.full(B, S) if lengths_B is None else lengths_B
+    out = model.prefill(input_ids_BS, lengths_B, request)
+    return [_row(out, input_ids_BS, b, valid(S, int(lengths_B[b]), request.padding)) for b in range(B)]
+
+
+def prefill_and_decode(
+    model: Model, input_ids_BS: np.ndarray, prompt_lengths_B: np.ndarray, steps: int, request: Request, continuations_BS: np.ndarray
+) -> list[Trace]:
+    """A (ragged) prefill, then `steps` decode calls fed with `continuations_BS` (teacher forcing)."""
+    traces = [prefill(model, input_ids_BS, request, prompt_lengths_B)]
+    for step in range(steps):
+        tokens_B = np.ascontiguousarray(continuations_BS[:, step])
+        out = model.decode(tokens_B, request)
+        traces.append([_row(out, tokens_B[:, None], b, slice(0, 1)) for b in range(len(tokens_B))])
+    return [_join(list(rows)) for rows in zip(*traces, strict=True)]
+
+
+def valid(length: int, valid_tokens: int, padding: str) -> slice:
+    """Where the valid tokens of a padded row stand."""
+    return slice(0, valid_tokens) if padding == "right" else slice(length - valid_tokens, length)
+
+
+def _row(out: StepOutput, input_ids_BS: np.ndarray, b: int, where: slice) -> Trace:
+    assert out.logits_BSV is not None, "logits were asked for, none came"
+    shape = (*input_ids_BS.shape, out.logits_BSV.shape[-1])
+    assert out.logits_BSV.shape == shape and out.logits_BSV.dtype == np.float32, (
+        f"expected float32 logits {shape}, got {out.logits_BSV.shape}"
+    )
+    return Trace(input_ids_BS[b, where], out.logits_BSV[b, where], *_routing_row(out.routing, input_ids_BS.shape, b, where))
+
+
+def _routing_row(routing: Routing | None, shape: tuple[int, int], b: int, where: slice) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if routing is None:
+        return None, None
+    parts = (routing.topk_ids_LTK, routing.router_logits_LTE)
+    ids, logits = (None if p is None else p.reshape(p.shape[0], *shape, p.shape[-1])[:, b, where] for p in parts)
+    return ids, logits
+
+
+def _join(rows: list[Trace]) -> Trace:
+    def along(axis: int, parts: list[np.ndarray | None]) -> np.ndarray | None:
+        present = [p for p in parts if p is not None]
+        return np.concatenate(present, axis=axis) if len(present) == len(parts) else None
+
+    logits = along(0, [r.logits_SV for r in rows])
+    assert logits is not None
+    tokens = np.concatenate([r.input_ids_S for r in rows])
+    return Trace(tokens, logits, along(1, [r.ids_LSK for r in rows]), along(1, [r.router_logits_LSE for r in rows]))

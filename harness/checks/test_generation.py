@@ -1,0 +1,48 @@
+"""GEN: greedy generation. Legend: B batch, S sequence."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.checks.clause import clause
+from harness.judge.metric import Metric
+from harness.subject import Subject
+from harness.verdict import Verdict
+from implementations.interface import GenerationSpec
+
+SMALLEST_LEAD = 1e-3  # logits between the best and the second-best token below which float32 may honestly choose either
+
+
+@clause("GEN-01", "Greedy ids equal HF's", dtypes=("float32",), golden=True)
+def test_greedy_ids_equal_hf(subject: Subject, verdict: Verdict) -> None:
+    expected = subject.case.expected
+    prompts_BS, ids_BS, lead_BS = expected["greedy_prompts_BS"], expected["greedy_ids_BS"], expected["greedy_lead_BS"]
+    spec = GenerationSpec(max_new_tokens=ids_BS.shape[1], eos_token_ids=())
+    rows = subject.generator().generate(prompts_BS, np.full(len(prompts_BS), prompts_BS.shape[1]), spec)
+    assert len(rows) == len(prompts_BS), f"{len(prompts_BS)} rows in, {len(rows)} out"
+    for b, row in enumerate(rows):
+        clear = int(np.argmax(np.append(lead_BS[b] < SMALLEST_LEAD, True)))
+        wrong = int(np.sum(np.array(row[:clear]) != ids_BS[b, : len(row[:clear])])) + max(0, clear - len(row))
+        verdict.judge(Metric("wrong_ids", wrong, 0), about=f"row {b}: expected {ids_BS[b].tolist()}, got {row}")
+        verdict.saw(tokens=clear)
+    verdict.require(tokens=64)
+
+
+@clause("GEN-02", "Generation stops at any EOS of the list, includes it, and stops nowhere else", dtypes=("float32",))
+def test_generation_stops_at_eos(subject: Subject, verdict: Verdict) -> None:
+    prompts_BS = subject.case.prompts_BS[:, :16].copy()
+    lengths_B = np.full(len(prompts_BS), prompts_BS.shape[1])
+    generator = subject.generator()
+    free = generator.generate(prompts_BS, lengths_B, GenerationSpec(12, eos_token_ids=()))
+    verdict.judge(Metric("rows_ended_without_eos", sum(len(row) != 12 for row in free), 0))
+    unused = next(t for t in range(subject.config.vocab_size) if all(t not in row for row in free))
+    for stop in sorted({row[6] for row in free}):
+        stopped = generator.generate(prompts_BS, lengths_B, GenerationSpec(12, eos_token_ids=(unused, stop)))
+        wrong = sum(row != _until(whole, stop) for row, whole in zip(stopped, free, strict=True))
+        verdict.judge(Metric("rows_not_ended_at_eos", wrong, 0), about=f"EOS list {(unused, stop)}: free {free}, stopped {stopped}")
+        verdict.saw(stops=sum(stop in row for row in free))
+    verdict.require(stops=1)
+
+
+def _until(row: list[int], stop: int) -> list[int]:
+    return row[: row.index(stop) + 1] if stop in row else row

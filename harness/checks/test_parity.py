@@ -1,0 +1,60 @@
+"""PARITY: whole-model logits against HF's golden logits and against the oracle. Legend: B batch, S sequence, V vocabulary."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.checks.against_oracle import judge_routing_inside, judge_traces, logit_metrics
+from harness.checks.clause import clause
+from harness.checks.passes import Trace, prefill, request
+from harness.judge import bounds
+from harness.judge.distance import kl_divergence, top1_disagreement
+from harness.judge.metric import Metric
+from harness.subject import Subject
+from harness.verdict import Verdict
+
+
+@clause("PARITY-01", "float32 logits equal HF's golden logits", dtypes=("float32",), golden=True)
+def test_logits_equal_hf_golden(subject: Subject, verdict: Verdict) -> None:
+    for b, trace in enumerate(_traces(subject)):
+        verdict.judge(*logit_metrics(trace.logits_SV, subject.case.expected["logits_BSV"][b], subject), about=f"row {b}")
+        verdict.saw(tokens=len(trace.input_ids_S))
+    verdict.require(tokens=64)
+
+
+@clause("PARITY-02", "Logits equal the oracle's with the candidate's routing pinned")
+def test_logits_equal_pinned_oracle(subject: Subject, verdict: Verdict) -> None:
+    judge_traces(subject, verdict, _traces(subject))
+    verdict.require(tokens=64)
+
+
+@clause("PARITY-03", "Every selection inside the model is certified by the oracle's margin")
+def test_routing_inside_is_certified(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("routing")
+    for trace in _traces(subject):
+        judge_routing_inside(subject, verdict, trace)
+    verdict.require(tokens=64)
+
+
+@clause("PARITY-04", "Free-running next-token distributions stay close to the reference")
+def test_distributions_stay_close(subject: Subject, verdict: Verdict) -> None:
+    observed = np.concatenate([trace.logits_SV for trace in _traces(subject)])
+    reference = np.concatenate([_reference(subject, b) for b in range(len(subject.case.prompts_BS))])
+    divergence = kl_divergence(reference, observed)
+    verdict.judge(
+        Metric("mean_kl_nats", float(divergence.mean()), bounds.kl(subject.dtype, subject.config.num_hidden_layers)),
+        Metric("max_kl_nats", float(divergence.max())),
+        Metric("top1_disagreement", top1_disagreement(reference, observed)),
+    )
+    verdict.saw(tokens=len(observed))
+    verdict.require(tokens=64)
+
+
+def _traces(subject: Subject) -> list[Trace]:
+    subject.needs("prefill")
+    return prefill(subject.model(), subject.case.prompts_BS, request(subject))
+
+
+def _reference(subject: Subject, row: int) -> np.ndarray:
+    """HF's golden logits where there are some, else the oracle's."""
+    return subject.case.expected["logits_BSV"][row] if subject.case.golden else subject.case.free_run(row).logits_SV

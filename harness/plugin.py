@@ -1,0 +1,208 @@
+"""The pytest plug-in: options, selection, parametrisation, fixtures. Importing it imports nothing heavy, and it leaves the tests of other
+projects alone: only items under `harness/checks` and `harness/bench` are ever touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness import recording
+from harness.options import CLASH, OPTIONS, add_options, option
+
+if TYPE_CHECKING:
+    from harness.bench.timing import Timing
+    from harness.cases import Case
+    from harness.subject import Subject, Workshop
+    from harness.verdict import Verdict
+
+HERE = Path(__file__).parent
+CHECKS, BENCH = HERE / "checks", HERE / "bench"
+DEFAULT_DTYPES, TIMED_DTYPES = ("float32", "bfloat16"), ("bfloat16",)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser) -> Iterator[None]:
+    result = yield
+    add_options(early_config, parser)
+    return result  # type: ignore[return-value]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "clause(id, title, dtypes, golden): the clause of docs/spec.md that a check judges")
+    config.addinivalue_line("markers", "workload(name): what a benchmark of harness.bench times")
+    if CLASH in config.stash and any(_is_own(Path(str(arg).split("::")[0])) for arg in config.args):
+        raise pytest.UsageError(f"a conftest here defines {config.stash[CLASH]}; run moe-harness from another directory")
+    benchmark = option(config, "benchmark")
+    if benchmark and _distributed(config):
+        raise pytest.UsageError("--benchmark times one process at a time: run it without -n / --dist")
+    asked = benchmark or any(option(config, name) for name in ("backend", "checkpoint", "dtype", "require", "thorough"))
+    if asked and config.args_source is not config.ArgsSource.ARGS:
+        config.args = [str(BENCH if benchmark else CHECKS)]
+    if asked:
+        _validate(config)
+
+
+def _distributed(config: pytest.Config) -> bool:
+    return bool(getattr(config.option, "numprocesses", None)) or getattr(config.option, "dist", "no") != "no"
+
+
+def _is_own(path: Path) -> bool:
+    return path.is_relative_to(CHECKS) or path.is_relative_to(BENCH)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Makes `-k ROUTE-04`, `-k routing` and `-k prefill` select."""
+    if _is_own(item.path) and (marker := item.get_closest_marker("clause")):
+        item.extra_keyword_matches.add(marker.args[0])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --benchmark our checks are left out, without it our benchmarks."""
+    unwanted = CHECKS if option(config, "benchmark") else BENCH
+    left_out = [item for item in items if item.path.is_relative_to(unwanted)]
+    if left_out:
+        items[:] = [item for item in items if not item.path.is_relative_to(unwanted)]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if _is_own(Path(metafunc.definition.path)) and "subject" in metafunc.fixturenames:
+        params = list(_subjects(metafunc.config, metafunc.definition))
+        metafunc.parametrize("subject", params, ids=["-".join((b, c.name, d)) for b, c, d in params], indirect=True, scope="session")
+
+
+def _subjects(config: pytest.Config, definition: Any) -> Iterator[tuple[str, Case, str]]:
+    """(backend name, case, dtype) for every combination that the check is about."""
+    clause = definition.get_closest_marker("clause")
+    limits = clause.kwargs if clause else {}
+    timed = clause is None
+    dtypes = option(config, "dtype") or (TIMED_DTYPES if timed else DEFAULT_DTYPES)
+    if limits.get("dtypes"):
+        dtypes = [d for d in limits["dtypes"] if not option(config, "dtype") or d in dtypes]
+    for backend in _backends(config):
+        for case in _timed_cases(config) if timed else _cases(config):
+            if case.golden is not None or not limits.get("golden"):
+                yield from ((backend, case, dtype) for dtype in dtypes)
+
+
+def _validate(config: pytest.Config) -> None:
+    """UsageError for a backend, dtype or checkpoint that cannot be had, before anything is collected."""
+    from implementations.interface import DTYPES
+    from implementations.registry import BrokenBackend, UnknownBackend, backend
+
+    for name in option(config, "backend") or ():
+        try:
+            backend(name)
+        except (UnknownBackend, BrokenBackend, ValueError) as error:
+            raise pytest.UsageError(f"--backend {name}: {error}") from error
+    for dtype in option(config, "dtype") or ():
+        if dtype not in DTYPES:
+            raise pytest.UsageError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
+    _cases(config)
+
+
+def _backends(config: pytest.Config) -> list[str]:
+    """The backends asked for; without any, all that the registry knows."""
+    from implementations.registry import names
+
+    return list(dict.fromkeys(option(config, "backend") or names()))
+
+
+_CASES = pytest.StashKey["list[Case]"]()
+
+
+def _cases(config: pytest.Config) -> list[Case]:
+    """The user's checkpoints, or else the golden ones. UsageError if they do not open."""
+    if _CASES not in config.stash:
+        from harness.cases import checkpoint_case, golden_cases
+        from implementations.interface import CheckpointError
+
+        asked, golden = option(config, "checkpoint"), option(config, "golden")
+        try:
+            config.stash[_CASES] = [checkpoint_case(Path(p)) for p in asked] if asked else golden_cases(Path(golden) if golden else None)
+        except (CheckpointError, FileNotFoundError) as error:
+            raise pytest.UsageError(str(error)) from error
+    return config.stash[_CASES]
+
+
+def _timed_cases(config: pytest.Config) -> list[Case]:
+    """The user's checkpoints, or else the synthetic model of harness.bench."""
+    from harness.bench.models import benchmark_case
+
+    return _cases(config) if option(config, "checkpoint") else [benchmark_case()]
+
+
+@pytest.fixture(scope="session")
+def workshop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+    from harness.subject import Workshop
+
+    shop = Workshop(tmp_path_factory.mktemp("moe-harness"), option(request.config, "device"), option(request.config, "thorough"))
+    yield shop
+    shop.close()
+
+
+@pytest.fixture(scope="session")
+def subject(request: pytest.FixtureRequest, workshop: Workshop) -> Subject:
+    """The backend under judgement, in one case and dtype. Raises Unavailable where it cannot run or a device is required and missing."""
+    from harness.subject import Subject, Unavailable
+    from implementations.registry import backend
+
+    name, case, dtype = request.param
+    chosen = Subject(backend(name), case, dtype, workshop)
+    if reason := chosen.capabilities.unavailable:
+        raise Unavailable(reason)
+    if option(request.config, "require") == "device" and chosen.capabilities.execution != "device":
+        raise Unavailable(f"--require device: {name} runs as {chosen.capabilities.execution} here")
+    return chosen
+
+
+@pytest.fixture
+def verdict(request: pytest.FixtureRequest) -> Verdict:
+    """Where a check puts its metrics and evidence; recorded when the check ends, however it ends."""
+    from harness.verdict import Verdict
+
+    request.node.stash[recording.VERDICT] = Verdict()
+    return request.node.stash[recording.VERDICT]
+
+
+@pytest.fixture
+def timing(request: pytest.FixtureRequest, subject: Subject) -> Timing:
+    """What a benchmark of harness.bench is given: the gate and the clock."""
+    from harness.bench.models import ensure
+    from harness.bench.timing import Timing
+
+    ensure(subject.case)
+    record = request.node.stash[recording.BENCH] = {"workload": request.node.get_closest_marker("workload").args[0]}
+    return Timing(subject, request.getfixturevalue("benchmark"), record)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    own = [item for item in session.items if _is_own(item.path)]
+    if own and not session.config.option.collectonly:
+        recording.start(session.config, own, {name: option(session.config, name.lstrip("-")) for name in OPTIONS})
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    report = yield
+    return recording.conclude(item, call, report) if _is_own(item.path) else report  # type: ignore[arg-type]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """xdist: every worker writes a shard of the controller's run directory."""
+    node.workerinput["moe_run_dir"] = str(recording.run_directory(node.config))
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    recording.finish(session, exitstatus)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    recording.summarise(terminalreporter, config)

@@ -1,0 +1,185 @@
+"""Records: versioned JSONL, one shard per process, one unbuffered line per record, so that a killed run keeps what it recorded.
+
+A run directory holds `records-<pid>.jsonl` shards. Every record has `schema`, `type`, `time` (UTC, ISO 8601) and the fields of its type:
+
+- `run`: run_id, command (argv), environment (see environment.py), requested {backends, dtypes, checkpoints, require: None | "device"}
+- `plan`: items [{node, check, backend, case, dtype, title}]: all that the run intends to judge or time; a benchmark's `check` is its
+  workload. Repeats (one per worker) are merged by node.
+- `check`: node, check ("ROUTE-01"), title, backend, execution, execution_note, case, dtype, status, reason, metrics, evidence {tokens,
+  experts_hit, flips_excused, ...}, duration_s, reproduce
+- `bench`: node, workload, backend, execution, execution_note, case, dtype, parameters, status, reason, unit ("s"), samples (per round),
+  tokens (per round), gate (metrics of the timed object), reproduce
+- `end`: exit_status (pytest's own number), duration_s
+
+A metric is {name, value, bound, kind}: kind "judged" passes iff value <= bound, "reported" has no say. `truncated` is made by the reader.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+CHECK_STATUSES = ("PASS", "FAIL", "INCONCLUSIVE", "UNSUPPORTED", "UNAVAILABLE", "CRASHED", "TIMEOUT", "KNOWN")
+BENCH_STATUSES = ("PASS", "FAIL", "VOID", "UNSUPPORTED", "UNAVAILABLE", "CRASHED", "TIMEOUT", "KNOWN")
+REQUIRED = {
+    "run": ("run_id",),
+    "plan": ("items",),
+    "check": ("node", "check", "backend", "status"),
+    "bench": ("node", "workload", "backend", "status"),
+    "end": ("exit_status",),
+}
+_STATUSES = {"check": CHECK_STATUSES, "bench": BENCH_STATUSES}
+_RESERVED = frozenset({"schema", "type", "time"})
+
+
+class RecordError(Exception):
+    """A record that cannot be written or read. A reader's message starts with file:line."""
+
+
+class Recorder:
+    """Appends records to a shard of its own in `directory`, which is made, with the file, by the first write. Fork-safe: a child process
+    that inherits a Recorder opens its own shard."""
+
+    def __init__(self, directory: Path):
+        self.directory = Path(directory)
+        self._file: FileIO | None = None
+        self._pid = 0
+
+    def write(self, type: str, /, **fields: Any) -> None:
+        """Writes one line with one system call. NaN and infinities become "nan", "inf", "-inf"; numpy values become Python's.
+
+        Raises RecordError for an unknown type or status, a missing or reserved field, and a value that JSON cannot hold.
+        """
+        if reserved := sorted(_RESERVED & fields.keys()):
+            raise RecordError(f"{type}: reserved field {', '.join(reserved)}")
+        time = datetime.now(UTC).isoformat(timespec="microseconds")
+        record = {"schema": SCHEMA, "type": type, "time": time, **{name: json_safe(value, name) for name, value in fields.items()}}
+        if problem := _problem(record):
+            raise RecordError(problem)
+        line = (json.dumps(record, allow_nan=False) + "\n").encode("ascii")
+        if self._shard().write(line) != len(line):
+            raise RecordError(f"{self.directory}: a record was written in part only (disk full?)")
+
+    def close(self) -> None:
+        """Closes the shard; a later write opens another one."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _shard(self) -> FileIO:
+        if self._file is None or self._pid != os.getpid():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._file, self._pid = _new_shard(self.directory), os.getpid()
+        return self._file
+
+
+def _new_shard(directory: Path) -> FileIO:
+    """Never an existing file: its last line may be truncated, and a new record glued to it would be lost with it."""
+    for attempt in range(1, 1000):
+        suffix = "" if attempt == 1 else f"-{attempt}"
+        try:
+            return FileIO(directory / f"records-{os.getpid()}{suffix}.jsonl", "x")
+        except FileExistsError:
+            continue
+    raise RecordError(f"{directory}: no free shard name")
+
+
+def json_safe(value: Any, where: str = "value") -> Any:
+    """`value` in JSON's types. Raises RecordError naming `where` for anything that has no faithful form."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_safe(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, (set, frozenset)):
+        return sorted((json_safe(item, where) for item in value), key=str)
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):  # numpy scalars and arrays, ml_dtypes included, without importing numpy
+        plain = value.tolist()
+        return json_safe(plain if type(plain) is not type(value) else float(value), where)  # a longdouble's list is itself
+    return _subclass_safe(value, where)
+
+
+def _subclass_safe(value: Any, where: str) -> Any:
+    if isinstance(value, os.PathLike):
+        return str(value)
+    for plain in (int, float, str):
+        if isinstance(value, plain):  # IntEnum, StrEnum, np.float64
+            return json_safe(plain(value), where)
+    raise RecordError(f"{where}: {type(value).__name__} has no form in a record")
+
+
+def read_run(directory: Path) -> list[dict[str, Any]]:
+    """All records of a run directory in time order. A shard's last line without its newline (killed process) becomes a record of type
+    "truncated" with `shard` and `line`; anything else that is wrong raises RecordError naming file and line."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise RecordError(f"{directory}: no such run directory")
+    records = [record for shard in sorted(directory.glob("records-*.jsonl")) for record in _read_shard(shard)]
+    return sorted(records, key=lambda record: record["time"])
+
+
+def _read_shard(shard: Path) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = []
+    lines = shard.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        last = number == len(lines)  # what stands behind the last newline: empty unless the writer was killed
+        if last and not line:
+            continue
+        record, problem = _parse(line)
+        if problem is None:
+            records.append(record)
+        elif last:
+            time = records[-1]["time"] if records else ""
+            records.append({"schema": SCHEMA, "type": "truncated", "time": time, "shard": shard.name, "line": number})
+        else:
+            raise RecordError(f"{shard}:{number}: {problem}")
+    return records
+
+
+def _parse(line: bytes) -> tuple[dict[str, Any], str | None]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        return {}, f"not JSON: {error}"
+    if not isinstance(record, dict):
+        return {}, "not a JSON object"
+    return record, _problem(record)
+
+
+def _problem(record: Mapping[str, Any]) -> str | None:
+    """Why `record` is not one of this schema; None if it is."""
+    if record.get("schema") != SCHEMA:
+        return f"unknown schema {record.get('schema')!r}, this reader knows {SCHEMA}"
+    kind = record.get("type")
+    if kind not in REQUIRED:
+        return f"unknown record type {kind!r}"
+    if not isinstance(record.get("time"), str):
+        return f"{kind}: no time"
+    if missing := [name for name in REQUIRED[kind] if name not in record]:
+        return f"{kind}: no {', '.join(missing)}"
+    if kind in _STATUSES and record["status"] not in _STATUSES[kind]:
+        return f"{kind}: unknown status {record['status']!r}"
+    return None
+
+
+def new_run_directory(root: Path) -> Path:
+    """Makes `root/<id>`: id = UTC time to the microsecond and a random part, so it sorts by time. An existing directory is never reused."""
+    while True:
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        path = Path(root) / f"{stamp}-{secrets.token_hex(2)}"
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue

@@ -1,0 +1,185 @@
+"""The command line: run | bench | report | list | convert | golden. Bad input gets one clear line and exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.launch import RUNS, Launch, launch
+
+OUT = Path("reports") / "latest"
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help=__doc__, pretty_exceptions_enable=False)
+golden_app = typer.Typer(no_args_is_help=True, help="Golden data: `train` the checkpoints, `make` HF's outputs on them, `verify` both.")
+app.add_typer(golden_app, name="golden")
+
+Backends = Annotated[list[str] | None, typer.Option("--backend", metavar="NAME", help="NAME[:VARIANT] or MODULE:FACTORY; repeatable.")]
+Checkpoints = Annotated[
+    list[Path] | None,
+    typer.Option("--checkpoint", metavar="DIR", help="HF directory to judge on instead of the golden models; repeatable."),
+]
+Dtypes = Annotated[list[str] | None, typer.Option("--dtype", metavar="NAME", help="float32 | bfloat16 | float16; repeatable.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="Where backends load their models: cpu | cuda | ...")]
+Require = Annotated[str | None, typer.Option(metavar="device", help="Fail (exit 3) what did not run on a device.")]
+Keyword = Annotated[str | None, typer.Option("-k", metavar="EXPR", help="Only what matches, as in pytest: routing, ROUTE-04, mixtral, ...")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the report goes.")]
+RunDir = Annotated[Path | None, typer.Option(metavar="DIR", help=f"Where records go (default: {RUNS}/<id>).")]
+
+
+@app.command()
+def run(
+    backend: Backends = None,
+    checkpoint: Checkpoints = None,
+    dtype: Dtypes = None,
+    device: Device = "cpu",
+    golden: Annotated[Path | None, typer.Option(metavar="DIR", help="Golden data (default: the packaged ones).")] = None,
+    require: Require = None,
+    keyword: Keyword = None,
+    bench: Annotated[bool, typer.Option("--bench", help="Also run the benchmarks.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Twenty times the generated examples, fresh seeds.")] = False,
+    out: Out = OUT,
+    run_dir: RunDir = None,
+) -> None:
+    """Judge backends and write a report. Exit codes: 0 fine, 1 new failure, 2 usage, 3 required device missing, 4 incomplete."""
+    asked = Launch(backend, checkpoint, dtype, device, golden, require, keyword, thorough)
+    _finish(launch(asked, ["checks", "bench"] if bench else ["checks"], run_dir), out)
+
+
+@app.command()
+def bench(
+    backend: Backends = None,
+    checkpoint: Checkpoints = None,
+    dtype: Dtypes = None,
+    device: Device = "cpu",
+    require: Require = None,
+    keyword: Keyword = None,
+    out: Out = OUT,
+    run_dir: RunDir = None,
+) -> None:
+    """Time backends on a 370 M-parameter Mixtral (made on first use, 0.7 GB in the cache) or on your checkpoint. Wrong ones get VOID."""
+    _finish(launch(Launch(backend, checkpoint, dtype, device, None, require, keyword, False), ["bench"], run_dir), out)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories (reports/runs/<id>), of one or several machines.")],
+    out: Out = OUT,
+) -> None:
+    """Rebuild a report from records, also from those of a run that was killed."""
+    _finish(runs, out)
+
+
+@app.command("list")
+def list_(
+    config: Annotated[str | None, typer.Argument(metavar="CONFIG", help="A config.json, an HF directory or a known model's name.")] = None,
+) -> None:
+    """List the backends and what they can do here; with CONFIG, what that model is (family, parameters, routing)."""
+    from harness import listing
+
+    with _readable_errors():
+        listing.describe_model(config) if config else listing.describe_backends()
+
+
+@app.command()
+def convert(
+    backend: Annotated[str, typer.Argument(metavar="BACKEND", help="NAME[:VARIANT] or MODULE:FACTORY.")],
+    src: Annotated[Path, typer.Argument(metavar="SRC", help="Directory to read.")],
+    dst: Annotated[Path, typer.Argument(metavar="DST", help="New or empty directory to write.")],
+    to_hf: Annotated[bool, typer.Option("--to-hf", help="SRC is the backend's own directory, DST becomes an HF one.")] = False,
+) -> None:
+    """Convert an HF directory to a backend's own format, or back."""
+    from implementations import registry
+
+    with _readable_errors():
+        chosen = registry.backend(backend)
+        (chosen.to_hf if to_hf else chosen.from_hf)(str(src), str(dst))
+        typer.echo(f"{dst}: written by {chosen.name}")
+
+
+GoldenRoot = Annotated[Path | None, typer.Option("--golden", metavar="DIR", help="Golden data (default: the packaged ones).")]
+
+
+@golden_app.command("train")
+def golden_train(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="mixtral | qwen3_moe")],
+    seconds: Annotated[float, typer.Option(help="Training time.")] = 180.0,
+    seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
+    golden: GoldenRoot = None,
+) -> None:
+    """Train a golden checkpoint with the hf backend and replace the old one, if it reaches the bars."""
+    from harness import golden as data
+    from harness.cases import golden_root
+    from harness.corpus import corpus
+    from harness.golden_models import GOLDEN_CONFIGS
+
+    if family not in GOLDEN_CONFIGS:
+        raise typer.BadParameter(f"unknown golden model {family!r}; known: {', '.join(GOLDEN_CONFIGS)}")
+    with _readable_errors():
+        for name, value in data.train(golden or golden_root(), family, corpus(), seconds, seed).items():
+            typer.echo(f"{name:>12} {value:g}")
+
+
+@golden_app.command("make")
+def golden_make(golden: GoldenRoot = None) -> None:
+    """Run HF in float32 on the golden checkpoints and write its outputs, the oracle's margins and the manifest."""
+    from harness import golden as data
+    from harness.cases import golden_root
+
+    with _readable_errors():
+        data.make(golden or golden_root())
+    golden_verify(golden, rerun=False)
+
+
+@golden_app.command("verify")
+def golden_verify(
+    golden: GoldenRoot = None,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Also run HF again on this machine.")] = False,
+) -> None:
+    """Check every file's sha256 and HF's golden logits against the oracle. Exit code 1 if something differs."""
+    from harness import golden as data
+    from harness.cases import golden_root
+
+    try:
+        with _readable_errors():
+            for seen in data.verify(golden or golden_root(), rerun):
+                again = "" if seen.rerun is None else f", against HF run again {seen.rerun:.2g}"
+                typer.echo(f"{seen.family}: {seen.tokens} tokens, relative RMS against the oracle {seen.oracle:.2g}{again}")
+    except data.GoldenError as error:
+        typer.echo(f"golden data differ: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _finish(runs: list[Path], out: Path) -> None:
+    """Builds the report, prints the verdict and exits with its code."""
+    from harness.report.build import build
+
+    with _readable_errors():
+        verdict = build(runs, out)
+    typer.echo(f"{verdict}\nreport: {out / 'index.html'}")
+    raise typer.Exit(verdict.exit_code)
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Bad input becomes one line on stderr and exit code 2; anything unexpected keeps its traceback."""
+    from harness.record import RecordError
+    from implementations.interface import CheckpointError, Unsupported
+    from implementations.registry import BrokenBackend, UnknownBackend
+
+    try:
+        yield
+    except (CheckpointError, Unsupported, UnknownBackend, BrokenBackend, RecordError, FileNotFoundError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def main() -> None:
+    """Console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

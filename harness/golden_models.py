@@ -1,0 +1,30 @@
+"""The golden models: small, legal for every engine, with every dimension different so that a transpose shows.
+
+D, F, H*P are multiples of 32, H and E of 4; H/N differs from N (a permutation with the wrong head count shows); Mixtral's head size is D/H,
+Qwen3's is explicit. Byte-level vocabulary: 256 BOS, 257 EOS, 258 PAD.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from implementations.interface import ModelConfig, RoutingSpec
+
+_SHARED: dict[str, Any] = dict(
+    vocab_size=272, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=512, moe_layers=(0, 1, 2),
+    eos_token_ids=(257,), bos_token_id=256, pad_token_id=258, dtype="bfloat16",
+)  # fmt: skip
+
+GOLDEN_CONFIGS = {
+    "mixtral": ModelConfig(
+        family="mixtral", architecture="MixtralForCausalLM", hidden_size=128, intermediate_size=96, moe_intermediate_size=96, head_dim=16,
+        rms_norm_eps=1e-5, rope_theta=1e6, routing=RoutingSpec(num_experts=12, top_k=2), **_SHARED,
+    ),
+    "qwen3_moe": ModelConfig(
+        family="qwen3_moe", architecture="Qwen3MoeForCausalLM", hidden_size=96, intermediate_size=160, moe_intermediate_size=64, head_dim=32,
+        rms_norm_eps=1e-6, rope_theta=10000.0, routing=RoutingSpec(num_experts=16, top_k=4), qk_norm=True, **_SHARED,
+    ),
+}  # fmt: skip
+TRAIN_SECONDS = 180.0
+# What a golden model must reach to be worth comparing against: it has learnt, no expert is dead, and selections are not coin tosses.
+MAX_BITS_PER_BYTE, LOAD_RANGE, MIN_GAP = 2.0, (0.4, 2.0), 0.25

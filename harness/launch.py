@@ -1,0 +1,74 @@
+"""Starts pytest on the suite in a process of its own, so that a backend that aborts does not take the report with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import typer
+
+from harness.record import new_run_directory
+
+HERE = Path(__file__).parent
+RUNS = Path("reports") / "runs"
+PYTEST_USAGE, PYTEST_NOTHING = 4, 5
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the user asked for, as the plug-in's options."""
+
+    backend: list[str] | None
+    checkpoint: list[Path] | None
+    dtype: list[str] | None
+    device: str
+    golden: Path | None
+    require: str | None
+    keyword: str | None
+    thorough: bool
+
+    def arguments(self) -> Iterator[str]:
+        for name in ("backend", "checkpoint", "dtype"):
+            for value in getattr(self, name) or ():
+                yield f"--{name}={value}"
+        for name in ("device", "golden", "require"):
+            if getattr(self, name):
+                yield f"--{name}={getattr(self, name)}"
+        if self.keyword:
+            yield from ("-k", self.keyword)
+        if self.thorough:
+            yield "--thorough"
+
+
+def launch(asked: Launch, parts: list[str], run_dir: Path | None) -> list[Path]:
+    """Runs the parts ("checks", "bench") one after the other into one run directory and returns it. Exits with 2 on a usage error or where
+    nothing matches; a crash leaves an incomplete run, which the report shows."""
+    directory = run_dir or new_run_directory(RUNS)
+    codes = [_pytest(part, asked, directory) for part in parts]
+    if PYTEST_USAGE in codes or all(code == PYTEST_NOTHING for code in codes):
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
+        if PYTEST_USAGE not in codes:
+            typer.echo(f"error: no check matches -k {asked.keyword!r}", err=True)
+        raise typer.Exit(2)
+    return [directory]
+
+
+def _pytest(part: str, asked: Launch, directory: Path) -> int:
+    """pytest's exit code. The project around the current directory is not consulted: no ini file, no conftest, no cache."""
+    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(HERE), "--noconftest", "-p", "no:cacheprovider"]
+    command += ["-q", "--tb=line", "--no-header", "-rN", "-W", "ignore", *_plugin(), f"--run-dir={directory}", *asked.arguments()]
+    return subprocess.run(
+        [*command, *(["--benchmark", "--benchmark-quiet"] if part == "bench" else []), str(HERE / part)], check=False
+    ).returncode
+
+
+def _plugin() -> list[str]:
+    """Nothing where the distribution is installed (pytest finds the plug-in); from a bare checkout it is named."""
+    registered = any(point.value == "harness.plugin" for point in metadata.entry_points(group="pytest11"))
+    return [] if registered else ["-p", "harness.plugin"]

@@ -1,0 +1,71 @@
+"""What `moe-harness list` shows: backends and what they can do here, or one model's anatomy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from implementations import families, registry
+from implementations.checkpoint import CONFIG, parse_config, read_config
+from implementations.interface import ModelConfig
+from implementations.weights import parameter_counts
+
+
+def describe_backends() -> None:
+    """One row per backend: availability, execution, dtypes, families, features."""
+    table = Table("backend", "here", "runs on", "variants", "dtypes", "families", "features", box=None, header_style="bold")
+    for name in registry.names():
+        table.add_row(name, *_backend_row(name))
+    Console().print(table)
+
+
+def _backend_row(name: str) -> list[str]:
+    try:
+        found = registry.backend(name).capabilities()
+    except Exception as error:  # a broken plug-in is shown, it does not hide the others
+        return [f"broken: {error}", *[""] * 5]
+    runs_on = found.execution + (f" ({found.execution_note})" if found.execution_note else "")
+    lists = (found.variants, found.dtypes, found.families, found.features)
+    return [found.unavailable or "yes", runs_on, *(", ".join(values) for values in lists)]
+
+
+def describe_model(what: str) -> None:
+    """Family, parameters and routing of a config.json, an HF directory or a known model. Raises CheckpointError, FileNotFoundError."""
+    config = _config(what)
+    total, active = parameter_counts(config)
+    routing = config.routing
+    table = Table(box=None, show_header=False)
+    rows = {
+        "architecture": f"{config.architecture} (family {config.family})",
+        "parameters": f"{_count(total)} total, {_count(active)} active per token",
+        "layers": f"{config.num_hidden_layers}, of which {len(config.moe_layers)} with experts",
+        "experts": f"{routing.num_experts}, top-{routing.top_k}, {routing.scoring}, "
+        + ("renormalised" if routing.normalize_topk else "not renormalised"),
+        "dimensions": f"hidden {config.hidden_size}, expert FFN {config.moe_intermediate_size}, vocabulary {config.vocab_size}",
+        "attention": f"{config.num_attention_heads} heads of {config.head_dim}, {config.num_key_value_heads} key/value heads"
+        + (", QK-norm" if config.qk_norm else ""),
+        "positions": f"{config.max_position_embeddings}, RoPE base {config.rope_theta:g}, window {config.sliding_window or 'none'}",
+        "weights": f"{config.dtype}, head {'tied to the embedding' if config.tie_word_embeddings else 'of its own'}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def _config(what: str) -> ModelConfig:
+    public = {name: raw for family in families.families().values() for name, raw in family.public.items()}
+    if what in public:
+        return parse_config(public[what], what)[1]
+    path = Path(what)
+    if not path.exists():
+        raise FileNotFoundError(f"{what}: no such file, directory or known model ({', '.join(sorted(public))})")
+    return parse_config(read_config(path if path.is_dir() else path.parent, CONFIG if path.is_dir() else path.name), path)[1]
+
+
+def _count(parameters: int) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6)):
+        if parameters >= size:
+            return f"{parameters / size:.2f} {unit}"
+    return str(parameters)

@@ -158,8 +158,8 @@ def _finish(runs: list[Path], out: Path) -> None:
 
     with _readable_errors():
         verdict = build(runs, out)
-    typer.echo(f"{verdict}\nreport: {out / 'index.html'}")
-    raise typer.Exit(verdict.exit_code)
+    typer.echo(f"{verdict.word}: {verdict.sentence}\nreport: {out / 'index.html'}")
+    raise typer.Exit(verdict.code)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Golden data: trained checkpoints, HF's outputs on them, oracle margins, and a manifest with the sha256 of every file.
 
 `expected.safetensors` of a family holds, in float32 unless said otherwise: `input_ids_BS` (int64), `logits_BSV`, `router_logits_LTE`,
-`topk_ids_LTK` (int64), `topk_weights_LTK`, all by HF in float32 on those ids; `gap_LT` (float64, the oracle's logits between rank K and K+1);
+`topk_ids_LTK` (int64), `topk_weights_LTK`, all by HF in float32 on those ids; `gap_LT` (float64, the oracle's gap of rank K to K+1);
 `greedy_prompts_BS`, `greedy_ids_BS` (int64) and `greedy_lead_BS` (logits between the best and the second-best token at each generated id).
 """
 
@@ -39,7 +39,7 @@ class GoldenError(Exception):
 
 
 def train(root: Path, family: str, text: bytes, seconds: float, seed: int) -> dict[str, float]:
-    """Trains one family with the reference backend and replaces `root/<family>/checkpoint`. Returns the facts, which go into the manifest too.
+    """Trains one family with the reference backend and replaces `root/<family>/checkpoint`. Returns the facts, also kept in the manifest.
     Raises GoldenError if the bars of golden_models are missed; the old checkpoint then stays."""
     trainer = backend(REFERENCE)
     if not isinstance(trainer, GoldenTrainer):
@@ -127,7 +127,7 @@ def _disagreement(case: Case) -> float:
 
 
 def _update_manifest(root: Path, family: str | None = None, **facts: Any) -> None:
-    manifest = read_manifest(root) if (root / MANIFEST).exists() else {"schema": 1, "families": {}}
+    manifest: dict[str, Any] = read_manifest(root) if (root / MANIFEST).exists() else {"schema": 1, "families": {}}
     if family is not None:
         manifest["families"].setdefault(family, {}).update(facts)
     manifest["versions"] = {"python": platform.python_version()} | {p: metadata.version(p) for p in ("torch", "transformers", "numpy")}

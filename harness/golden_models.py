@@ -21,8 +21,8 @@ GOLDEN_CONFIGS = {
         rms_norm_eps=1e-5, rope_theta=1e6, routing=RoutingSpec(num_experts=12, top_k=2), **_SHARED,
     ),
     "qwen3_moe": ModelConfig(
-        family="qwen3_moe", architecture="Qwen3MoeForCausalLM", hidden_size=96, intermediate_size=160, moe_intermediate_size=64, head_dim=32,
-        rms_norm_eps=1e-6, rope_theta=10000.0, routing=RoutingSpec(num_experts=16, top_k=4), qk_norm=True, **_SHARED,
+        family="qwen3_moe", architecture="Qwen3MoeForCausalLM", hidden_size=96, intermediate_size=160, moe_intermediate_size=64,
+        head_dim=32, rms_norm_eps=1e-6, rope_theta=10000.0, routing=RoutingSpec(num_experts=16, top_k=4), qk_norm=True, **_SHARED,
     ),
 }  # fmt: skip
 TRAIN_SECONDS = 180.0

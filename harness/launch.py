@@ -60,12 +60,16 @@ def launch(asked: Launch, parts: list[str], run_dir: Path | None) -> list[Path]:
 
 
 def _pytest(part: str, asked: Launch, directory: Path) -> int:
-    """pytest's exit code. The project around the current directory is not consulted: no ini file, no conftest, no cache."""
+    return subprocess.run(pytest_command(part, asked, directory), check=False).returncode
+
+
+def pytest_command(part: str, asked: Launch, directory: Path) -> list[str]:
+    """The command that runs "checks" or "bench" into a run directory. The project around the current directory is not consulted: no ini
+    file, no conftest, no cache."""
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(HERE), "--noconftest", "-p", "no:cacheprovider"]
     command += ["-q", "--tb=line", "--no-header", "-rN", "-W", "ignore", *_plugin(), f"--run-dir={directory}", *asked.arguments()]
-    return subprocess.run(
-        [*command, *(["--benchmark", "--benchmark-quiet"] if part == "bench" else []), str(HERE / part)], check=False
-    ).returncode
+    timed = ["--benchmark", "--benchmark-quiet"] if part == "bench" else []
+    return [*command, *timed, str(HERE / part)]
 
 
 def _plugin() -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 
 DEVICES_HELP = "cpu | cuda | cuda:N | ... : where backends load their models (default: cpu)"
 OPTIONS: dict[str, dict[str, Any]] = {
-    "--backend": dict(action="append", metavar="NAME", help="backend to judge, NAME[:VARIANT] or MODULE:FACTORY (repeatable; default: all in-tree)"),
+    "--backend": dict(action="append", metavar="NAME", help="NAME[:VARIANT] or MODULE:FACTORY to judge (repeatable; default: all known)"),
     "--checkpoint": dict(action="append", metavar="DIR", help="judge on this HF directory instead of the golden models (repeatable)"),
     "--golden": dict(metavar="DIR", help="golden data (default: the packaged ones)"),
     "--dtype": dict(action="append", metavar="NAME", help="float32 | bfloat16 | float16 (repeatable; default: float32 and bfloat16)"),
@@ -26,8 +26,8 @@ def destination(option: str) -> str:
 
 
 def add_options(config: pytest.Config, parser: pytest.Parser) -> None:
-    """Adds all options, or none: names that are taken are noted in the stash under CLASH. Called after the initial conftests have loaded, so
-    that they come first."""
+    """Adds all options, or none: names that are taken are noted in the stash under CLASH. Called after the initial conftests have
+    loaded, so that they come first."""
     groups = [parser._anonymous, *parser._groups]
     used = {name for group in groups for known in group.options for name in known.names()}
     if taken := sorted(used & set(OPTIONS)):

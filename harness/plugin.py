@@ -3,7 +3,7 @@ projects alone: only items under `harness/checks` and `harness/bench` are ever t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +24,17 @@ DEFAULT_DTYPES, TIMED_DTYPES = ("float32", "bfloat16"), ("bfloat16",)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser) -> Iterator[None]:
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser) -> Generator[None, Any, Any]:
     result = yield
     add_options(early_config, parser)
-    return result  # type: ignore[return-value]
+    return result
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "clause(id, title, dtypes, golden): the clause of docs/spec.md that a check judges")
     config.addinivalue_line("markers", "workload(name): what a benchmark of harness.bench times")
-    if CLASH in config.stash and any(_is_own(Path(str(arg).split("::")[0])) for arg in config.args):
+    if CLASH in config.stash and any(_names_us(str(arg)) for arg in config.args):
         raise pytest.UsageError(f"a conftest here defines {config.stash[CLASH]}; run moe-harness from another directory")
     benchmark = option(config, "benchmark")
     if benchmark and _distributed(config):
@@ -48,6 +48,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _distributed(config: pytest.Config) -> bool:
     return bool(getattr(config.option, "numprocesses", None)) or getattr(config.option, "dist", "no") != "no"
+
+
+def _names_us(argument: str) -> bool:
+    """Whether a positional argument is one of our folders, as a path or as a module under --pyargs."""
+    target = argument.split("::")[0]
+    return target.startswith(("harness.checks", "harness.bench")) or _is_own(Path(target).resolve())
 
 
 def _is_own(path: Path) -> bool:
@@ -189,9 +195,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     report = yield
-    return recording.conclude(item, call, report) if _is_own(item.path) else report  # type: ignore[arg-type]
+    return recording.conclude(item, call, report) if _is_own(item.path) else report
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -3,15 +3,17 @@
 A run directory holds `records-<pid>.jsonl` shards. Every record has `schema`, `type`, `time` (UTC, ISO 8601) and the fields of its type:
 
 - `run`: run_id, command (argv), environment (see environment.py), requested {backends, dtypes, checkpoints, require: None | "device"}
-- `plan`: items [{node, check, backend, case, dtype, title}]: all that the run intends to judge or time; a benchmark's `check` is its
-  workload. Repeats (one per worker) are merged by node.
+- `plan`: items [{node, check, backend, case, dtype, title}]: all that the run intends to judge or time; a benchmark's `check` is
+  "BENCH-" and its workload. Repeats (one per worker) are merged by node.
 - `check`: node, check ("ROUTE-01"), title, backend, execution, execution_note, case, dtype, status, reason, metrics, evidence {tokens,
   experts_hit, flips_excused, ...}, duration_s, reproduce
 - `bench`: node, workload, backend, execution, execution_note, case, dtype, parameters, status, reason, unit ("s"), samples (per round),
   tokens (per round), gate (metrics of the timed object), reproduce
 - `end`: exit_status (pytest's own number), duration_s
 
-A metric is {name, value, bound, kind}: kind "judged" passes iff value <= bound, "reported" has no say. `truncated` is made by the reader.
+A process that opens its part with `run` closes it with `end`; a run may have several parts (workers, checks then benchmarks).
+A metric is {name, value, bound, kind}: kind "judged" passes iff value <= bound, "reported" has no say. The reader adds `shard`, the file's
+name, to every record, and makes `truncated`.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ REQUIRED = {
     "end": ("exit_status",),
 }
 _STATUSES = {"check": CHECK_STATUSES, "bench": BENCH_STATUSES}
-_RESERVED = frozenset({"schema", "type", "time"})
+_RESERVED = frozenset({"schema", "type", "time", "shard"})
 
 
 class RecordError(Exception):
@@ -67,6 +69,12 @@ class Recorder:
         line = (json.dumps(record, allow_nan=False) + "\n").encode("ascii")
         if self._shard().write(line) != len(line):
             raise RecordError(f"{self.directory}: a record was written in part only (disk full?)")
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Closes the shard; a later write opens another one."""
@@ -138,7 +146,7 @@ def _read_shard(shard: Path) -> list[dict[str, Any]]:
             continue
         record, problem = _parse(line)
         if problem is None:
-            records.append(record)
+            records.append(record | {"shard": shard.name})
         elif last:
             time = records[-1]["time"] if records else ""
             records.append({"schema": SCHEMA, "type": "truncated", "time": time, "shard": shard.name, "line": number})

@@ -112,7 +112,7 @@ def _with_notes(reason: str, error: BaseException) -> str:
 
 def _write(item: pytest.Item, recorder: Recorder, status: str, reason: str, duration: float) -> None:
     identity = _identity(item)
-    about = _execution(identity["backend"])
+    about: dict[str, Any] = _execution(identity["backend"])
     about |= {"status": status, "reason": reason, "duration_s": duration, "reproduce": _reproduce(item, identity)}
     clause = item.get_closest_marker("clause")
     if clause:
@@ -123,7 +123,7 @@ def _write(item: pytest.Item, recorder: Recorder, status: str, reason: str, dura
         recorder.write("bench", **(identity | about | item.stash.get(BENCH, {}) | {"status": status, "reason": reason}))
 
 
-def _execution(name: str) -> dict[str, str]:
+def _execution(name: str) -> dict[str, Any]:
     from implementations.registry import backend
 
     try:

@@ -7,29 +7,34 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from harness.synthetic import small
 from implementations.interface import ModelConfig, RoutingSpec
 
 EXAMPLES = 20
+Explorer = Callable[[Callable[..., None]], None]
 
 
-def explore(thorough: bool, examples: int = EXAMPLES, **strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], None]:
+def explore(thorough: bool, examples: int = EXAMPLES, shrink: bool = True, **strategies: st.SearchStrategy[Any]) -> Explorer:
     """Runs the decorated function at once on generated keyword arguments: the same examples every time, or with `thorough` twenty times as
-    many under fresh seeds. No example database: a failure's smallest example stands in its message."""
+    many under fresh seeds. No example database: a failure's smallest example stands in its message. `shrink` False where one example takes
+    so long that the first failing one must do."""
+    phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
+    budget = settings(
+        max_examples=examples * (20 if thorough else 1), derandomize=not thorough, deadline=None, database=None, phases=phases
+    )
 
     def run(check: Callable[..., None]) -> None:
-        budget = settings(max_examples=examples * (20 if thorough else 1), derandomize=not thorough, deadline=None, database=None)
         budget(given(**strategies)(check))()
 
     return run
 
 
 def logits(num_experts: int, low: int = -64, high: int = 64, tokens: int = 8, unique: bool = False) -> st.SearchStrategy[np.ndarray]:
-    """Router logits (T, E) on the grid of sixteenths, |l| <= 4 by default: exact in bfloat16, also after an integer shift up to 8. `unique`:
-    no ties within a token."""
+    """Router logits (T, E) on the grid of sixteenths, |l| <= 4 by default: exact in bfloat16, also after an integer shift up to 8.
+    `unique`: no ties within a token."""
     row = st.lists(st.integers(low, high), min_size=num_experts, max_size=num_experts, unique=unique)
     return st.lists(row, min_size=1, max_size=tokens).map(lambda rows: np.array(rows, np.float32) / 16)
 
@@ -59,6 +64,7 @@ def model_configs(draw: st.DrawFn, family: str) -> ModelConfig:
         rope_theta=draw(st.sampled_from([10000.0, 1e6])),
         dtype=draw(st.sampled_from(["float32", "bfloat16", "float16"])),
         moe_layers=tuple(range(num_layers)),
+        eos_token_ids=draw(st.sampled_from([(257,), (257, 3)])),
     )
     return config if family == "mixtral" else _with_qwen_options(draw, config)
 

@@ -71,7 +71,7 @@ def transparent_router(config: ModelConfig) -> np.ndarray:
 
 
 def transparent_input(logits_TE: np.ndarray, shift_T: np.ndarray, config: ModelConfig, seed: int = 0) -> np.ndarray:
-    """x_TD that makes a transparent router see exactly `logits_TE + shift_T`; the remaining coordinates are random and do not matter to it."""
+    """x_TD that makes a transparent router see exactly `logits_TE + shift_T`; the other coordinates are random and mean nothing to it."""
     T, E = logits_TE.shape
     x_TD = np.random.default_rng(seed).choice(np.array([-1.0, -0.5, 0.5, 1.0], np.float32), (T, config.hidden_size))
     x_TD[:, :E], x_TD[:, E] = logits_TE, shift_T

@@ -1,4 +1,4 @@
-"""A check's verdict in the making: metrics and evidence are kept first, asserted second, so that the measured value survives the failure."""
+"""A check's verdict in the making: metrics and evidence come first, assertions second, so that the measured value survives a failure."""
 
 from __future__ import annotations
 

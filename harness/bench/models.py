@@ -9,11 +9,13 @@ from harness.cases import Case
 from harness.synthetic import synthesize
 from implementations.interface import ModelConfig, RoutingSpec
 
-# 371 M parameters, 106 M active: the experts' matrices are a quarter of Mixtral-8x7B's in each dimension, so bytes dominate decoding as there.
+# 371 M parameters, 106 M active: experts a quarter of Mixtral-8x7B's in each dimension, so bytes dominate decoding as there.
 MIXTRAL_370M = ModelConfig(
-    family="mixtral", architecture="MixtralForCausalLM", vocab_size=4096, hidden_size=1024, intermediate_size=3584, moe_intermediate_size=3584,
-    num_hidden_layers=4, num_attention_heads=16, num_key_value_heads=4, head_dim=64, max_position_embeddings=4096, rms_norm_eps=1e-5,
-    rope_theta=1e6, routing=RoutingSpec(num_experts=8, top_k=2), moe_layers=(0, 1, 2, 3), eos_token_ids=(2,), bos_token_id=1, dtype="bfloat16",
+    family="mixtral", architecture="MixtralForCausalLM", vocab_size=4096, hidden_size=1024, intermediate_size=3584,
+    moe_intermediate_size=3584, num_hidden_layers=4, num_attention_heads=16, num_key_value_heads=4, head_dim=64,
+    max_position_embeddings=4096, rms_norm_eps=1e-5,
+    rope_theta=1e6, routing=RoutingSpec(num_experts=8, top_k=2), moe_layers=(0, 1, 2, 3), eos_token_ids=(2,), bos_token_id=1,
+    dtype="bfloat16",
 )  # fmt: skip
 
 

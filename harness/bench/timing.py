@@ -1,4 +1,4 @@
-"""Times one workload with pytest-benchmark, behind the gate. Seconds per round, as host wall-clock: a call ends with its result on the host."""
+"""Times one workload with pytest-benchmark, behind the gate. Seconds per round, wall-clock: a call ends with its result on the host."""
 
 from __future__ import annotations
 

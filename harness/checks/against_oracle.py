@@ -1,4 +1,7 @@
-"""Judges traces against the oracle with the candidate's routing pinned. Legend: S sequence, V vocabulary, L MoE layers, E experts, K top-k."""
+"""Judges traces against the oracle with the candidate's routing pinned.
+
+Legend: S sequence, V vocabulary, L MoE layers, E experts, K top-k.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Ways of driving a model through a batch, each giving one `Trace` per row. Legend: B batch, S sequence, V vocabulary, L MoE layers, K top-k."""
+"""Ways of driving a model through a batch, each giving one `Trace` per row.
+
+Legend: B batch, S sequence, V vocabulary, L MoE layers, K top-k.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from implementations.interface import Model, Request, Routing, StepOutput
 
 @dataclass(frozen=True)
 class Trace:
-    """One row's valid positions: what went in, what came out, which experts were used. `ids_LSK` None: the backend does not show routing."""
+    """One row's valid positions: what went in, what came out, which experts were used. `ids_LSK` None: routing is not shown."""
 
     input_ids_S: np.ndarray
     logits_SV: np.ndarray
@@ -42,7 +45,7 @@ def prefill_and_decode(
         tokens_B = np.ascontiguousarray(continuations_BS[:, step])
         out = model.decode(tokens_B, request)
         traces.append([_row(out, tokens_B[:, None], b, slice(0, 1)) for b in range(len(tokens_B))])
-    return [_join(list(rows)) for rows in zip(*traces, strict=True)]
+    return [join(list(rows)) for rows in zip(*traces, strict=True)]
 
 
 def valid(length: int, valid_tokens: int, padding: str) -> slice:
@@ -67,7 +70,9 @@ def _routing_row(routing: Routing | None, shape: tuple[int, int], b: int, where:
     return ids, logits
 
 
-def _join(rows: list[Trace]) -> Trace:
+def join(rows: list[Trace]) -> Trace:
+    """One row's trace out of those of consecutive calls."""
+
     def along(axis: int, parts: list[np.ndarray | None]) -> np.ndarray | None:
         present = [p for p in parts if p is not None]
         return np.concatenate(present, axis=axis) if len(present) == len(parts) else None

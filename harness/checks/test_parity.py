@@ -13,6 +13,9 @@ from harness.judge.metric import Metric
 from harness.subject import Subject
 from harness.verdict import Verdict
 
+FIRST_INEXACT = 257  # the first position that bfloat16 cannot hold
+LATE = 300
+
 
 @clause("PARITY-01", "float32 logits equal HF's golden logits", dtypes=("float32",), golden=True)
 def test_logits_equal_hf_golden(subject: Subject, verdict: Verdict) -> None:
@@ -48,6 +51,16 @@ def test_distributions_stay_close(subject: Subject, verdict: Verdict) -> None:
     )
     verdict.saw(tokens=len(observed))
     verdict.require(tokens=64)
+
+
+@clause("PARITY-05", "Late positions are as exact as early ones")
+def test_late_positions_equal_pinned_oracle(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("prefill")
+    length = min(LATE, subject.config.max_position_embeddings)
+    tokens_BS = np.resize(subject.case.prompts_BS, (1, length))
+    traces = prefill(subject.model(max_length=length, max_batch=1), tokens_BS, request(subject))
+    judge_traces(subject, verdict, traces, about=f"of {length} tokens")
+    verdict.require(tokens=FIRST_INEXACT + 1)
 
 
 def _traces(subject: Subject) -> list[Trace]:

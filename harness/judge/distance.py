@@ -1,4 +1,4 @@
-"""Scale-free distances between an observation and the oracle, in float64. Absolute tolerances say nothing: activations differ by decades."""
+"""Scale-free distances between an observation and the oracle, in float64. Absolute tolerances say nothing: scales differ by decades."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from scipy.special import log_softmax
 
 
 def relative_rms(observed: np.ndarray, expected: np.ndarray) -> float:
-    """RMS(observed - expected) / RMS(expected), over everything. 0 for empty arrays; infinite against an all-zero expectation that is missed."""
+    """RMS(observed - expected) / RMS(expected), over everything. 0 for empty arrays; infinite if an all-zero expectation is missed."""
     error, scale = _rms(observed - expected.astype(np.float64)), _rms(expected)
     return error / scale if scale else (0.0 if error == 0 else float("inf"))
 

@@ -17,7 +17,7 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
 
 
 def rotate(x_SHP: np.ndarray, theta: float) -> np.ndarray:
-    """Rotary embedding at positions 0..S-1, halves layout: dimension p pairs with p + P/2 (Su et al. 2021, as GPT-NeoX and HF lay it out)."""
+    """Rotary embedding at positions 0..S-1, dimension p paired with p + P/2 (Su et al. 2021; halves layout of GPT-NeoX and HF)."""
     half = x_SHP.shape[-1] // 2
     angles = np.arange(x_SHP.shape[0])[:, None] * theta ** (-np.arange(half) / half)
     cos, sin = np.cos(angles)[:, None, :], np.sin(angles)[:, None, :]

@@ -1,0 +1,1 @@
+"""Hugging Face transformers: the reference backend, and the trainer of the golden models."""

@@ -1,0 +1,103 @@
+"""From a directory to transformers' module: strict before, strict after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from implementations.checkpoint import CONFIG, Checkpoint
+from implementations.hf.model import HFModel
+from implementations.hf.quiet import quiet
+from implementations.interface import DTYPES, CheckpointError, InvalidInput, LoadSpec, ModelConfig, Unsupported
+
+ATTENTION = ("sdpa", "eager")
+# What transformers raises on files or configs it refuses. Not among them: MemoryError, and errors of the device.
+REFUSALS = (ValueError, TypeError, KeyError, OSError, RuntimeError, StrictDataclassError)
+# ModelConfig fields that transformers' configs hold under the same name, whatever the family.
+SAME_NAME = (
+    "vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
+    "max_position_embeddings rms_norm_eps sliding_window tie_word_embeddings attention_bias"
+).split()
+
+
+def load(path: str | Path, spec: LoadSpec, kernel: str) -> HFModel:
+    """A model that obeys `spec`. Raises as `HFBackend.load` says."""
+    device, attention = _device(spec.device), _attention(spec)
+    if spec.dtype not in DTYPES:
+        raise InvalidInput(f"dtype {spec.dtype!r}; known: {', '.join(DTYPES)}")
+    if spec.max_batch < 1 or spec.max_length < 1:
+        raise InvalidInput(f"max_batch {spec.max_batch} and max_length {spec.max_length} must be positive")
+    module, config = open_module(path, spec.dtype, attention, kernel)
+    eos = _ids(module.generation_config.eos_token_id)
+    # From here on only what a GenerationSpec says counts: a checkpoint may ship a repetition penalty or a sampling temperature.
+    module.generation_config = GenerationConfig()
+    return HFModel(module.to(device), config, spec, eos)
+
+
+def open_module(path: str | Path, dtype: str, attention: str, kernel: str) -> tuple[PreTrainedModel, ModelConfig]:
+    """transformers' own module on the CPU, in evaluation mode, with the config that this project reads from the same file.
+
+    Raises CheckpointError when the directory is bad, when transformers refuses it, when it reports a tensor as missing, unexpected or
+    mismatched, or when it understands the config differently.
+    """
+    with Checkpoint(path) as checkpoint:
+        config = checkpoint.config
+    kinds: dict[str, Any] = dict(dtype=getattr(torch, dtype), attn_implementation=attention, experts_implementation=kernel)
+    try:
+        with quiet():
+            module, info = AutoModelForCausalLM.from_pretrained(str(path), local_files_only=True, output_loading_info=True, **kinds)
+    except REFUSALS as error:
+        raise CheckpointError(path, f"transformers refuses it: {type(error).__name__}: {error}") from error
+    _check_loading(path, info)
+    _check_config(Path(path) / CONFIG, module.config, config)
+    return module.eval(), config
+
+
+def _check_loading(path: str | Path, info: dict[str, Any]) -> None:
+    problems = {kind: found for kind, found in info.items() if found}
+    if problems:
+        raise CheckpointError(path, "transformers reports " + "; ".join(f"{kind}: {found}" for kind, found in sorted(problems.items())))
+
+
+def _check_config(path: Path, theirs: Any, ours: ModelConfig) -> None:
+    """A default that transformers fills in, or a key that it ignores, would make it a reference for another model."""
+    expected = {name: getattr(ours, name) for name in SAME_NAME}
+    expected |= {"num_experts": ours.routing.num_experts, "num_experts_per_tok": ours.routing.top_k}
+    expected |= {"norm_topk_prob": ours.routing.normalize_topk, "bos_token_id": ours.bos_token_id, "pad_token_id": ours.pad_token_id}
+    read = {name: getattr(theirs, name) for name in expected if hasattr(theirs, name)}  # not every family has every field
+    expected |= {"head_dim": ours.head_dim, "rope_theta": ours.rope_theta, "eos_token_id": ours.eos_token_ids}
+    read["eos_token_id"] = _ids(theirs.eos_token_id)
+    read["head_dim"] = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
+    read["rope_theta"] = theirs.rope_parameters["rope_theta"]
+    for name, value in read.items():
+        if value != expected[name]:
+            raise CheckpointError(path, f"transformers reads {name} as {value!r}, expected {expected[name]!r}")
+
+
+def _device(name: str) -> torch.device:
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise Unsupported(f"device {name!r}; this backend runs on cpu, cuda and cuda:N")
+    if int(index or 0) >= torch.cuda.device_count():
+        raise Unsupported(f"device {name!r}: {torch.cuda.device_count()} CUDA devices are here")
+    return torch.device(name)
+
+
+def _attention(spec: LoadSpec) -> str:
+    unknown = sorted(set(spec.options) - {"attention"})
+    if unknown:
+        raise InvalidInput(f"unknown option {unknown[0]!r}; known: attention ({' | '.join(ATTENTION)})")
+    attention = spec.options.get("attention", ATTENTION[0])
+    if attention not in ATTENTION:
+        raise InvalidInput(f"option 'attention' is {attention!r}; known: {', '.join(ATTENTION)}")
+    return attention
+
+
+def _ids(value: int | list[int] | None) -> tuple[int, ...]:
+    return () if value is None else (value,) if isinstance(value, int) else tuple(value)

@@ -1,0 +1,159 @@
+"""One loaded transformers model with its DynamicCache, behind the Model, Probe and Generate protocols."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import DynamicCache, PreTrainedModel
+
+from implementations.hf import inputs
+from implementations.hf.generation import generate
+from implementations.hf.inputs import Chunk, Slots
+from implementations.hf.routing import RouterTap, moe_blocks
+from implementations.interface import (
+    GenerationSpec,
+    InvalidInput,
+    LoadSpec,
+    ModelCapabilities,
+    ModelConfig,
+    PinnedRouting,
+    Request,
+    Routing,
+    StepOutput,
+)
+
+
+class HFModel:
+    """See interface.py for the methods. A failure inside transformers empties the cache, so that no half-written one is read."""
+
+    def __init__(self, module: PreTrainedModel, config: ModelConfig, spec: LoadSpec, eos_token_ids: tuple[int, ...]):
+        self._module, self._config, self._spec, self._eos = module, config, spec, eos_token_ids
+        self.reset()
+
+    def capabilities(self) -> ModelCapabilities:
+        """As transformers' own config says, not ours."""
+        theirs = self._module.config
+        return ModelCapabilities(
+            architecture=type(self._module).__name__,
+            is_moe=bool(self._config.moe_layers),
+            num_experts=theirs.num_experts,
+            experts_per_token=theirs.num_experts_per_tok,
+            norm_topk_prob=getattr(theirs, "norm_topk_prob", self._config.routing.normalize_topk),  # Mixtral has no such field
+            max_position_embeddings=theirs.max_position_embeddings,
+            sliding_window=theirs.sliding_window,
+            head_dim_override=self._config.head_dim * theirs.num_attention_heads != theirs.hidden_size,
+            uses_position=True,
+            supports_cache_reset=True,
+            is_quantized=getattr(theirs, "quantization_config", None) is not None,
+        )
+
+    def prefill(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, request: Request) -> StepOutput:
+        """Raises Unsupported for pads between the tokens of a row under a sliding window that does not hold every slot."""
+        return self._step(inputs.prefill_chunk(input_ids_BS, lengths_B, request.padding, self._config.vocab_size), request)
+
+    def decode(self, token_ids_B: np.ndarray, request: Request) -> StepOutput:
+        if not self._slots.valid_BX.size:
+            raise InvalidInput("decode before any prefill")
+        return self._step(inputs.decode_chunk(token_ids_B, self._config.vocab_size), request)
+
+    def reset(self) -> None:
+        self._cache, self._slots = DynamicCache(config=self._module.config), Slots.empty()
+
+    def close(self) -> None:
+        del self._module, self._cache
+        if self._spec.device != "cpu":
+            torch.cuda.empty_cache()
+
+    def route(self, layer: int, x_TD: np.ndarray) -> Routing:
+        router = self._block(layer).gate
+        tap = RouterTap([router], self._config.routing)
+        with torch.inference_mode(), tap:
+            router(self._hidden(x_TD))
+        return tap.routing(np.ones(len(x_TD), dtype=bool))
+
+    def moe_block(self, layer: int, x_TD: np.ndarray, pinned: PinnedRouting | None = None) -> np.ndarray:
+        block, x_1TD = self._block(layer), self._hidden(x_TD)[None]
+        with torch.inference_mode(), ExitStack() as stack:
+            if pinned is not None:
+                pinned = inputs.check_pinned(pinned, 1, self._config.routing, np.ones(len(x_TD), dtype=bool))
+                stack.enter_context(RouterTap([block.gate], self._config.routing, pinned))
+            return _host(block(x_1TD)[0])
+
+    def generate(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, spec: GenerationSpec, padding: str = "right") -> list[list[int]]:
+        """transformers' own `generate`. Raises InvalidInput also when prompt and new tokens cannot fit `max_length`."""
+        self.reset()
+        chunk = inputs.prefill_chunk(input_ids_BS, lengths_B, padding, self._config.vocab_size)
+        inputs.check_generation(spec, chunk, self._spec.max_length, self._config.sliding_window)
+        inputs.check_room(self._slots, chunk, self._spec.max_batch, self._spec.max_length)
+        eos = self._eos if spec.eos_token_ids is None else spec.eos_token_ids
+        return generate(self._module, chunk, spec, eos, self._config.pad_token_id)
+
+    def _step(self, chunk: Chunk, request: Request) -> StepOutput:
+        """Checks everything, then runs: a rejected call leaves the cache as it was."""
+        inputs.check_request(request)
+        inputs.check_room(self._slots, chunk, self._spec.max_batch, self._spec.max_length)
+        slots = self._slots.append(chunk)
+        inputs.check_window(slots, chunk, self._config.sliding_window)
+        tap = self._tap(request, chunk)
+        try:
+            with torch.inference_mode(), ExitStack() as stack:
+                if tap is not None:
+                    stack.enter_context(tap)
+                logits = self._forward(chunk, slots, request.logits)
+        except BaseException:
+            self.reset()
+            raise
+        self._slots = slots
+        return StepOutput(logits, tap.routing(chunk.valid_BS.reshape(-1)) if tap is not None and request.routing else None)
+
+    def _forward(self, chunk: Chunk, slots: Slots, logits: str) -> np.ndarray | None:
+        """Without pads the mask is left out, which lets transformers take its unmasked attention path."""
+        last_B = chunk.last_B()
+        kept = np.unique(last_B)
+        output = self._module(
+            input_ids=self._device(chunk.ids_BS),
+            attention_mask=None if slots.valid_BX.all() else self._device(slots.valid_BX.astype(np.int64)),
+            position_ids=self._device(self._slots.positions_BS(chunk)),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep={"all": 0, "none": 1}.get(logits, self._device(kept)),  # 0 is all, n the last n, a tensor these columns
+        )
+        if logits == "none":
+            return None
+        if logits == "all":
+            return _host(output.logits)
+        column_B = self._device(np.searchsorted(kept, last_B))
+        return _host(output.logits.take_along_dim(column_B[:, None, None], dim=1))
+
+    def _tap(self, request: Request, chunk: Chunk) -> RouterTap | None:
+        if not request.routing and request.pinned is None:
+            return None
+        blocks, routing = moe_blocks(self._module, self._config), self._config.routing
+        pinned = request.pinned and inputs.check_pinned(request.pinned, len(blocks), routing, chunk.valid_BS.reshape(-1))
+        return RouterTap([block.gate for block in blocks], routing, pinned)
+
+    def _block(self, layer: int) -> nn.Module:
+        blocks = moe_blocks(self._module, self._config)
+        if not 0 <= layer < len(blocks):
+            raise InvalidInput(f"MoE layer {layer}; [0, {len(blocks)}) is expected")
+        return blocks[layer]
+
+    def _hidden(self, x_TD: np.ndarray) -> torch.Tensor:
+        x_TD = np.asarray(x_TD)
+        if x_TD.ndim != 2 or x_TD.shape[1] != self._config.hidden_size or x_TD.dtype != np.float32:
+            raise InvalidInput(f"x_TD has shape {x_TD.shape} and dtype {x_TD.dtype}; float32 (T, {self._config.hidden_size}) is expected")
+        x = torch.from_numpy(np.ascontiguousarray(x_TD))
+        rounded = x.to(self._module.dtype)
+        if not torch.allclose(rounded.float(), x, rtol=0, atol=0, equal_nan=True):
+            raise InvalidInput(f"x_TD is not exactly representable in {self._spec.dtype}")
+        return rounded.to(self._module.device)
+
+    def _device(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._module.device)
+
+
+def _host(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.float().cpu().contiguous().numpy()

@@ -1,0 +1,149 @@
+"""Round trips through transformers' fused experts: same names, shapes, dtypes and bits, but for what is declared lossy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from implementations import families, registry  # noqa: E402
+from implementations.checkpoint import HEAD, Checkpoint  # noqa: E402
+from implementations.checkpoint_writer import write_checkpoint  # noqa: E402
+from implementations.interface import CheckpointError, LoadSpec, Request  # noqa: E402
+from implementations.tests.tiny import tiny_checkpoint, tiny_config, tiny_tensors  # noqa: E402
+from implementations.tests.tiny_hf import one_thread  # noqa: E402, F401
+from implementations.weights import scatter  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def stored(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    with Checkpoint(path) as checkpoint:
+        arrays = {placement.source: checkpoint.source(placement.source) for placement in checkpoint.layout}
+    return {name: (str(array.dtype), array.shape, array.tobytes()) for name, array in arrays.items()}
+
+
+def legacy(raw: dict[str, Any]) -> dict[str, Any]:
+    """The same config as transformers 4 wrote it."""
+    theta, dtype = raw["rope_parameters"]["rope_theta"], raw["dtype"]
+    return {k: v for k, v in raw.items() if k not in ("rope_parameters", "dtype")} | {"rope_theta": theta, "torch_dtype": dtype}
+
+
+def rewrite(path: Path, raw: dict[str, Any]) -> None:
+    (path / "config.json").write_text(json.dumps(raw))
+
+
+@pytest.mark.parametrize("name", ["hf", "hf:batched_mm", "hf:grouped_mm"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_round_trip_is_bit_exact(tmp_path: Path, family: str, dtype: str, name: str):
+    tiny_checkpoint(tmp_path / "a", family, seed=7, dtype=dtype)
+    (tmp_path / "a" / "tokenizer.json").write_text('{"x": 1}')
+    hf = registry.backend(name)
+    hf.from_hf(str(tmp_path / "a"), str(tmp_path / "b"))
+    hf.to_hf(str(tmp_path / "b"), str(tmp_path / "c"))
+    assert stored(tmp_path / "a") == stored(tmp_path / "b") == stored(tmp_path / "c")
+    assert {file.name for file in (tmp_path / "c").iterdir()} == {"config.json", "model.safetensors", "tokenizer.json"}
+    for side in ("config.json", "tokenizer.json"):
+        assert (tmp_path / "c" / side).read_bytes() == (tmp_path / "a" / side).read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("style", ["current", "legacy"])
+def test_round_trip_of_fuzzed_configs(tmp_path: Path, seed: int, style: str):
+    rng = np.random.default_rng(seed)
+    family = ("mixtral", "qwen3_moe")[seed % 2]
+    E = int(rng.integers(1, 9))
+    changes: dict[str, Any] = dict(
+        num_experts=E,
+        top_k=int(rng.integers(1, E + 1)),
+        hidden_size=4 * int(rng.integers(3, 12)),
+        moe_intermediate_size=int(rng.integers(5, 30)),
+        vocab_size=int(rng.integers(70, 130)),
+        rope_theta=float(rng.choice([1e4, 1234567.0])),
+        eos_token_ids=((), (5,), (5, 7))[seed % 3],
+        pad_token_id=(None, 0)[seed % 2],
+        head_dim=2 * int(rng.integers(2, 7)),
+        sliding_window=(None, 3)[int(rng.integers(2))],
+    )
+    if family == "qwen3_moe":
+        changes["moe_layers"] = ((0, 1, 2), (1,), ())[seed // 2]
+        changes |= {"attention_bias": bool(rng.integers(2)), "normalize_topk": bool(rng.integers(2))}
+    config = tiny_checkpoint(tmp_path / "a", family, seed=seed, **changes)
+    if style == "legacy":
+        rewrite(tmp_path / "a", legacy(json.loads((tmp_path / "a" / "config.json").read_text())))
+    registry.backend("hf").from_hf(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert stored(tmp_path / "a") == stored(tmp_path / "b")
+    assert (tmp_path / "b" / "config.json").read_bytes() == (tmp_path / "a" / "config.json").read_bytes()
+    with Checkpoint(tmp_path / "b") as written:
+        assert written.config == config
+
+
+@pytest.mark.parametrize("stored_head", [True, False])
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_tied_head(tmp_path: Path, family: str, stored_head: bool):
+    """A stored copy of a tied head is the one tensor that is declared lost."""
+    tiny_checkpoint(tmp_path / "a", family, tie_word_embeddings=True, stored_head=stored_head)
+    hf = registry.backend("hf")
+    hf.from_hf(str(tmp_path / "a"), str(tmp_path / "b"))
+    source, written = stored(tmp_path / "a"), stored(tmp_path / "b")
+    lost = {name: source.pop(name) for name in set(source) - set(written)}
+    assert source == written and set(lost) == ({HEAD} if stored_head else set())
+    assert any(sentence.startswith(f"{HEAD}: ") for sentence in hf.capabilities().lossy)
+    ids = np.arange(8)[None]
+    logits = []
+    for directory in "ab":
+        output = hf.load(str(tmp_path / directory), LoadSpec()).prefill(ids, np.array([8]), Request("all"))
+        assert output.logits_BSV is not None
+        logits.append(output.logits_BSV.tobytes())
+    assert logits[0] == logits[1]
+
+
+def test_sharded_source(tmp_path: Path):
+    config = tiny_config("qwen3_moe", dtype="bfloat16")
+    description = families.family("qwen3_moe")
+    tensors = dict(scatter(description.layout(config, True), tiny_tensors(config)))
+    write_checkpoint(tmp_path / "a", description.to_hf(config), tensors, shard_bytes=20_000)
+    assert len(list((tmp_path / "a").glob("model-*.safetensors"))) > 2
+    registry.backend("hf").to_hf(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert stored(tmp_path / "a") == stored(tmp_path / "b")
+    assert not (tmp_path / "b" / "model.safetensors.index.json").exists()  # it fits one shard of transformers' size
+
+
+def test_absent_token_ids_stay_absent(tmp_path: Path):
+    """transformers' Mixtral config fills in 1 and 2 for an absent BOS and EOS; the file keeps saying nothing."""
+    tiny_checkpoint(tmp_path / "a")
+    raw = json.loads((tmp_path / "a" / "config.json").read_text())
+    rewrite(tmp_path / "a", {k: v for k, v in raw.items() if not k.endswith("_token_id")})
+    registry.backend("hf").from_hf(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert "eos_token_id" not in json.loads((tmp_path / "b" / "config.json").read_text())
+
+
+def test_failure_leaves_no_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from implementations.hf import convert
+
+    hf = registry.backend("hf")
+    with pytest.raises(CheckpointError):
+        hf.from_hf(str(tmp_path / "absent"), str(tmp_path / "b"))
+    tiny_checkpoint(tmp_path / "a")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("mine")
+    with pytest.raises(CheckpointError, match="already exists"):
+        hf.from_hf(str(tmp_path / "a"), str(tmp_path / "taken"))
+    assert [file.name for file in (tmp_path / "taken").iterdir()] == ["file"]
+    monkeypatch.setattr(convert, "copy_beside", lambda src, dst: None)  # no config.json: the result does not open
+    with pytest.raises(CheckpointError, match="config.json"):
+        hf.from_hf(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "taken"]
+
+
+def test_conversion_is_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    tiny_checkpoint(tmp_path / "a")
+    registry.backend("hf").from_hf(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert capfd.readouterr() == ("", "")

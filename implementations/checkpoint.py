@@ -1,7 +1,8 @@
 """HF checkpoint directories, read strictly and one tensor at a time: config.json, model.safetensors or an index with shards.
 
-Opening validates everything that can be told without reading weights (files, index, names, shapes, dtypes); a directory that opens has exactly
-the tensors its config asks for. Pickles are refused. Writing is `checkpoint_writer.py`.
+Opening validates everything that can be told without reading weights (files, index, names, shapes, dtypes), and a stored head that must
+equal the embedding; a directory that opens has exactly the tensors its config asks for. Pickles are refused. Writing is
+`checkpoint_writer.py`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from implementations.interface import CheckpointError, ModelConfig
 from implementations.weights import Placement, assemble, by_target, canonical_shapes
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+HEAD = "lm_head.weight"  # the same on disk and among the canonical names
 SAFETENSORS_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+Tensors = Dict[str, Tuple[Path, Any, Tuple[Tuple[int, ...], str]]]  # name on disk -> (file, open handle, (shape, dtype))
 LayoutOf = Callable[[Family, ModelConfig, bool], List[Placement]]
 
 
@@ -34,8 +36,8 @@ def hf_layout(family: Family, config: ModelConfig, stored_head: bool) -> List[Pl
 class Checkpoint:
     """An open, validated directory. `raw_config`: config.json as it stands. Use as a context manager, or `close()`.
 
-    Raises CheckpointError on opening: unreadable or contradictory config, unknown architecture, missing file, truncated shard, index entry that
-    leaves the directory, missing, unexpected or misshapen tensor, wrong dtype, pickle.
+    Raises CheckpointError on opening: unreadable or contradictory config, unknown architecture, missing file, truncated shard, index entry
+    that leaves the directory, missing, unexpected or misshapen tensor, wrong dtype, pickle.
     """
 
     def __init__(self, path: str | Path, layout_of: LayoutOf = hf_layout):
@@ -46,10 +48,10 @@ class Checkpoint:
             self._handles = _open_shards(self.path, stack)
             self.stored_head = HEAD in self._handles
             self.layout = layout_of(self.family, self.config, self.stored_head or not self.config.tie_word_embeddings)
+            self._by_target = by_target(self.layout)
+            self._shapes = canonical_shapes(self.config, self.stored_head)
             self._validate()
             self._stack = stack.pop_all()
-        self._by_target = by_target(self.layout)
-        self._shapes = canonical_shapes(self.config, self.stored_head)
 
     def __enter__(self) -> "Checkpoint":
         return self
@@ -90,7 +92,8 @@ class Checkpoint:
         expected = {p.source: p for p in self.layout}
         missing, unexpected = sorted(set(expected) - set(self._handles)), sorted(set(self._handles) - set(expected))
         if missing:
-            raise CheckpointError(self.path, f"missing ({len(missing)} missing in all)", missing[0])
+            listing = self.path / (INDEX if (self.path / INDEX).exists() else SINGLE)
+            raise CheckpointError(listing, f"missing ({len(missing)} missing in all)", missing[0])
         if unexpected:
             where = self._handles[unexpected[0]][0]
             raise CheckpointError(where, f"not part of {self.config.architecture} ({len(unexpected)} unexpected in all)", unexpected[0])
@@ -102,16 +105,18 @@ class Checkpoint:
         self._validate_tied_head()
 
     def _validate_tied_head(self) -> None:
-        if self.config.tie_word_embeddings and self.stored_head and EMBEDDING in self._handles:
-            if self.source(HEAD).tobytes() != self.source(EMBEDDING).tobytes():
-                raise CheckpointError(self._handles[HEAD][0], "tie_word_embeddings is true but the stored head differs from the embedding", HEAD)
+        if not (self.config.tie_word_embeddings and self.stored_head):
+            return
+        if self.tensor(HEAD).tobytes() != self.tensor("embed.weight").tobytes():
+            file = self._handles[HEAD][0]
+            raise CheckpointError(file, "tie_word_embeddings is true but the stored head differs from the embedding", HEAD)
 
 
-def read_config(path: Path) -> Dict[str, Any]:
-    """config.json as a dict. Raises CheckpointError: no such file, bad JSON, NaN or Infinity."""
+def read_config(path: Path, name: str = CONFIG) -> Dict[str, Any]:
+    """The directory's config.json as a dict. Raises CheckpointError: no such file, bad JSON, NaN or Infinity, a key given twice."""
     if not path.is_dir():
         raise CheckpointError(path, "not a directory")
-    return _read_json(path / CONFIG)
+    return _read_json(path / name)
 
 
 def parse_config(raw: Mapping[str, Any], path: str | Path) -> Tuple[Family, ModelConfig]:
@@ -124,39 +129,58 @@ def parse_config(raw: Mapping[str, Any], path: str | Path) -> Tuple[Family, Mode
 
 
 def _read_json(path: Path) -> Dict[str, Any]:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
     try:
-        value = json.loads(path.read_text("utf-8"), parse_constant=refuse)
+        value = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique)
     except FileNotFoundError as error:
         raise CheckpointError(path, "no such file") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(path, f"cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(path, f"expected a JSON object, got {type(value).__name__}")
     return value
 
 
-def _open_shards(path: Path, stack: ExitStack) -> Dict[str, Tuple[Path, Any, Tuple[Tuple[int, ...], str]]]:
-    """name on disk -> (file, open handle, (shape, dtype))."""
-    tensors: Dict[str, Tuple[Path, Any, Tuple[Tuple[int, ...], str]]] = {}
-    for file, names in _shards(path).items():
-        handle = _open_shard(file, stack)
-        present = set(handle.keys())
-        if names is not None and names != present:
-            raise CheckpointError(file, f"does not hold what {INDEX} says", sorted(names ^ present)[0])
-        for name in sorted(present):
-            if name in tensors:
-                raise CheckpointError(file, f"stored twice, also in {tensors[name][0].name}", name)
-            tensors[name] = (file, handle, _describe(file, handle, name))
-    return tensors
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    """An object of unique keys; Python alone would silently keep the last."""
+    seen: Dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise ValueError(f"{key!r} stands there twice")
+        seen[key] = value
+    return seen
+
+
+def _open_shards(path: Path, stack: ExitStack) -> Tensors:
+    shards = _shards(path)
+    handles = {file: _open_shard(file, stack) for file in shards}
+    present = {file: set(handle.keys()) for file, handle in handles.items()}
+    _compare_with_index(shards, present)
+    return {name: (file, handles[file], _describe(file, handles[file], name)) for file in shards for name in sorted(present[file])}
+
+
+def _compare_with_index(shards: Mapping[Path, set[str] | None], present: Mapping[Path, set[str]]) -> None:
+    """Each shard holds the tensors that the index puts there, and no others."""
+    listed = {file: names for file, names in shards.items() if names is not None}
+    homes = {name: file for file, names in listed.items() for name in names}
+    for file, names in listed.items():
+        for name in sorted(names - present[file]):
+            raise CheckpointError(file, f"not in this file, where {INDEX} puts it", name)
+    for file, names in listed.items():
+        for name in sorted(present[file] - names):
+            raise CheckpointError(file, f"stored twice, also in {homes[name].name}" if name in homes else f"{INDEX} does not list it", name)
 
 
 def _shards(path: Path) -> Dict[Path, set[str] | None]:
     """Shard files with the names the index gives them (None: no index)."""
     if (path / INDEX).exists():
-        return _read_index(path / INDEX)
+        shards = _read_index(path / INDEX)
+        if (path / SINGLE).exists() and path / SINGLE not in shards:
+            raise CheckpointError(path / INDEX, f"lies beside {SINGLE} and does not name it; which of them holds the weights is unclear")
+        return shards
     if (path / SINGLE).exists():
         return {path / SINGLE: None}
     pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for p in path.glob(pattern))
@@ -180,7 +204,7 @@ def _read_index(index: Path) -> Dict[Path, set[str] | None]:
 
 
 def _open_shard(file: Path, stack: ExitStack) -> Any:
-    if not file.is_file() or file.resolve().is_dir():
+    if not file.is_file():  # a symlink counts as what it points to: hub caches consist of them
         raise CheckpointError(file, "no such file")
     try:
         return stack.enter_context(safe_open(file, framework="np"))

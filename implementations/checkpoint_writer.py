@@ -21,8 +21,8 @@ Sizes = Mapping[str, int]
 
 @contextmanager
 def new_directory(dst: str | Path) -> Iterator[Path]:
-    """A scratch directory beside `dst` that becomes `dst` when the block succeeds and vanishes when it fails. `dst` must be new or empty."""
-    target = Path(dst)
+    """A scratch directory beside `dst` that becomes `dst` when the block succeeds and vanishes when it fails. `dst` is new or empty."""
+    target = Path(dst).resolve()  # a symlink to an empty directory keeps pointing to it
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(target, "already exists; give a new or empty directory")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def write_checkpoint(dst: str | Path, raw_config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], shard_bytes: int = SHARD_BYTES) -> None:
+def write_checkpoint(
+    dst: str | Path, raw_config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], shard_bytes: int = SHARD_BYTES
+) -> None:
     """A whole directory from arrays in memory."""
     with new_directory(dst) as scratch:
         write_json(scratch / CONFIG, raw_config)
@@ -71,9 +73,9 @@ def write_checkpoint(dst: str | Path, raw_config: Mapping[str, Any], tensors: Ma
 
 
 def copy_beside(src: Path, dst: Path) -> None:
-    """Copies config.json, generation_config.json, tokenizer files, ...: everything readable that is neither weights nor their index."""
+    """Copies config.json, generation_config.json, tokenizer files: everything readable that is neither weights nor an index of them."""
     for file in sorted(src.iterdir()):
-        if file.is_file() and file.name != INDEX and file.suffix in {".json", ".txt", ".model", ".jinja", ".md"}:
+        if file.is_file() and not file.name.endswith(".index.json") and file.suffix in {".json", ".txt", ".model", ".jinja", ".md"}:
             shutil.copyfile(file, dst / file.name)
 
 

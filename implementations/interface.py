@@ -30,7 +30,7 @@ class InvalidInput(ValueError):
 class CheckpointError(Exception):
     """A checkpoint cannot be read. Names the file and, where there is one, the tensor; nothing was loaded."""
 
-    def __init__(self, path, message: str, tensor: Optional[str] = None):
+    def __init__(self, path: object, message: str, tensor: Optional[str] = None):
         self.path, self.tensor = str(path), tensor
         super().__init__(f"{self.path}: " + (f"tensor {tensor!r}: " if tensor else "") + message)
 
@@ -39,8 +39,8 @@ class CheckpointError(Exception):
 class RoutingSpec:
     """How a router turns logits into (ids, weights). Source of the fields: the families' HF configs.
 
-    `scoring`: softmax | sigmoid. `normalize_topk`: divide the K selected scores by their sum. `scoring_dtype`: the dtype in which scores are
-    computed from the logits. `tie_rule`: lowest (the lower expert id wins an exact tie) | any.
+    `scoring`: softmax | sigmoid. `normalize_topk`: divide the K selected scores by their sum. `scoring_dtype`: the dtype in which scores
+    are computed from the logits. `tie_rule`: lowest (the lower expert id wins an exact tie) | any.
     """
 
     num_experts: int
@@ -54,7 +54,8 @@ class RoutingSpec:
 @dataclass(frozen=True)
 class ModelConfig:
     """A decoder-only MoE transformer, in HF's names. `moe_layers`: the layer indices that hold experts; the others hold a dense MLP of
-    `intermediate_size`. `moe_intermediate_size` is F. `sliding_window`: a query at position p sees positions p-window+1 .. p; None = all."""
+    `intermediate_size`. `moe_intermediate_size` is F. `sliding_window`: a query at position p sees positions p-window+1 .. p; None = all.
+    """
 
     family: str
     architecture: str
@@ -123,8 +124,8 @@ class ModelCapabilities:
 
 @dataclass(frozen=True)
 class LoadSpec:
-    """How to load. `max_length`: positions that the cache must hold. `device`: cpu | cuda | cuda:N | neuron | ... `options`: backend-specific,
-    an unknown key is an error."""
+    """How to load. `max_length`: positions that the cache must hold. `device`: cpu | cuda | cuda:N | neuron | ... `options`:
+    backend-specific, an unknown key is an error."""
 
     dtype: str = "float32"
     device: str = "cpu"
@@ -136,8 +137,8 @@ class LoadSpec:
 @dataclass(frozen=True)
 class Routing:
     """Routing of L MoE layers over T tokens. `router_logits_LTE`: float32, before softmax and bias; None where a backend cannot show them.
-    `topk_ids_LTK`: int64, order within K free. `topk_weights_LTK`: float32, as finally used to combine. `dropped_LTK`: bool, or None when the
-    backend has no capacity. `mask_T`: bool, False at pads, whose entries mean nothing."""
+    `topk_ids_LTK`: int64, order within K free. `topk_weights_LTK`: float32, as finally used to combine. `dropped_LTK`: bool, or None when
+    the backend has no capacity. `mask_T`: bool, False at pads, whose entries mean nothing."""
 
     topk_ids_LTK: np.ndarray
     topk_weights_LTK: np.ndarray
@@ -157,8 +158,8 @@ class PinnedRouting:
 
 @dataclass(frozen=True)
 class Request:
-    """What a step shall return. `logits`: all | last (last valid position of each row) | none. Timed calls ask for last and capture nothing.
-    `padding`: side on which a ragged batch is padded. `pinned`: feature `pinned`, T = B*S of this call."""
+    """What a step shall return. `logits`: all | last (last valid position of each row) | none. Timed calls ask for last and capture
+    nothing. `padding`: side on which a ragged batch is padded. `pinned`: feature `pinned`, T = B*S of this call."""
 
     logits: str = "last"
     routing: bool = False
@@ -208,8 +209,8 @@ class Backend(Protocol):
     def capabilities(self) -> Capabilities: ...
 
     def from_hf(self, src: str, dst: str) -> None:
-        """HF directory -> this backend's own directory, file to file, no device needed. Bit-exact unless declared lossy. `dst` is new or empty.
-        Raises CheckpointError and leaves no half-written `dst`."""
+        """HF directory -> this backend's own directory, file to file, no device needed. Bit-exact unless declared lossy. `dst` is new or
+        empty. Raises CheckpointError and leaves no half-written `dst`."""
         ...
 
     def to_hf(self, src: str, dst: str) -> None:

@@ -27,12 +27,14 @@ def family(name: str) -> Family:
 
 
 def detect(raw: Mapping[str, Any]) -> Family:
-    """The family of a parsed config.json, by `architectures`. Raises ConfigError for none, several or an unknown one."""
+    """The family of a parsed config.json, by `architectures`. Raises ConfigError: none, several, an unknown one, another `model_type`."""
     architectures = raw.get("architectures")
     if not isinstance(architectures, list) or len(architectures) != 1:
         raise ConfigError("architectures", f"expected a list of one architecture, got {architectures!r}")
     for candidate in families().values():
         if candidate.architecture == architectures[0]:
+            if raw.get("model_type", candidate.name) != candidate.name:  # transformers picks the class by it
+                raise ConfigError("model_type", f"{raw['model_type']!r} contradicts architecture {candidate.architecture}")
             return candidate
     known = ", ".join(sorted(f.architecture for f in families().values()))
     raise ConfigError("architectures", f"unknown architecture {architectures[0]!r}; known: {known}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
 # Keys that change nothing in inference: bookkeeping, training, generation defaults.
@@ -16,6 +17,8 @@ SHARED = frozenset(
     "max_position_embeddings rms_norm_eps rope_parameters rope_theta rope_scaling tie_word_embeddings sliding_window num_experts "
     "num_local_experts num_experts_per_tok eos_token_id bos_token_id pad_token_id dtype torch_dtype".split()
 )
+# Far above any model. A larger count is damage, and the list of its tensors would not fit into memory.
+LIMITS = {"num_hidden_layers": 1024, "num_experts": 4096, "num_local_experts": 4096}
 
 
 class ConfigError(ValueError):
@@ -37,6 +40,8 @@ class Fields:
         value = self.raw.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise ConfigError(key, f"expected an integer >= {minimum}, got {value!r}" if key in self.raw else "missing")
+        if value > LIMITS.get(key, value):
+            raise ConfigError(key, f"expected at most {LIMITS[key]}, got {value}")
         return value
 
     def optional_integer(self, key: str, minimum: int = 0) -> Optional[int]:
@@ -44,7 +49,7 @@ class Fields:
 
     def positive(self, key: str, value: Any = None) -> float:
         value = self.raw.get(key) if value is None else value
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
             raise ConfigError(key, f"expected a finite number > 0, got {value!r}")
         return float(value)
 
@@ -88,6 +93,8 @@ class Fields:
 
     def dtype(self) -> str:
         value = self.raw.get("dtype", self.raw.get("torch_dtype"))
+        if self.raw.get("torch_dtype", value) != value:
+            raise ConfigError("dtype", f"contradictory: {value!r} and torch_dtype {self.raw['torch_dtype']!r}")
         if value not in ("float32", "bfloat16", "float16"):
             raise ConfigError("dtype", f"expected float32, bfloat16 or float16, got {value!r}")
         return value

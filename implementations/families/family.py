@@ -13,8 +13,8 @@ ATTENTION_NAMES = {"attention_norm": "input_layernorm", "ffn_norm": "post_attent
 
 @dataclass(frozen=True)
 class Family:
-    """`parse`: HF config.json -> ModelConfig, raising ConfigError. `to_hf`: the inverse, which transformers 5 reads. `block`: the MoE block's
-    name inside a layer on disk; `expert_parts`: its names for gate, up, down. `public`: config.json of well-known models by name."""
+    """`parse`: HF config.json -> ModelConfig, raising ConfigError. `to_hf`: the inverse, which transformers 5 reads. `block`: the MoE
+    block's name inside a layer on disk; `expert_parts`: its names for gate, up, down. `public`: config.json of well-known models."""
 
     name: str
     architecture: str

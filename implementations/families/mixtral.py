@@ -8,9 +8,11 @@ from implementations.families.config import Fields
 from implementations.families.family import Family, common_to_hf
 from implementations.interface import ModelConfig, RoutingSpec
 
+DEFAULT_TOKENS = {"bos_token_id": 1, "eos_token_id": 2}  # what transformers takes for an absent key; null means none
+
 
 def parse(raw: Mapping[str, Any]) -> ModelConfig:
-    fields = Fields(raw)
+    fields = Fields({**DEFAULT_TOKENS, **raw})
     E, K = fields.experts()
     return ModelConfig(
         family="mixtral",
@@ -25,8 +27,8 @@ def parse(raw: Mapping[str, Any]) -> ModelConfig:
 
 def to_hf(config: ModelConfig) -> Dict[str, Any]:
     raw = dict(common_to_hf(config), num_local_experts=config.routing.num_experts, sliding_window=config.sliding_window)
-    if config.head_dim * config.num_attention_heads != config.hidden_size:  # engines reject an explicit head_dim, so only where it is needed
-        raw["head_dim"] = config.head_dim
+    if config.head_dim * config.num_attention_heads != config.hidden_size:
+        raw["head_dim"] = config.head_dim  # engines reject an explicit one, so only where it is needed
     return raw
 
 

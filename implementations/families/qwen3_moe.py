@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from implementations.families.config import ConfigError, Fields
 from implementations.families.family import Family, common_to_hf
@@ -19,8 +19,7 @@ def parse(raw: Mapping[str, Any]) -> ModelConfig:
         moe_intermediate_size=fields.integer("moe_intermediate_size"),
         routing=RoutingSpec(num_experts=E, top_k=K, normalize_topk=fields.boolean("norm_topk_prob", False)),
         moe_layers=_moe_layers(fields),
-        # transformers drops the window unless use_sliding_window is set.
-        sliding_window=fields.optional_integer("sliding_window", 1) if fields.boolean("use_sliding_window", False) else None,
+        sliding_window=_sliding_window(fields),
         qk_norm=True,
         attention_bias=fields.boolean("attention_bias", False),
         **fields.common(),
@@ -30,10 +29,19 @@ def parse(raw: Mapping[str, Any]) -> ModelConfig:
 def _moe_layers(fields: Fields) -> Tuple[int, ...]:
     """Layer i holds experts unless it is listed in `mlp_only_layers` or (i + 1) is not a multiple of `decoder_sparse_step`."""
     layers, step = fields.integer("num_hidden_layers"), fields.integer("decoder_sparse_step", default=1)
-    dense = fields.raw.get("mlp_only_layers") or []
-    if not isinstance(dense, list) or not all(isinstance(i, int) and 0 <= i < layers for i in dense):
+    dense = [] if fields.raw.get("mlp_only_layers") is None else fields.raw["mlp_only_layers"]
+    if not isinstance(dense, list) or not all(type(i) is int and 0 <= i < layers for i in dense):  # a bool is an int too
         raise ConfigError("mlp_only_layers", f"expected layer indices in [0, {layers}), got {dense!r}")
     return tuple(i for i in range(layers) if i not in dense and (i + 1) % step == 0)
+
+
+def _sliding_window(fields: Fields) -> Optional[int]:
+    """transformers drops the window unless `use_sliding_window` is set, and takes 4096 for an absent key: too quiet a default to copy."""
+    if not fields.boolean("use_sliding_window", False):
+        return None
+    if "sliding_window" not in fields.raw:
+        raise ConfigError("sliding_window", "missing, and use_sliding_window is true")
+    return fields.optional_integer("sliding_window", 1)
 
 
 def to_hf(config: ModelConfig) -> Dict[str, Any]:
@@ -56,9 +64,10 @@ def _dense_layers(config: ModelConfig) -> List[int]:
 
 
 QWEN3_30B_A3B = {
-    "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144,
-    "moe_intermediate_size": 768, "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,
-    "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "num_experts": 128, "num_experts_per_tok": 8,
+    "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "vocab_size": 151936, "hidden_size": 2048,
+    "intermediate_size": 6144, "moe_intermediate_size": 768, "num_hidden_layers": 48, "num_attention_heads": 32,
+    "num_key_value_heads": 4, "head_dim": 128, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+    "num_experts": 128, "num_experts_per_tok": 8,
     "norm_topk_prob": True, "mlp_only_layers": [], "decoder_sparse_step": 1, "hidden_act": "silu", "tie_word_embeddings": False,
     "attention_bias": False, "sliding_window": None, "use_sliding_window": False, "bos_token_id": 151643, "eos_token_id": 151645,
     "torch_dtype": "bfloat16",

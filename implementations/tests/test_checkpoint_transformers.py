@@ -1,0 +1,115 @@
+"""The same directories, written and read by transformers itself: its tensors and ours are equal bit for bit, in both directions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from implementations import families
+from implementations.checkpoint import Checkpoint
+from implementations.checkpoint_writer import write_checkpoint
+from implementations.tests.tiny import tiny_config, tiny_tensors
+from implementations.weights import parameter_counts, scatter
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.transformers
+
+SIZES: dict[str, Any] = dict(
+    vocab_size=40, hidden_size=24, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2, num_experts_per_tok=2, head_dim=8,
+    max_position_embeddings=64,
+)  # fmt: skip
+MODELS = {
+    "mixtral": lambda: transformers.MixtralForCausalLM(transformers.MixtralConfig(**SIZES, intermediate_size=20, num_local_experts=5)),
+    "qwen3_moe": lambda: transformers.Qwen3MoeForCausalLM(
+        transformers.Qwen3MoeConfig(
+            **SIZES, intermediate_size=28, moe_intermediate_size=12, num_experts=7, mlp_only_layers=[1], attention_bias=True
+        )
+    ),
+    "qwen3_moe tied": lambda: transformers.Qwen3MoeForCausalLM(
+        transformers.Qwen3MoeConfig(**SIZES, intermediate_size=28, moe_intermediate_size=12, num_experts=7, tie_word_embeddings=True)
+    ),
+}  # fmt: skip
+
+
+def bits(tensor: Any) -> bytes:
+    """A torch tensor's bytes; torch hands bfloat16 to numpy only under another name."""
+    return tensor.detach().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def hf_parameters(model: Any) -> dict[str, Any]:
+    """transformers' parameters in memory under canonical names: it stacks experts itself, and only a dense MLP's gate and up are apart."""
+    state, found = dict(model.named_parameters()), {}
+    for name, tensor in state.items():
+        if name.endswith("mlp.gate_proj.weight"):
+            found[canonical_name(name)] = torch.cat([tensor, state[name.replace("gate_proj", "up_proj")]])
+        elif not name.endswith("mlp.up_proj.weight"):
+            found[canonical_name(name)] = tensor
+    return found
+
+
+def canonical_name(name: str) -> str:
+    renames = (
+        ("model.", ""), ("embed_tokens", "embed"), ("input_layernorm", "attention_norm"), ("post_attention_layernorm", "ffn_norm"),
+        ("self_attn", "attention"), ("mlp.experts.gate_up_proj", "moe.gate_up.weight"), ("mlp.experts.down_proj", "moe.down.weight"),
+        ("mlp.gate.weight", "moe.router.weight"), ("mlp.gate_proj", "mlp.gate_up"), ("_proj", ""),
+    )  # fmt: skip
+    for old, new in renames:
+        name = name.replace(old, new)
+    return name
+
+
+def fill(model: Any) -> None:
+    """Every parameter random: transformers starts norms at one and biases at zero, which would hide an exchange of two of them."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("shard_size", ["1GB", "8KB"])
+def test_what_transformers_saves_is_read_bit_for_bit(tmp_path: Path, name: str, dtype: str, shard_size: str):
+    model = MODELS[name]().to(getattr(torch, dtype))
+    fill(model)
+    model.save_pretrained(tmp_path, max_shard_size=shard_size)
+    assert (tmp_path / "model.safetensors.index.json").exists() is (shard_size == "8KB")
+    expected = hf_parameters(model)
+    with Checkpoint(tmp_path) as checkpoint:
+        assert sorted(checkpoint.names()) == sorted(expected)
+        for canonical, parameter in expected.items():
+            found = checkpoint.tensor(canonical)
+            assert found.dtype.name == dtype and found.shape == tuple(parameter.shape), canonical
+            assert found.tobytes() == bits(parameter), canonical
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("tied, stored", [(False, True), (True, False), (True, True)], ids=["head", "tied", "tied with head"])
+def test_what_we_write_is_loaded_by_transformers(tmp_path: Path, family: str, dtype: str, tied: bool, stored: bool):
+    config = tiny_config(family, dtype, tie_word_embeddings=tied)
+    tensors = tiny_tensors(config, stored_head=stored)
+    layout = families.family(family).layout(config, stored)
+    write_checkpoint(tmp_path / "m", families.family(family).to_hf(config), dict(scatter(layout, tensors)), shard_bytes=6000)
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m", output_loading_info=True, dtype="auto")
+    assert type(model).__name__ == config.architecture
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    loaded = hf_parameters(model)
+    assert sorted(loaded) == sorted(name for name in tensors if name != "lm_head.weight" or not tied)
+    for name, parameter in loaded.items():
+        assert bits(parameter) == np.ascontiguousarray(tensors[name]).tobytes(), name
+
+
+@pytest.mark.parametrize("family, name", [("mixtral", "mixtral-8x7b"), ("qwen3_moe", "qwen3-30b-a3b")])
+def test_transformers_counts_the_same_parameters(tmp_path: Path, family: str, name: str):
+    """On the meta device: shapes without memory."""
+    raw = families.family(family).public[name]
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(tmp_path))
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameter_counts(families.family(family).parse(raw))[0]

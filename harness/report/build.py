@@ -1,0 +1,33 @@
+"""Run directories -> index.html, report.md, results.csv, junit.xml."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.report.frame import load_frame
+from harness.report.junit import junit
+from harness.report.markdown import markdown
+from harness.report.page import page
+from harness.report.table import table
+from harness.report.verdict import Verdict, verdict
+
+
+def build(run_directories: Sequence[Path], out: Path) -> Verdict:
+    """Merges the runs and writes the four files into `out`, each replaced at once. The same records give the same bytes: no clock, no path
+    of the machine that builds. Raises RecordError for unreadable records and ValueError for no run, or the same one twice."""
+    frame = load_frame([Path(directory) for directory in run_directories])
+    texts = {"index.html": page(frame), "report.md": markdown(frame), "results.csv": table(frame), "junit.xml": junit(frame)}
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        _replace(out / name, text)
+    return verdict(frame)
+
+
+def _replace(path: Path, text: str) -> None:
+    """A reader never sees half a file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(part, path)

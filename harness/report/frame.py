@@ -1,0 +1,175 @@
+"""Records of one or several runs -> one tidy frame: a row per check or benchmark record, and per planned node that has none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.record import read_run
+from harness.report.clean import clean
+from harness.report.metric import finite, judged, metrics_of, worst_metric
+from harness.report.status import NOT_RUN
+
+Record = Mapping[str, Any]
+
+COLUMNS = (
+    "id kind run machine node check topic title backend execution execution_note case dtype status reason metric value bound ratio "
+    "metrics evidence duration_s parameters samples tokens reproduce"
+).split()
+_CHECK_ID = re.compile(r"([A-Z][A-Z0-9_]*)-\d+")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run on one machine. `machine` is unique within the frame. A run may have several parts, one shard each. `open`: shards of
+    parts that did not end (killed, or not over). `exit_statuses`: of the parts that did. `planned` counts distinct nodes. `truncated`:
+    shards whose last line was cut off. `seconds`: from the first record to the last."""
+
+    run_id: str
+    machine: str
+    environment: Mapping[str, Any]
+    commands: tuple[tuple[str, ...], ...]
+    requested: Mapping[str, Any]
+    shards: tuple[str, ...]
+    truncated: tuple[str, ...]
+    planned: int
+    open: tuple[str, ...]
+    exit_statuses: tuple[int, ...]
+    seconds: float | None
+    started: str
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.exit_statuses) and not self.open
+
+
+@dataclass(frozen=True)
+class Frame:
+    """`rows`: object columns COLUMNS. `id` is unique; `kind` check | bench; `topic` the prefix of the check id; `metrics` Metric tuples;
+    `metric`, `value`, `bound`, `ratio` its worst judged one (else "", None). A bench row's `check` is its workload. Absent values are
+    None or empty, never NaN."""
+
+    rows: pd.DataFrame
+    runs: tuple[Run, ...]
+
+    def of(self, kind: str, *statuses: str) -> list[dict[str, Any]]:
+        """Rows of a kind (with one of the statuses, if any are given) in frame order."""
+        return [row for row in self.records() if row["kind"] == kind and (not statuses or row["status"] in statuses)]
+
+    def records(self, run: Run | None = None) -> list[dict[str, Any]]:
+        """All rows, or those of one run, as dictionaries in frame order."""
+        rows = self.rows if run is None else self.rows[self.rows["run"] == run.run_id]
+        return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
+
+
+def load_frame(run_directories: Sequence[Path]) -> Frame:
+    """Reads and merges run directories; runs stay apart by `run` and `machine`. Raises RecordError, and ValueError for no directory or for
+    the same run given twice (a run compared with itself agrees with itself)."""
+    if not run_directories:
+        raise ValueError("no run directory")
+    loaded = [(Path(directory), clean(read_run(directory))) for directory in run_directories]
+    runs = _with_unique_machines([_run(directory, records) for directory, records in loaded])
+    rows = [row for run, (_, records) in zip(runs, loaded, strict=True) for row in _rows(run, records)]
+    identified = [{"id": str(number), **row} for number, row in enumerate(rows, start=1)]
+    return Frame(pd.DataFrame(identified, columns=COLUMNS, dtype=object), runs)
+
+
+def _run(directory: Path, records: Sequence[Record]) -> Run:
+    heads = [record for record in records if record["type"] == "run"]
+    ends = [record for record in records if record["type"] == "end"]
+    head: Record = heads[0] if heads else {}
+    environment = head.get("environment") or {}
+    return Run(
+        run_id=str(head.get("run_id") or clean(directory.name)),
+        machine=str(environment.get("hostname") or "unknown machine"),
+        environment=environment,
+        commands=tuple(dict.fromkeys(tuple(str(word) for word in each.get("command") or ()) for each in heads)),
+        requested=head.get("requested") or {},
+        shards=tuple(sorted(clean(shard.name) for shard in directory.glob("records-*.jsonl"))),
+        truncated=tuple(record["shard"] for record in records if record["type"] == "truncated"),
+        planned=len(_plan(records)),
+        open=tuple(sorted({record["shard"] for record in records} - {end["shard"] for end in ends})),
+        exit_statuses=tuple(end["exit_status"] for end in ends),
+        seconds=_seconds(records),
+        started=records[0]["time"] if records else "",
+    )
+
+
+def _seconds(records: Sequence[Record]) -> float | None:
+    try:
+        return (datetime.fromisoformat(records[-1]["time"]) - datetime.fromisoformat(records[0]["time"])).total_seconds()
+    except (IndexError, ValueError, TypeError):
+        return None
+
+
+def _with_unique_machines(runs: Sequence[Run]) -> tuple[Run, ...]:
+    ids = [run.run_id for run in runs]
+    if repeated := sorted({run_id for run_id in ids if ids.count(run_id) > 1}):
+        raise ValueError(f"run given twice: {', '.join(repeated)}")
+    hosts = [run.machine for run in runs]
+    numbered = [f"{host} ({hosts[: i + 1].count(host)})" if hosts.count(host) > 1 else host for i, host in enumerate(hosts)]
+    return tuple(replace(run, machine=machine) for run, machine in zip(runs, numbered, strict=True))
+
+
+def _plan(records: Iterable[Record]) -> dict[str, Record]:
+    """Planned items by node: every worker repeats the plan."""
+    return {str(item["node"]): item for record in records if record["type"] == "plan" for item in record["items"]}
+
+
+def _rows(run: Run, records: Sequence[Record]) -> list[dict[str, Any]]:
+    rows = [_row(run, record) for record in records if record["type"] in ("check", "bench")]
+    seen = {row["node"] for row in rows}
+    titles = {row["check"]: row["title"] for row in rows}
+    missing = [_not_run(run, item, titles) for node, item in _plan(records).items() if node not in seen]
+    return sorted(rows + missing, key=lambda row: (row["kind"], row["check"], row["backend"], row["case"], row["dtype"], row["node"]))
+
+
+def _row(run: Run, record: Record) -> dict[str, Any]:
+    metrics = metrics_of(record.get("metrics") or record.get("gate") or ())
+    row = _identity(run, record, str(record.get("check") or record.get("workload")), record["type"])
+    row |= {name: str(record.get(name) or "") for name in ("title", "execution", "execution_note", "status", "reason", "reproduce")}
+    row |= {name: finite(record.get(name)) for name in ("duration_s", "tokens")}
+    samples = tuple(finite(sample) for sample in record.get("samples") or ())
+    row |= {"metrics": metrics, "evidence": record.get("evidence") or {}, "samples": samples}
+    row["parameters"] = " ".join(f"{name}={value}" for name, value in (record.get("parameters") or {}).items())
+    return _gated(row | _worst(metrics))
+
+
+def _worst(metrics: Sequence[Any]) -> dict[str, Any]:
+    worst = worst_metric(metrics)
+    if worst is None:
+        return {"metric": "", "value": None, "bound": None, "ratio": None}
+    return {"metric": worst.name, "value": worst.value, "bound": worst.bound, "ratio": worst.ratio}
+
+
+def _identity(run: Run, record: Record, check: str, kind: str) -> dict[str, Any]:
+    match = _CHECK_ID.match(check)
+    row: dict[str, Any] = {"kind": kind, "run": run.run_id, "machine": run.machine, "check": check, "topic": match[1] if match else check}
+    return row | {name: str(record.get(name) or "") for name in ("node", "backend", "case", "dtype")}
+
+
+def _gated(row: dict[str, Any]) -> dict[str, Any]:
+    """A speed counts only with a judged gate on the timed object and with times: one without is VOID, whatever its record says."""
+    if row["kind"] == "check" or row["status"] != "PASS":
+        return row
+    if not any(judged(metric) for metric in row["metrics"]):
+        return row | {"status": "VOID", "reason": "no conformance gate was recorded for the timed object"}
+    if not row["samples"] or None in row["samples"]:
+        return row | {"status": "VOID", "reason": "a time is missing or not a number"}
+    return row
+
+
+def _not_run(run: Run, item: Record, titles: Mapping[str, str]) -> dict[str, Any]:
+    check = str(item.get("check") or "").removeprefix("BENCH-")
+    kind = "check" if _CHECK_ID.match(check) else "bench"
+    row = dict.fromkeys(COLUMNS[1:]) | _identity(run, item, check, kind)
+    row |= {"status": NOT_RUN, "title": titles.get(check) or str(item.get("title") or "")}
+    row |= dict.fromkeys(("execution", "execution_note", "metric", "parameters", "reproduce"), "")
+    reason = "planned, but no record" if run.ended else "planned, but the run was killed or is not over"
+    return row | {"reason": reason, "metrics": (), "samples": (), "evidence": {}}

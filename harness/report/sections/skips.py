@@ -1,0 +1,46 @@
+"""What was not judged, by kind, with reasons: a green page must not hide a gap."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from harness.report import template
+from harness.report.frame import Frame
+from harness.report.order import Labels
+from harness.report.status import NOT_RUN, rank
+
+TITLE = "Not judged, and why"
+ORDER = 60
+KINDS = (NOT_RUN, "INCONCLUSIVE", "KNOWN", "UNAVAILABLE", "UNSUPPORTED")
+SHOWN = 60
+
+
+def render(frame: Frame) -> str:
+    groups = reasons(frame)
+    if not groups:
+        return ""
+    return template.render("skips", groups=groups[:SHOWN], left_out=len(groups) - len(groups[:SHOWN]))
+
+
+def reasons(frame: Frame) -> list[tuple[str, str, str, int, str]]:
+    """(status, backend, reason, count, checks) by status, then falling count."""
+    labels = Labels(frame)
+    counts: Counter[tuple[str, str, str]] = Counter()
+    checks: dict[tuple[str, str, str], set[str]] = {}
+    for row in frame.records():
+        if row["status"] in KINDS:
+            key = (row["status"], labels(row), row["reason"] or "no reason given")
+            counts[key] += 1
+            checks.setdefault(key, set()).add(_name(row))
+    ordered = sorted(counts, key=lambda key: (rank(key[0]), -counts[key], key))
+    return [(*key, counts[key], _listed(sorted(checks[key]))) for key in ordered]
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return str(row["check"] or row["node"])
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

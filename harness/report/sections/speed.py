@@ -1,0 +1,30 @@
+"""How fast the conforming objects are."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from harness.report import template
+from harness.report.frame import Frame
+from harness.report.order import Labels
+from harness.report.speed import Speed, speeds
+
+TITLE = "Speed"
+ORDER = 50
+SHOWN = 150
+
+
+def render(frame: Frame) -> str:
+    found = speeds(frame)
+    if not found:
+        return ""
+    labels = Labels(frame)
+    groups = [list(members) for _, members in groupby(found[:SHOWN], key=lambda speed: speed.group)]
+    tables = [[(speed, labels(speed.row), _share(speed, members)) for speed in members] for members in groups]
+    return template.render("speed", groups=tables, left_out=len(found) - len(found[:SHOWN]))
+
+
+def _share(speed: Speed, members: list[Speed]) -> float | None:
+    """Percent of the group's highest rate, for the bar; the median is of seconds, so the fastest has the smallest."""
+    fastest = min((member.median for member in members if member.median), default=None)
+    return 100 * fastest / speed.median if fastest and speed.median else None

@@ -1,0 +1,94 @@
+"""Benchmark rows -> speeds: median with interval, tokens per second, ratio to the peer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.report.frame import Frame
+from harness.report.interval import SMALLEST, median_interval
+from harness.report.status import SKIPPED
+
+PEER = "hf"  # the reference implementation's backends: hf, hf:eager, hf:grouped_mm, ...
+WORKLOADS = ("prefill", "decode", "moe_block")  # shown in this order, others behind
+Group = tuple[str, str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One benchmark row. Seconds per round. Every number is None unless the status is PASS: a speed without conformance is no speed.
+    `ratio`: how many times as fast as `peer`; `distinct`: their intervals do not overlap; `note`: why a number is missing."""
+
+    row: Mapping[str, Any]
+    group: Group
+    rounds: int = 0
+    median: float | None = None
+    low: float | None = None
+    high: float | None = None
+    tokens_per_s: float | None = None
+    ratio: float | None = None
+    peer: str = ""
+    distinct: bool = False
+    note: str = ""
+
+
+def speeds(frame: Frame) -> list[Speed]:
+    """Speeds in order of group, fastest first, those without a number last. Declared gaps are left to the list of skips."""
+    measured = [_measured(row) for row in frame.of("bench") if row["status"] not in SKIPPED]
+    peers = _peers(measured)
+    compared = [_compared(speed, peers.get(speed.group)) for speed in measured]
+    return sorted(compared, key=_key)
+
+
+def _key(speed: Speed) -> tuple[Any, ...]:
+    workload = speed.group[0]
+    rank = WORKLOADS.index(workload) if workload in WORKLOADS else len(WORKLOADS)
+    return (
+        rank,
+        speed.group[1:3],
+        not speed.group[3],
+        speed.group,
+        speed.median is None,
+        speed.median or 0.0,
+        speed.row["backend"],
+        speed.row["node"],
+    )
+
+
+def _measured(row: Mapping[str, Any]) -> Speed:
+    speed = Speed(row, (row["check"], row["case"], row["dtype"], row["parameters"] or "", row["machine"]))
+    if row["status"] != "PASS":
+        return speed
+    samples = row["samples"]
+    median, low, high = median_interval(samples)
+    rate = row["tokens"] / median if row["tokens"] and median > 0 else None
+    note = "" if low is not None else f"no interval under {SMALLEST} rounds"
+    return replace(speed, rounds=len(samples), median=median, low=low, high=high, tokens_per_s=rate, note=note)
+
+
+def _peers(measured: Sequence[Speed]) -> dict[Group, Speed]:
+    """The fastest conforming peer of each group. An emulation is nobody's peer."""
+    found: dict[Group, Speed] = {}
+    for speed in measured:
+        name = speed.row["backend"]
+        if speed.median is None or speed.row["execution"] == "emulated" or not (name == PEER or name.startswith(PEER + ":")):
+            continue
+        best = found.get(speed.group)
+        if best is None or best.median is None or speed.median < best.median:
+            found[speed.group] = speed
+    return found
+
+
+def _compared(speed: Speed, peer: Speed | None) -> Speed:
+    if speed.median is None or peer is None or peer.median is None:
+        return speed
+    if speed.row["execution"] == "emulated":
+        return replace(speed, note="emulated: says nothing about the device")
+    return replace(speed, ratio=peer.median / speed.median, peer=peer.row["backend"], distinct=_distinct(speed, peer))
+
+
+def _distinct(one: Speed, other: Speed) -> bool:
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return False
+    return one.high < other.low or other.high < one.low

@@ -1,0 +1,140 @@
+"""One verdict per frame: a colour, an exit code, a sentence and the counts behind them.
+
+Exit codes: 0 fine; 1 something fails that was not expected to (FAIL, CRASHED, TIMEOUT, or VOID: the timed object did not conform);
+3 the run required a device and a backend was emulated or unavailable; 4 incomplete. 2 (usage) ends a run before there are records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.record import FAILING
+from harness.report.frame import Frame, Run
+from harness.report.status import NOT_RUN, SKIPPED, STATUSES
+
+MEANINGS = {
+    0: "nothing fails that was not expected to",
+    1: "something fails that was not expected to",
+    3: "a required device is missing",
+    4: "the run is incomplete",
+}
+INTERRUPTED = frozenset({2, 3, 4})  # pytest: interrupted, internal error (or, by us, a required device missing), usage error
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`colour`: green | amber | red. `counts` maps labels ("passed", "failed", ...) to numbers of rows and sums to all rows. `notes`: what
+    the counts do not tell, such as a killed run."""
+
+    code: int
+    colour: str
+    word: str
+    sentence: str
+    counts: dict[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def meaning(self) -> str:
+        return MEANINGS[self.code]
+
+
+def exit_code(frame: Frame) -> int:
+    """The exit code of the frame's runs together. A failure is a fact, so it outranks what was not judged."""
+    if frame.rows["status"].isin(FAILING).any():
+        return 1
+    if any(_lacks_device(frame, run) for run in frame.runs):
+        return 3
+    return 4 if _incomplete(frame) else 0
+
+
+def verdict(frame: Frame) -> Verdict:
+    """The verdict of the frame's runs together."""
+    code, counts = exit_code(frame), count(frame)
+    notes = tuple(note for run in frame.runs for note in run_notes(frame, run))
+    return Verdict(code, _colour(code, counts), _word(code, counts), _sentence(code, counts), counts, notes)
+
+
+def count(frame: Frame) -> dict[str, int]:
+    """Rows by outcome. "passed" counts checks, "measured" speeds that conform; "failed" counts checks and benchmarks alike."""
+    status, kind = frame.rows["status"], frame.rows["kind"]
+    counts = {
+        "passed": int(((status == "PASS") & (kind == "check")).sum()),
+        "failed": int(status.isin([name for name in FAILING if name != "VOID"]).sum()),
+        "inconclusive": int((status == "INCONCLUSIVE").sum()),
+        "void": int((status == "VOID").sum()),
+        "not run": int((status == NOT_RUN).sum()),
+        "known": int((status == "KNOWN").sum()),
+        **{name.lower(): int((status == name).sum()) for name in SKIPPED},
+        "measured": int(((status == "PASS") & (kind == "bench")).sum()),
+    }
+    assert sum(counts.values()) == len(frame.rows), f"a status outside {[s.name for s in STATUSES]}"
+    return counts
+
+
+def _lacks_device(frame: Frame, run: Run) -> bool:
+    """`--require device`: an emulated or unavailable backend is no device."""
+    rows = frame.rows[frame.rows["run"] == run.run_id]
+    lacking = (rows["status"] == "UNAVAILABLE") | (rows["execution"] == "emulated")
+    return run.requested.get("require") == "device" and bool(lacking.any())
+
+
+def _incomplete(frame: Frame) -> bool:
+    return bool((frame.rows["status"] == NOT_RUN).any()) or any(_unfinished(frame, run) for run in frame.runs)
+
+
+def _unfinished(frame: Frame, run: Run) -> str | None:
+    """Why a run's records cannot be all there is to know, or None. pytest's exit status 1: tests failed; 5: nothing was collected."""
+    rows = frame.rows[frame.rows["run"] == run.run_id]
+    if not run.ended:
+        return "was killed or is not over: no end record" + (f" in {', '.join(run.open)}" if run.open else "")
+    interrupted = sorted(INTERRUPTED & set(run.exit_statuses) - ({3} if _lacks_device(frame, run) else set()))
+    if interrupted:
+        return f"was interrupted (pytest exit status {interrupted[0]})"
+    if rows.empty:
+        return "judged nothing"
+    if 1 in run.exit_statuses and rows["status"].isin(["PASS", *SKIPPED]).all():
+        return "ended with failed tests that left no failing record"
+    return None
+
+
+def run_notes(frame: Frame, run: Run) -> list[str]:
+    """What makes one run's records less than the whole."""
+    name = f"Run {run.run_id}"
+    notes = [f"{name}: {shard} ends in a truncated line" for shard in run.truncated]
+    reason = _unfinished(frame, run)
+    return ([f"{name} {reason}"] if reason else []) + notes
+
+
+def _colour(code: int, counts: dict[str, int]) -> str:
+    if code in (1, 3):
+        return "red"
+    judged = counts["passed"] + counts["measured"] + counts["known"]
+    return "amber" if code or counts["inconclusive"] or not judged else "green"
+
+
+def _word(code: int, counts: dict[str, int]) -> str:
+    if code:
+        return {1: "FAIL", 3: "DEVICE MISSING", 4: "INCOMPLETE"}[code]
+    if counts["inconclusive"]:
+        return "INCONCLUSIVE"
+    return "PASS" if _colour(code, counts) == "green" else "NOTHING JUDGED"
+
+
+def _sentence(code: int, counts: dict[str, int]) -> str:
+    judged = sum(counts[name] for name in ("passed", "failed", "inconclusive", "known"))
+    parts = []
+    if counts["failed"]:
+        parts.append(f"{counts['failed']} failed")
+    if counts["void"]:
+        parts.append(f"{_plural(counts['void'], 'speed')} void")
+    if counts["not run"]:
+        parts.append(f"{counts['not run']} not run")
+    if counts["inconclusive"]:
+        parts.append(f"{counts['inconclusive']} inconclusive")
+    passed = f"{counts['passed']} of {_plural(judged, 'check')} passed" if judged else "no check was judged"
+    speeds = [f"{_plural(counts['measured'], 'speed')} measured"] if counts["measured"] and not parts else []
+    return ", ".join([*parts, passed, *speeds])
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

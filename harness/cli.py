@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,6 @@ from harness.launch import RUNS, Launch, launch
 OUT = Path("reports") / "latest"
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help=__doc__, pretty_exceptions_enable=False)
 golden_app = typer.Typer(no_args_is_help=True, help="Golden data: `train` the checkpoints, `make` HF's outputs on them, `verify` both.")
-app.add_typer(golden_app, name="golden")
 
 Backends = Annotated[list[str] | None, typer.Option("--backend", metavar="NAME", help="NAME[:VARIANT] or MODULE:FACTORY; repeatable.")]
 Checkpoints = Annotated[
@@ -176,9 +176,16 @@ def _readable_errors() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
+@cache
+def application() -> typer.Typer:
+    """The commands with their subcommands."""
+    app.add_typer(golden_app, name="golden")
+    return app
+
+
 def main() -> None:
     """Console script."""
-    app()
+    application()()
 
 
 if __name__ == "__main__":

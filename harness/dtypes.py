@@ -1,4 +1,4 @@
-"""Rounding to the candidates' dtypes on the host, and what one rounding costs."""
+"""Rounding to the candidates' dtypes on the host."""
 
 from __future__ import annotations
 
@@ -16,8 +16,3 @@ def numpy_dtype(dtype: str) -> np.dtype:
 def round_to(x: np.ndarray, dtype: str) -> np.ndarray:
     """float32 values that are exactly representable in `dtype` (round to nearest even)."""
     return x.astype(numpy_dtype(dtype)).astype(np.float32)
-
-
-def unit_roundoff(dtype: str) -> float:
-    """u = eps / 2: the largest relative error of one rounding (Higham 2002, section 2.1). bfloat16: 2**-8."""
-    return float(ml_dtypes.finfo(numpy_dtype(dtype)).eps) / 2

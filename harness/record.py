@@ -31,6 +31,7 @@ from typing import Any
 SCHEMA = 1
 CHECK_STATUSES = ("PASS", "FAIL", "INCONCLUSIVE", "UNSUPPORTED", "UNAVAILABLE", "CRASHED", "TIMEOUT", "KNOWN")
 BENCH_STATUSES = ("PASS", "FAIL", "VOID", "UNSUPPORTED", "UNAVAILABLE", "CRASHED", "TIMEOUT", "KNOWN")
+FAILING = ("FAIL", "CRASHED", "TIMEOUT", "VOID")  # exit code 1
 REQUIRED = {
     "run": ("run_id",),
     "plan": ("items",),

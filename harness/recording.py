@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from harness.record import Recorder, new_run_directory
+from harness.record import FAILING, Recorder, new_run_directory
 
 VERDICT: pytest.StashKey[Any] = pytest.StashKey()
 BENCH: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 _STATE: pytest.StashKey[_State] = pytest.StashKey()
 _RUN_DIRECTORY = pytest.StashKey[Path]()
-FAILING = ("FAIL", "CRASHED", "TIMEOUT", "VOID")
 
 
 class _State:
@@ -55,8 +54,9 @@ def _identity(item: pytest.Item) -> dict[str, Any]:
     params = getattr(item, "callspec", None)
     backend, case, dtype = params.params["subject"] if params and "subject" in params.params else ("", None, "")
     check = clause.args[0] if clause else f"BENCH-{workload.args[0]}" if workload else item.name
+    title = clause.args[1] if clause else ""
     node = "::".join([item.path.name, *item.nodeid.split("::")[1:]])
-    return {"node": node, "check": check, "backend": backend, "case": case.name if case else "", "dtype": dtype}
+    return {"node": node, "check": check, "title": title, "backend": backend, "case": case.name if case else "", "dtype": dtype}
 
 
 def conclude(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> pytest.TestReport:
@@ -117,9 +117,9 @@ def _write(item: pytest.Item, recorder: Recorder, status: str, reason: str, dura
     clause = item.get_closest_marker("clause")
     if clause:
         measured = item.stash[VERDICT].to_record() if VERDICT in item.stash else {"metrics": [], "evidence": {}}
-        recorder.write("check", **identity, title=clause.args[1], **about, **measured)
+        recorder.write("check", **identity, **about, **measured)
     else:
-        identity["workload"] = identity.pop("check").removeprefix("BENCH-")
+        identity |= {"workload": identity.pop("check").removeprefix("BENCH-")}
         recorder.write("bench", **(identity | about | item.stash.get(BENCH, {}) | {"status": status, "reason": reason}))
 
 
@@ -129,7 +129,7 @@ def _execution(name: str) -> dict[str, Any]:
     try:
         capabilities = backend(name).capabilities()
     except Exception as error:  # a backend may crash anywhere; its record is written all the same
-        return {"execution": "cpu", "execution_note": f"capabilities() raised {type(error).__name__}"}
+        return {"execution": "", "execution_note": f"capabilities() raised {type(error).__name__}"}
     return {"execution": capabilities.execution, "execution_note": capabilities.execution_note}
 
 

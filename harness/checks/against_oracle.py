@@ -43,18 +43,18 @@ def logit_metrics(observed_SV: np.ndarray, expected_SV: np.ndarray, subject: Sub
     bound = bounds.logits(subject.dtype, subject.config.num_hidden_layers)
     return [
         Metric("logit_error", relative_rms(observed_SV, expected_SV), bound),
-        Metric("worst_position_error", worst_row(observed_SV, expected_SV), bounds.WORST_ROW_FACTOR * bound),
+        Metric("worst_position_error", worst_row(observed_SV, expected_SV), bounds.WORST_POSITION * bound),
     ]
 
 
 def judge_routing_inside(subject: Subject, verdict: Verdict, trace: Trace) -> None:
     """Every selection inside the model against the pinned oracle's router logits. The allowance covers the rounding that hidden states
-    carry when they reach the router, in units of the logits' RMS per layer."""
+    carry when they reach the router: twice the RMS error allowed, since single tokens are off by more."""
     expected = pinned_run(subject, trace, subject.case.oracle)
     assert trace.ids_LSK is not None
     allowed = bounds.router(subject.dtype, subject.config.num_hidden_layers)
     for layer, logits_SE in enumerate(expected.router_logits_LSE):
-        delta = allowed * float(np.sqrt(np.mean(logits_SE**2)))
+        delta = 2 * allowed * float(np.sqrt(np.mean(logits_SE**2)))
         certificate = certify(logits_SE, trace.ids_LSK[layer], delta)
         verdict.judge(Metric("uncertified_selections", certificate.uncertified, 0), about=f"MoE layer {layer}")
         verdict.saw(tokens=len(logits_SE), flips_excused=certificate.excused, experts_hit=len(np.unique(trace.ids_LSK[layer])))

@@ -64,6 +64,6 @@ def block_metrics(observed_TD: np.ndarray, expected_TD: np.ndarray, ids_TK: np.n
     worst_expert = max(relative_rms(observed_TD[pool], expected_TD[pool]) for pool in pools.values())
     return [
         Metric("block_error", relative_rms(observed_TD, expected_TD), bound),
-        Metric("worst_expert_error", worst_expert, 2 * bound),
-        Metric("worst_token_error", worst_row(observed_TD, expected_TD), bounds.WORST_ROW_FACTOR * bound),
+        Metric("worst_expert_error", worst_expert, bounds.WORST_EXPERT * bound),
+        Metric("worst_token_error", worst_row(observed_TD, expected_TD), bounds.WORST_TOKEN * bound),
     ]

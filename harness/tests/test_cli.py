@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cases import golden_cases
-from harness.cli import app
+from harness.cli import application
 from harness.record import read_run
 
 HONEST = "harness.faults.catalogue:backend"
@@ -27,7 +27,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(*arguments: str | Path) -> tuple[int, str]:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(application(), [str(argument) for argument in arguments])
     return result.exit_code, result.output
 
 

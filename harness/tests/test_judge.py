@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.dtypes import numpy_dtype, round_to
 from harness.judge import routing
+from harness.judge.bounds import UNIT_ROUNDOFF
 from harness.judge.certificate import certify, rounding_allowance
 from harness.judge.distance import kl_divergence, relative_rms, top1_disagreement, worst_row
 from harness.judge.metric import Metric
@@ -53,12 +56,10 @@ def test_the_oracles_own_selection_is_always_certified(seed: int, top_k: int) ->
 
 
 def test_allowance_bounds_bfloat16_rounding_of_products() -> None:
-    from harness.dtypes import round_to, unit_roundoff
-
     rng = np.random.default_rng(0)
     x_TD, w_ED = (round_to(rng.standard_normal(shape).astype(np.float32), "bfloat16") for shape in ((64, 96), (8, 96)))
     exact = x_TD.astype(np.float64) @ w_ED.T
-    delta_TE = rounding_allowance(x_TD, w_ED, unit_roundoff("bfloat16"))
+    delta_TE = rounding_allowance(x_TD, w_ED, UNIT_ROUNDOFF["bfloat16"])
     assert np.all(np.abs(round_to(exact.astype(np.float32), "bfloat16") - exact) <= delta_TE)
 
 
@@ -117,3 +118,7 @@ def test_verdict_without_enough_evidence_is_inconclusive() -> None:
         verdict.require(tokens=64)
     verdict.saw(tokens=61)
     verdict.require(tokens=64)
+
+
+def test_unit_roundoffs_are_half_the_machine_epsilons() -> None:
+    assert {name: float(ml_dtypes.finfo(numpy_dtype(name)).eps) / 2 for name in UNIT_ROUNDOFF} == UNIT_ROUNDOFF

@@ -12,6 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 from implementations.hf import inputs
 from implementations.hf.generation import generate
 from implementations.hf.inputs import Chunk, Slots
+from implementations.hf.memory import check_gather
 from implementations.hf.routing import RouterTap, moe_blocks
 from implementations.interface import (
     GenerationSpec,
@@ -76,6 +77,7 @@ class HFModel:
 
     def moe_block(self, layer: int, x_TD: np.ndarray, pinned: PinnedRouting | None = None) -> np.ndarray:
         block, x_1TD = self._block(layer), self._hidden(x_TD)[None]
+        check_gather(self._module, self._config, len(x_TD))
         with torch.inference_mode(), ExitStack() as stack:
             if pinned is not None:
                 pinned = inputs.check_pinned(pinned, 1, self._config.routing, np.ones(len(x_TD), dtype=bool))
@@ -97,6 +99,7 @@ class HFModel:
         inputs.check_room(self._slots, chunk, self._spec.max_batch, self._spec.max_length)
         slots = self._slots.append(chunk)
         inputs.check_window(slots, chunk, self._config.sliding_window)
+        check_gather(self._module, self._config, chunk.ids_BS.size)
         tap = self._tap(request, chunk)
         try:
             with torch.inference_mode(), ExitStack() as stack:

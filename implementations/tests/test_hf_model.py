@@ -252,3 +252,14 @@ def test_cuda_agrees_with_cpu(tmp_path: Path, family: str, name: str):
         for a, b in zip(got, expected):
             assert_same_maths(a.logits_BSV, b.logits_BSV, config)
         cpu.reset(), cuda.reset()
+
+
+def test_batched_mm_refuses_what_would_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from implementations.hf import memory
+
+    model, config = load(tmp_path, name="hf:batched_mm")
+    x_TD = np.zeros((3, config.hidden_size), np.float32)
+    assert model.moe_block(0, x_TD).shape == x_TD.shape
+    monkeypatch.setattr(memory, "_free_bytes", lambda device: 1000)
+    with pytest.raises(Unsupported, match="3 tokens"):
+        model.moe_block(0, x_TD)

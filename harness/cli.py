@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from harness.launch import RUNS, Launch, launch
+from harness.synthetic import FLAT, PEAKED
 
 OUT = Path("reports") / "latest"
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help=__doc__, pretty_exceptions_enable=False)
@@ -150,6 +151,22 @@ def golden_verify(
     except data.GoldenError as error:
         typer.echo(f"golden data differ: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+@golden_app.command("synthesize")
+def golden_synthesize(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A config.json, an HF directory or a known model's name.")],
+    dst: Annotated[Path, typer.Argument(metavar="DST", help="New or empty directory to write.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bits.")] = 0,
+    router_scale: Annotated[float, typer.Option(help=f"Spread of the router logits: flat is {FLAT}, peaked {PEAKED}.")] = 1.0,
+) -> None:
+    """Write a random HF checkpoint of any size, tensor by tensor: for shapes and speed, where trained weights do not matter."""
+    from harness.listing import read_model
+    from harness.synthetic import synthesize
+
+    with _readable_errors():
+        synthesize(read_model(config), dst, seed, router_scale)
+        typer.echo(f"{dst}: written")
 
 
 def _finish(runs: list[Path], out: Path) -> None:

@@ -33,7 +33,7 @@ def _backend_row(name: str) -> list[str]:
 
 def describe_model(what: str) -> None:
     """Family, parameters and routing of a config.json, an HF directory or a known model. Raises CheckpointError, FileNotFoundError."""
-    config = _config(what)
+    config = read_model(what)
     total, active = parameter_counts(config)
     routing = config.routing
     table = Table(box=None, show_header=False)
@@ -54,7 +54,8 @@ def describe_model(what: str) -> None:
     Console().print(table)
 
 
-def _config(what: str) -> ModelConfig:
+def read_model(what: str) -> ModelConfig:
+    """The config of a known model's name, an HF directory or a config.json. Raises CheckpointError, FileNotFoundError."""
     public = {name: raw for family in families.families().values() for name, raw in family.public.items()}
     if what in public:
         return parse_config(public[what], what)[1]

@@ -68,12 +68,18 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --benchmark our checks are left out, without it our benchmarks."""
+    """With --benchmark our checks are left out, without it our benchmarks; and what has no subject: golden checks on a user's checkpoint."""
     unwanted = CHECKS if option(config, "benchmark") else BENCH
-    left_out = [item for item in items if item.path.is_relative_to(unwanted)]
+    left_out = {item for item in items if item.path.is_relative_to(unwanted) or (_is_own(item.path) and not _has_subject(item))}
     if left_out:
-        items[:] = [item for item in items if not item.path.is_relative_to(unwanted)]
-        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=list(left_out))
+
+
+def _has_subject(item: pytest.Item) -> bool:
+    """pytest makes one placeholder item of an empty parameter list."""
+    params = getattr(item, "callspec", None)
+    return params is not None and isinstance(params.params.get("subject"), tuple)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -89,7 +89,14 @@ def _classify(item: pytest.Item, call: pytest.CallInfo[None]) -> tuple[str, str]
         return _classify_clean(item)
     error = call.excinfo.value
     reason = str(error).strip() or type(error).__name__
-    kinds = ((Unsupported, "UNSUPPORTED"), (Unavailable, "UNAVAILABLE"), (Inconclusive, "INCONCLUSIVE"), (AssertionError, "FAIL"))
+    skipped = pytest.skip.Exception  # by pytest-benchmark's --benchmark-skip
+    kinds = (
+        (Unsupported, "UNSUPPORTED"),
+        (skipped, "UNSUPPORTED"),
+        (Unavailable, "UNAVAILABLE"),
+        (Inconclusive, "INCONCLUSIVE"),
+        (AssertionError, "FAIL"),
+    )
     for kind, status in kinds:
         if isinstance(error, kind):
             return status, _with_notes(reason, error)

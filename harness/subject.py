@@ -75,6 +75,11 @@ class Subject:
     def config(self) -> ModelConfig:
         return self.case.config
 
+    @property
+    def depth(self) -> tuple[int, bool]:
+        """What the bounds of whole-model errors depend on: layers, and whether the case is one they were measured on."""
+        return self.config.num_hidden_layers, self.case.golden is not None
+
     def needs(self, *features: str) -> None:
         """Raises Unsupported unless every feature, the family and the dtype are declared."""
         missing = [f for f in features if f not in self.capabilities.features]

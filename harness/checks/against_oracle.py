@@ -40,7 +40,7 @@ def pinned_run(subject: Subject, trace: Trace, oracle: Oracle) -> OracleOutput:
 
 def logit_metrics(observed_SV: np.ndarray, expected_SV: np.ndarray, subject: Subject) -> list[Metric]:
     """Relative RMS over all positions, and of the worst position."""
-    bound = bounds.logits(subject.dtype, subject.config.num_hidden_layers)
+    bound = bounds.logits(subject.dtype, *subject.depth)
     return [
         Metric("logit_error", relative_rms(observed_SV, expected_SV), bound),
         Metric("worst_position_error", worst_row(observed_SV, expected_SV), bounds.WORST_POSITION * bound),
@@ -52,7 +52,7 @@ def judge_routing_inside(subject: Subject, verdict: Verdict, trace: Trace) -> No
     carry when they reach the router: twice the RMS error allowed, since single tokens are off by more."""
     expected = pinned_run(subject, trace, subject.case.oracle)
     assert trace.ids_LSK is not None
-    allowed = bounds.router(subject.dtype, subject.config.num_hidden_layers)
+    allowed = bounds.router(subject.dtype, *subject.depth)
     for layer, logits_SE in enumerate(expected.router_logits_LSE):
         delta = 2 * allowed * float(np.sqrt(np.mean(logits_SE**2)))
         certificate = certify(logits_SE, trace.ids_LSK[layer], delta)

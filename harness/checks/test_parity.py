@@ -45,7 +45,7 @@ def test_distributions_stay_close(subject: Subject, verdict: Verdict) -> None:
     reference = np.concatenate([_reference(subject, b) for b in range(len(subject.case.prompts_BS))])
     divergence = kl_divergence(reference, observed)
     verdict.judge(
-        Metric("mean_kl_nats", float(divergence.mean()), bounds.kl(subject.dtype, subject.config.num_hidden_layers)),
+        Metric("mean_kl_nats", float(divergence.mean()), bounds.kl(subject.dtype, *subject.depth)),
         Metric("max_kl_nats", float(divergence.max())),
         Metric("top1_disagreement", top1_disagreement(reference, observed)),
     )

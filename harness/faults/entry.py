@@ -1,0 +1,73 @@
+"""One line of the catalogue: a fault with the checks it must die by, or an honest variant that no check may fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.faults.seams import Seams
+from implementations.interface import DTYPES, ModelConfig
+
+GITHUB = "https://github.com"
+Change = Callable[[Seams], Seams]
+Needs = Callable[[ModelConfig], ModelConfig]
+
+
+def any_config(config: ModelConfig) -> ModelConfig:
+    return config
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`what`: the mistake and how it shows. `url`: the public bug it re-creates, None for a classic mistake. `seams`: honest seams to
+    faulty ones, called once per backend. `dies_by`: ids of checks, each of which must fail on it where it shows: in `dtypes`, in configs
+    of `families` with `needs(config) == config` (else `needs` gives the nearest such config), on inputs as `trigger` says (empty: any)."""
+
+    id: str
+    what: str
+    url: str | None
+    seams: Change
+    dies_by: tuple[str, ...]
+    dtypes: tuple[str, ...] = DTYPES
+    families: tuple[str, ...] = ("mixtral", "qwen3_moe")
+    needs: Needs = any_config
+    trigger: str = ""
+
+    def shows_in(self, config: ModelConfig) -> bool:
+        return config.family in self.families and self.needs(config) == config
+
+
+@dataclass(frozen=True)
+class Honest:
+    """A variant that differs by rounding at most, or not at all. `url`: where somebody took it for a bug, or does it this way."""
+
+    id: str
+    what: str
+    url: str | None
+    seams: Change
+
+
+def change(**functions: Any) -> Change:
+    """Replaces the named seams."""
+    return lambda seams: replace(seams, **functions)
+
+
+def setting(**changes: Any) -> Needs:
+    """The config with these fields."""
+    return lambda config: replace(config, **changes)
+
+
+def routing(**changes: Any) -> Needs:
+    """The config with these RoutingSpec fields; `top_k="E"`: every expert."""
+
+    def apply(config: ModelConfig) -> ModelConfig:
+        values: dict[str, Any] = {name: config.routing.num_experts if value == "E" else value for name, value in changes.items()}
+        return replace(config, routing=replace(config.routing, **values))
+
+    return apply
+
+
+def where(holds: Callable[[ModelConfig], bool], otherwise: Needs) -> Needs:
+    """The config itself where `holds`, else `otherwise` of it."""
+    return lambda config: config if holds(config) else otherwise(config)

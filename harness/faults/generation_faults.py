@@ -1,0 +1,51 @@
+"""Faults of generation: which token comes next, and where a row ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from harness.faults import sampling
+from harness.faults.entry import GITHUB, Fault, change
+from harness.faults.numerics import Array
+from implementations.interface import GenerationSpec, ModelConfig
+
+
+def stop_at_first_eos(config: ModelConfig, spec: GenerationSpec) -> frozenset[int]:
+    return frozenset((config.eos_token_ids if spec.eos_token_ids is None else spec.eos_token_ids)[:1])
+
+
+def stop_at_eos_in_prompt(ids_B: Array, history: Sequence[list[int]], stop: frozenset[int], before_B: Array) -> Array:
+    return before_B | np.array([bool(stop & set(row)) for row in history])
+
+
+def stop_with_first_row(ids_B: Array, history: Sequence[list[int]], stop: frozenset[int], before_B: Array) -> Array:
+    return np.full(len(ids_B), sampling.ended(ids_B, history, stop, before_B).any())
+
+
+def never_cold(logits_BV: Array, history: Sequence[list[int]], spec: GenerationSpec, rng: np.random.Generator) -> Array:
+    return sampling.sample(logits_BV, history, replace(spec, temperature=spec.temperature or 1.0), rng)
+
+
+def penalize_repetition(logits_BV: Array, history: Sequence[list[int]], spec: GenerationSpec, rng: np.random.Generator) -> Array:
+    changed_BV = logits_BV.copy()
+    for row, ids in enumerate(history):
+        seen = np.unique(ids)
+        changed_BV[row, seen] = np.where(changed_BV[row, seen] > 0, changed_BV[row, seen] / 1.2, changed_BV[row, seen] * 1.2)
+    return sampling.sample(changed_BV, history, spec, rng)
+
+
+FAULTS: tuple[Fault, ...] = (
+    Fault("temperature-0-is-falsy", "`temperature or 1.0`: greedy decoding samples.", None, change(sample=never_cold), ("GEN-01",)),
+    Fault("repetition-penalty-by-default", "A repetition penalty of 1.2 (Keskar et al. 2019) that nobody asked for.",
+          None, change(sample=penalize_repetition), ("GEN-01",), trigger="a continuation that repeats a token by a small lead"),
+    Fault("mlxvlm-2112-eos-replace", "Of several EOS ids only the first stops a row.",
+          f"{GITHUB}/Blaizzy/mlx-vlm/pull/2112", change(stop_ids=stop_at_first_eos), ("GEN-02",),
+          trigger="two EOS ids, the second one generated"),
+    Fault("eos-in-prompt-stops", "The stop test looks at the prompt too.",
+          None, change(ended=stop_at_eos_in_prompt), ("GEN-02",), trigger="a prompt that holds an EOS id"),
+    Fault("batch-stops-with-first-row", "The first row that ends stops the others.",
+          None, change(ended=stop_with_first_row), ("GEN-02",), trigger="two rows that end at different steps"),
+)  # fmt: skip

@@ -1,0 +1,116 @@
+"""The decoder of the subject: embedding, layers over the cache, final norm and head. Written over the seams; no state of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.faults.attention import KeyView, Tables
+from harness.faults.cache import Cache
+from harness.faults.experts import ExpertJob
+from harness.faults.numerics import Array, Rounding, rms_norm
+from harness.faults.routing import Routes, route
+from harness.faults.seams import Seams
+from implementations.interface import ModelConfig, PinnedRouting
+
+
+@dataclass(frozen=True)
+class Step:
+    """The tokens of one call. Pads hold a legal id and are False in `valid_BS`."""
+
+    ids_BS: Array
+    valid_BS: Array
+    positions_BS: Array
+    decoding: bool
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model's float32 copies of its weights, each a value of `rounding.dtype`, by canonical name. The head is the embedding when tied."""
+
+    config: ModelConfig
+    tensors: dict[str, Array]
+    rounding: Rounding
+    seams: Seams
+
+    def forward(self, step: Step, cache: Cache, pinned: PinnedRouting | None) -> tuple[Array, list[Routes]]:
+        """(hidden_BSD before the final norm, routing of each MoE layer). Appends to the cache."""
+        cache.reserve(step.positions_BS, step.valid_BS)
+        tables = self.seams.rope_tables(step.positions_BS, self.config, self.rounding)
+        hidden_BSD, records = self.tensors["embed.weight"][step.ids_BS], []
+        for layer in range(self.config.num_hidden_layers):
+            hidden_BSD = self.rounding(
+                hidden_BSD + self._attention(layer, self._norm(layer, "attention_norm", hidden_BSD), step, tables, cache)
+            )
+            update_BSD, routes = self._feed_forward(layer, hidden_BSD, step, pinned)
+            hidden_BSD = self.rounding(hidden_BSD + update_BSD)
+            records += [routes] if routes else []
+        return hidden_BSD, records
+
+    def logits(self, hidden: Array) -> Array:
+        """Final norm and head of hidden states (..., D), float32."""
+        normed = self.seams.final_norm(hidden, self.tensors["norm.weight"], self.config.rms_norm_eps, self.rounding)
+        tied = self.config.tie_word_embeddings and "lm_head.weight" not in self.tensors
+        return self.seams.linear(normed, self.tensors["embed.weight" if tied else "lm_head.weight"], None, self.rounding)
+
+    def route(self, moe_layer: int, x_TD: Array, pinned: PinnedRouting | None = None) -> Routes:
+        """`pinned` has L = 1."""
+        router_ED = self._tensor(self.config.moe_layers[moe_layer], "moe.router.weight")
+        return route(x_TD, router_ED, self.config, self.rounding, self.seams, pinned)
+
+    def moe_block(self, moe_layer: int, x_TD: Array, routes: Routes, valid_T: Array) -> Array:
+        """y_TD of the experts under `routes`, without the residual."""
+        layer = self.config.moe_layers[moe_layer]
+        weights = (self._tensor(layer, "moe.gate_up.weight"), self._tensor(layer, "moe.down.weight"))
+        job = ExpertJob(x_TD, routes.ids_TK, routes.weights_TK, valid_T, *weights, self.rounding)
+        return self.seams.combine(self.seams.run_experts(job, self.seams), routes.weights_TK, routes.ids_TK, self.rounding)
+
+    def _feed_forward(self, layer: int, hidden_BSD: Array, step: Step, pinned: PinnedRouting | None) -> tuple[Array, Routes | None]:
+        normed_BSD = self._norm(layer, "ffn_norm", hidden_BSD)
+        if layer not in self.config.moe_layers:
+            gate_up, down = self._tensor(layer, "mlp.gate_up.weight"), self._tensor(layer, "mlp.down.weight")
+            return self.seams.dense_mlp(normed_BSD, gate_up, down, self.rounding, self.seams), None
+        index, D = self.config.moe_layers.index(layer), self.config.hidden_size
+        x_TD = normed_BSD.reshape(-1, D)
+        router_x_TD = self.seams.router_input(x_TD, hidden_BSD.reshape(-1, D))
+        routes = self.route(self.seams.router_layer(index, len(self.config.moe_layers)), router_x_TD, _pinned_layer(pinned, index))
+        return self.moe_block(index, x_TD, routes, step.valid_BS.ravel()).reshape(hidden_BSD.shape), routes
+
+    def _attention(self, layer: int, x_BSD: Array, step: Step, tables: Tables, cache: Cache) -> Array:
+        seams, config = self.seams, self.config
+        q, k, v = (self._project(layer, part, x_BSD) for part in "qkv")
+        heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+        q, k, v = (x.reshape(*x.shape[:2], n, config.head_dim) for x, n in zip((q, k, v), heads, strict=True))
+        q, k = (
+            seams.position_heads(
+                x, self.tensors.get(f"layers.{layer}.attention.{part}_norm.weight"), config.rms_norm_eps, tables, self.rounding, seams
+            )
+            for x, part in ((q, "q"), (k, "k"))
+        )
+        seams.append(cache, layer, k.swapaxes(1, 2), v.swapaxes(1, 2))
+        context_BHQP = self._attend(layer, q.swapaxes(1, 2), step, cache)
+        return self._project(layer, "o", context_BHQP.swapaxes(1, 2).reshape(*x_BSD.shape[:2], -1))
+
+    def _attend(self, layer: int, q_BHQP: Array, step: Step, cache: Cache) -> Array:
+        seams, config, M = self.seams, self.config, cache.used
+        view = KeyView(step.positions_BS, cache.position_BM[:, :M], cache.valid_BM[:, :M], config.sliding_window, step.decoding)
+        groups = config.num_attention_heads // config.num_key_value_heads
+        keys, values = (seams.repeat_kv(x[layer][:, :, :M], groups) for x in (cache.keys, cache.values))
+        return seams.attend(q_BHQP, keys, values, seams.visible_keys(view), seams.attention_scale(config), self.rounding)
+
+    def _project(self, layer: int, part: str, x: Array) -> Array:
+        weight, bias = self._tensor(layer, f"attention.{part}.weight"), self.tensors.get(f"layers.{layer}.attention.{part}.bias")
+        return self.seams.linear(x, weight, bias, self.rounding)
+
+    def _norm(self, layer: int, name: str, x: Array) -> Array:
+        return rms_norm(x, self._tensor(layer, f"{name}.weight"), self.config.rms_norm_eps, self.rounding)
+
+    def _tensor(self, layer: int, name: str) -> Array:
+        return self.tensors[f"layers.{layer}.{name}"]
+
+
+def _pinned_layer(pinned: PinnedRouting | None, index: int) -> PinnedRouting | None:
+    """One layer's share, L = 1."""
+    if pinned is None:
+        return None
+    weights = pinned.topk_weights_LTK
+    return PinnedRouting(pinned.topk_ids_LTK[index : index + 1], None if weights is None else weights[index : index + 1])

@@ -1,0 +1,75 @@
+"""The subject's own directory: canonical tensors under their canonical names in safetensors, config.json and the like as they came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from harness.faults.numerics import Array, Rounding
+from harness.faults.seams import Seams
+from implementations.checkpoint import CONFIG, Checkpoint
+from implementations.checkpoint_writer import convert, copy_beside, new_directory, write_json, write_tensors
+from implementations.families.family import Family
+from implementations.interface import CheckpointError, ModelConfig
+from implementations.weights import Placement, identity_layout
+
+MARKER, FORMAT = "FORMAT", "canonical-1\n"
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def own_layout(family: Family, config: ModelConfig, stored_head: bool) -> list[Placement]:
+    return identity_layout(config, stored_head)
+
+
+def is_own(path: str) -> bool:
+    """Whether `from_hf` wrote it. Raises CheckpointError for another version of the format."""
+    marker = Path(path) / MARKER
+    if marker.is_file() and marker.read_text("utf-8") != FORMAT:
+        raise CheckpointError(marker, f"format {marker.read_text('utf-8').strip()!r}; {FORMAT.strip()} is supported")
+    return marker.is_file()
+
+
+def from_hf(src: str, dst: str, seams: Seams) -> None:
+    with Checkpoint(src) as source, new_directory(dst) as scratch:
+        copy_beside(source.path, scratch)
+        write_json(scratch / CONFIG, seams.pack_config(source.raw_config))
+        layout = identity_layout(source.config, source.stored_head and seams.stored_head(source.config, True))
+        write_tensors(scratch, _sizes(layout, source.config), lambda name: seams.pack(name, source.tensor(name), source.config))
+        (scratch / MARKER).write_text(FORMAT, encoding="utf-8")
+
+
+def to_hf(src: str, dst: str, seams: Seams) -> None:
+    if not is_own(src):
+        raise CheckpointError(src, "not a directory that from_hf wrote")
+    with Checkpoint(src, own_layout) as source:
+        layout = {p.source: p for p in source.family.layout(source.config, source.stored_head)}
+        convert(source, dst, (_sizes(list(layout.values()), source.config), _region_reader(layout, source, seams)))
+
+
+def _sizes(layout: list[Placement], config: ModelConfig) -> dict[str, int]:
+    return {p.source: int(np.prod(p.shape)) * ITEMSIZE[config.dtype] for p in layout}
+
+
+def _region_reader(layout: dict[str, Placement], source: Checkpoint, seams: Seams) -> Callable[[str], Array]:
+    """Reads one HF tensor; keeps the last canonical tensor, since the experts of a layer are cut out of one."""
+    kept: dict[str, Array] = {}
+
+    def read(name: str) -> Array:
+        placement = layout[name]
+        if placement.name not in kept:
+            kept.clear()
+            kept[placement.name] = seams.unpack(placement.name, source.tensor(placement.name), source.config)
+        return np.ascontiguousarray(kept[placement.name][placement.region]).reshape(placement.shape)
+
+    return read
+
+
+def load(path: str, rounding: Rounding, seams: Seams) -> tuple[ModelConfig, dict[str, Array]]:
+    """(config, float32 tensors by canonical name, rounded to the load dtype) of an own or an HF directory. A tied head is left out."""
+    own = is_own(path)
+    with Checkpoint(path, own_layout) if own else Checkpoint(path) as source:
+        names = [name for name in source.names() if not (name == "lm_head.weight" and source.config.tie_word_embeddings)]
+        tensors = {name: rounding(np.ascontiguousarray(source.tensor(name), dtype=np.float32)) for name in names}
+        return source.config, seams.loaded(tensors, source.config, own)

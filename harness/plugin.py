@@ -68,7 +68,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --benchmark our checks are left out, without it our benchmarks; and what has no subject: golden checks on a user's checkpoint."""
+    """With --benchmark our checks are left out, without it our benchmarks; and what has no subject: golden checks on a user's own."""
     unwanted = CHECKS if option(config, "benchmark") else BENCH
     left_out = {item for item in items if item.path.is_relative_to(unwanted) or (_is_own(item.path) and not _has_subject(item))}
     if left_out:

@@ -1,0 +1,90 @@
+"""The native backend as the registry sees it. Importing this module does not import torch.
+
+Reading order: loading (checkpoint -> network), network, attention, router, experts, linear; then model (the contract), batch, cache,
+generation.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Tuple
+
+import numpy as np
+
+from implementations import families
+from implementations.checkpoint import Checkpoint
+from implementations.checkpoint_writer import convert
+from implementations.interface import DTYPES, Backend, Capabilities, LoadSpec, Model, Unsupported
+from implementations.native.layout import native_layout
+from implementations.weights import scatter
+
+FEATURES = ("prefill", "decode", "reset", "chunked_prefill", "left_padding", "right_padding", "pinned", "probe", "routing", "generate")
+
+
+def backend(variant: str | None = None) -> Backend:
+    """The entry point of the registry. Raises ValueError for any variant: there is one native backend."""
+    if variant is not None:
+        raise ValueError(f"backend 'native' has no variants, got {variant!r}")
+    return NativeBackend()
+
+
+class NativeBackend:
+    """A factory of native models. See `implementations.interface.Backend`."""
+
+    name = "native"
+
+    def capabilities(self) -> Capabilities:
+        """Decided by importing torch, here and not before. The CUDA path is written but has not yet been run on hardware."""
+        device, reason = _torch_device()
+        return Capabilities(
+            features=FEATURES,
+            families=tuple(sorted(families.families())),
+            dtypes=DTYPES,
+            execution="device" if device == "cuda" else "cpu",
+            execution_note="CUDA found; LoadSpec.device chooses between cpu and cuda" if device == "cuda" else "",
+            reads_hf=True,
+            unavailable=reason,
+        )
+
+    def from_hf(self, src: str, dst: str) -> None:
+        """Per-expert HF tensors -> canonical stacked tensors, under their canonical names; everything else is copied as it is."""
+        with Checkpoint(src) as source:
+            sizes = {name: _bytes(source.shape(name), source.config.dtype) for name in source.names()}
+            convert(source, dst, (sizes, source.tensor))
+
+    def to_hf(self, src: str, dst: str) -> None:
+        """The inverse of `from_hf`, bit for bit."""
+        with Checkpoint(src, native_layout) as source:
+            placements = {p.source: p for p in source.family.layout(source.config, source.stored_head)}
+            sizes = {name: _bytes(p.shape, source.config.dtype) for name, p in placements.items()}
+            canonical = lru_cache(maxsize=1)(source.tensor)  # the layout goes canonical tensor by canonical tensor
+
+            def read(name: str) -> np.ndarray:
+                placement = placements[name]
+                return next(array for _, array in scatter([placement], {placement.name: canonical(placement.name)}))
+
+            convert(source, dst, (sizes, read))
+
+    def load(self, path: str, spec: LoadSpec) -> Model:
+        """Loads a native or an HF directory. CheckpointError as the contract says; InvalidInput for a bad spec, Unsupported without torch
+        or the device."""
+        _, reason = _torch_device()
+        if reason is not None:
+            raise Unsupported(reason)
+        from implementations.native.loading import load
+
+        return load(path, spec)
+
+
+def _torch_device() -> Tuple[str, str | None]:
+    """(cuda | cpu, why torch cannot be used or None). Any failing import counts: a broken install raises OSError, not ImportError."""
+    try:
+        import torch
+
+        return ("cuda" if torch.cuda.is_available() else "cpu"), None
+    except Exception as error:  # noqa: BLE001
+        return "cpu", f"torch cannot be imported: {type(error).__name__}: {error}"
+
+
+def _bytes(shape: Tuple[int, ...], dtype: str) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * (4 if dtype == "float32" else 2)

@@ -1,0 +1,159 @@
+"""Checkpoint -> network, streamed: one source tensor at a time goes into its region of one canonical tensor, cast and moved on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from implementations.checkpoint import HEAD, Checkpoint
+from implementations.interface import DTYPES, InvalidInput, LoadSpec, ModelConfig, Unsupported
+from implementations.native.attention import Attention
+from implementations.native.cache import KVCache
+from implementations.native.experts import MLP, Experts, GroupedExperts, LoopExperts, least_rows
+from implementations.native.layout import layout_of
+from implementations.native.linear import Linear, can_pack, linear
+from implementations.native.model import NativeModel
+from implementations.native.network import Layer, MoE, Network
+from implementations.native.norm import RMSNorm
+from implementations.native.rope import Rope
+from implementations.native.router import Router
+
+OPTIONS: Mapping[str, tuple[str, ...]] = {"pack": ("auto", "true", "false"), "experts": ("auto", "loop", "grouped")}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a LoadSpec comes down to. `pack`: oneDNN-packed weights (`linear.py`); `grouped`: one grouped product for all experts."""
+
+    dtype: torch.dtype
+    device: torch.device
+    pack: bool
+    grouped: bool
+
+
+def load(path: str, spec: LoadSpec) -> NativeModel:
+    """Raises CheckpointError, InvalidInput for a spec without sense, Unsupported for a device or option that this machine does not have."""
+    plan = make_plan(spec)
+    with Checkpoint(path, layout_of(path)) as checkpoint:
+        config = checkpoint.config
+        _check_supported(config)
+        network = _Builder(checkpoint, plan).network(spec.max_length)
+    return NativeModel(config, network, KVCache(config, spec.max_batch, spec.max_length, plan.dtype, plan.device))
+
+
+def make_plan(spec: LoadSpec) -> Plan:
+    if spec.dtype not in DTYPES:
+        raise InvalidInput(f"dtype must be one of {', '.join(DTYPES)}, got {spec.dtype!r}")
+    if spec.max_batch < 1 or spec.max_length < 1:
+        raise InvalidInput(f"max_batch and max_length must be at least 1, got {spec.max_batch} and {spec.max_length}")
+    options = _options(spec.options)
+    dtype, device = getattr(torch, spec.dtype), _device(spec.device)
+    # The loop reads only the chosen experts and wins on a CPU; on a GPU it would wait for the host in every layer.
+    grouped = options["experts"] == "grouped" or (options["experts"] == "auto" and device.type == "cuda")
+    packs = options["pack"] != "false" and can_pack(dtype, device)
+    if options["pack"] == "true" and not packs:
+        raise Unsupported(f"oneDNN does not pack {spec.dtype} weights on this {device.type}")
+    return Plan(dtype, device, packs, grouped)
+
+
+def _options(given: Mapping[str, str]) -> Dict[str, str]:
+    for key, value in given.items():
+        if key not in OPTIONS:
+            raise InvalidInput(f"unknown option {key!r}; known: {', '.join(OPTIONS)}")
+        if value not in OPTIONS[key]:
+            raise InvalidInput(f"option {key!r} must be one of {', '.join(OPTIONS[key])}, got {value!r}")
+    return {key: given.get(key, values[0]) for key, values in OPTIONS.items()}
+
+
+def _device(name: str) -> torch.device:
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise Unsupported(f"device must be cpu, cuda or cuda:N, got {name!r}")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise Unsupported(f"no device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices")
+    return torch.device(name)
+
+
+def _check_supported(config: ModelConfig) -> None:
+    routing = config.routing
+    if routing.scoring not in ("softmax", "sigmoid") or routing.scoring_dtype != "float32":
+        raise Unsupported(f"{routing.scoring} scores in {routing.scoring_dtype}")
+
+
+def to_torch(array: np.ndarray) -> Tensor:
+    """Shares memory. NumPy knows bfloat16 through ml_dtypes only, which torch does not take: the bits pass as uint16."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+class _Builder:
+    """Builds the parts of a network out of canonical tensors. At its peak it holds the parts made so far and one canonical tensor."""
+
+    def __init__(self, checkpoint: Checkpoint, plan: Plan):
+        self._checkpoint, self._plan, self._config = checkpoint, plan, checkpoint.config
+
+    def network(self, max_length: int) -> Network:
+        config, plan = self._config, self._plan
+        embed_VD = self._tensor("embed.weight")
+        layers = tuple(self._layer(i) for i in range(config.num_hidden_layers))
+        head = embed_VD if config.tie_word_embeddings else self._tensor(HEAD)
+        rope = Rope(max_length, config.head_dim, config.rope_theta, plan.dtype, plan.device)
+        group = config.num_attention_heads // config.num_key_value_heads
+        return Network(embed_VD, layers, self._norm("norm"), self._linear(head), rope, config.sliding_window, group)
+
+    def _layer(self, i: int) -> Layer:
+        layer = f"layers.{i}"
+        ffn = self._moe(f"{layer}.moe") if i in self._config.moe_layers else self._mlp(f"{layer}.mlp")
+        return Layer(self._norm(f"{layer}.attention_norm"), self._attention(f"{layer}.attention"), self._norm(f"{layer}.ffn_norm"), ffn)
+
+    def _attention(self, name: str) -> Attention:
+        config = self._config
+        H, N = config.num_attention_heads, config.num_key_value_heads
+        qkv, out = (self._fused(name, parts) for parts in (("q", "k", "v"), ("o",)))
+        return Attention(qkv, out, self._qk_norm(name) if config.qk_norm else None, H, N)
+
+    def _fused(self, name: str, parts: tuple[str, ...]) -> Linear:
+        """One linear map whose outputs are those of `parts`, one after the other."""
+        weight = torch.cat([self._tensor(f"{name}.{part}.weight") for part in parts])
+        bias = torch.cat([self._tensor(f"{name}.{part}.bias") for part in parts]) if self._config.attention_bias else None
+        return self._linear(weight, bias)
+
+    def _qk_norm(self, name: str) -> RMSNorm:
+        """q's weight for each query head, k's for each key head: [H + N, P]."""
+        heads = {"q": self._config.num_attention_heads, "k": self._config.num_key_value_heads}
+        weights = [self._tensor(f"{name}.{part}_norm.weight").expand(count, -1) for part, count in heads.items()]
+        return RMSNorm(torch.cat(weights), self._config.rms_norm_eps)
+
+    def _moe(self, name: str) -> MoE:
+        router = Router(self._tensor(f"{name}.router.weight"), self._config.routing)
+        return MoE(router, self._experts(f"{name}.gate_up.weight", f"{name}.down.weight"))
+
+    def _experts(self, gate_up: str, down: str) -> Experts:
+        if self._plan.grouped:
+            return GroupedExperts(self._tensor(gate_up), self._tensor(down))
+        gate_ups = [self._linear(weight) for weight in self._tensor(gate_up)]
+        experts = tuple(MLP(g, self._linear(d)) for g, d in zip(gate_ups, self._tensor(down), strict=True))
+        return LoopExperts(experts, least_rows(self._plan.dtype, self._plan.pack))
+
+    def _mlp(self, name: str) -> MLP:
+        return MLP(self._linear(self._tensor(f"{name}.gate_up.weight")), self._linear(self._tensor(f"{name}.down.weight")))
+
+    def _norm(self, name: str) -> RMSNorm:
+        return RMSNorm(self._tensor(f"{name}.weight"), self._config.rms_norm_eps)
+
+    def _linear(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> Linear:
+        """Packed where the plan says so, which copies: a tied head then exists twice, as rows to look up and as a matrix to multiply by."""
+        return linear(weight_OI, bias_O, packed=self._plan.pack)
+
+    def _tensor(self, name: str) -> Tensor:
+        """A canonical tensor on the device, filled region by region."""
+        checkpoint = self._checkpoint
+        target = torch.empty(checkpoint.shape(name), dtype=self._plan.dtype, device=self._plan.device)
+        for placement in checkpoint.placements(name):
+            target[placement.region].copy_(to_torch(checkpoint.source(placement.source)))
+        return target

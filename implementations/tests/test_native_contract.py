@@ -1,0 +1,372 @@
+"""The native backend keeps the contract of `implementations.interface`; no other library is asked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from implementations.interface import Generate, GenerationSpec, InvalidInput, LoadSpec, PinnedRouting, Probe, Request, Unsupported
+from implementations.native.backend import backend
+from implementations.tests.tiny import tiny_checkpoint
+
+torch = pytest.importorskip("torch")
+
+ALL, LAST = Request(logits="all"), Request()
+DTYPES = ["float32", "bfloat16", "float16"]
+LENGTHS = np.array([9, 4, 1])
+
+
+def ids(B: int = 3, S: int = 9, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(3, 96, (B, S))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tensors this small gain nothing from a second thread, and lose much where the cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    root = tmp_path_factory.mktemp("contract")
+    tiny_checkpoint(root / "mixtral", "mixtral", dtype="bfloat16", sliding_window=6)
+    tiny_checkpoint(root / "qwen3_moe", "qwen3_moe", dtype="bfloat16")
+    return root
+
+
+@pytest.fixture(scope="module", params=[(f, d) for f in ("mixtral", "qwen3_moe") for d in DTYPES], ids="-".join)
+def loaded(request, checkpoints):
+    family, dtype = request.param
+    return backend().load(str(checkpoints / family), LoadSpec(dtype=dtype, max_batch=3, max_length=24))
+
+
+@pytest.fixture
+def model(loaded):
+    loaded.reset()
+    return loaded
+
+
+@pytest.fixture
+def one(checkpoints):
+    return backend().load(str(checkpoints / "mixtral"), LoadSpec(max_batch=2, max_length=12))
+
+
+def states(T: int, D: int = 32) -> np.ndarray:
+    """Small multiples of 1/8: exactly representable in every dtype."""
+    return np.random.default_rng(5).integers(-24, 25, (T, D)).astype(np.float32) / 8
+
+
+def test_importing_does_not_import_torch():
+    code = "import sys, implementations.native.backend as b; b.backend(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_broken_torch_is_a_reason_and_not_a_crash(monkeypatch, checkpoints):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "torch cannot be imported" in (backend().capabilities().unavailable or "")
+    with pytest.raises(Unsupported, match="torch cannot be imported"):
+        backend().load(str(checkpoints / "mixtral"), LoadSpec())
+
+
+def test_no_variants():
+    assert backend().name == "native"
+    with pytest.raises(ValueError, match="no variants"):
+        backend("fast")
+
+
+def test_declared_optional_protocols_are_there(model):
+    assert isinstance(model, Probe) and isinstance(model, Generate)
+    assert backend().capabilities().unavailable is None
+
+
+def test_model_capabilities(one, loaded):
+    seen = one.capabilities()
+    assert (seen.architecture, seen.is_moe, seen.num_experts, seen.experts_per_token) == ("MixtralForCausalLM", True, 6, 2)
+    assert (seen.sliding_window, seen.head_dim_override, seen.is_quantized) == (6, False, False)
+
+
+def test_prefill_after_reset_is_bit_equal(model):
+    first = model.prefill(ids(), np.full(3, 9), ALL).logits_BSV
+    model.decode(ids()[:, 0], LAST)
+    model.reset()
+    assert np.array_equal(first, model.prefill(ids(), np.full(3, 9), ALL).logits_BSV)
+
+
+def test_reset_forgets_longer_rows(model):
+    """Ragged after long: slots past the end of a short row must not remember."""
+    fresh = model.prefill(ids(), LENGTHS, ALL).logits_BSV
+    model.reset()
+    model.prefill(ids(seed=3, S=20), np.full(3, 20), LAST)
+    model.reset()
+    assert np.array_equal(fresh, model.prefill(ids(), LENGTHS, ALL).logits_BSV)
+
+
+def test_last_is_the_last_valid_row_of_all(model):
+    for side in ("right", "left"):
+        model.reset()
+        whole = model.prefill(ids(), LENGTHS, Request("all", padding=side)).logits_BSV
+        model.reset()
+        last = model.prefill(ids(), LENGTHS, Request("last", padding=side)).logits_BSV
+        columns = LENGTHS - 1 if side == "right" else np.full(3, 8)
+        # One row of the head instead of many: float32 kernels may round a different number of rows differently.
+        assert last.shape == (3, 1, 96) and np.allclose(last[:, 0], whole[np.arange(3), columns], rtol=0, atol=1e-5)
+    assert model.decode(ids()[:, 0], Request("none")).logits_BSV is None
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_pad_contents_do_not_matter(model, side):
+    column = np.arange(9)[None]
+    valid = column < LENGTHS[:, None] if side == "right" else column >= 9 - LENGTHS[:, None]
+    outputs = []
+    for poison in (0, 95, -1, 10**9):
+        model.reset()
+        out = model.prefill(np.where(valid, ids(), poison), LENGTHS, Request("all", routing=True, padding=side))
+        assert np.array_equal(out.routing.mask_T, valid.ravel())
+        outputs.append(np.concatenate((out.logits_BSV[valid], model.decode(ids()[:, 0], LAST).logits_BSV[:, 0])))
+    assert all(np.array_equal(outputs[0], other) for other in outputs[1:])
+
+
+def test_sides_agree_bit_for_bit(model):
+    right = model.prefill(ids(), LENGTHS, LAST).logits_BSV
+    after = model.decode(ids()[:, 0], LAST).logits_BSV
+    model.reset()
+    shifted = np.stack([np.roll(row, 9 - n) for row, n in zip(ids(), LENGTHS, strict=True)])
+    left = model.prefill(shifted, LENGTHS, Request(padding="left")).logits_BSV
+    assert close(left, right, model) and close(model.decode(ids()[:, 0], LAST).logits_BSV, after, model)
+
+
+def close(a: np.ndarray, b: np.ndarray, model) -> bool:
+    """Equal but for a different order of the same sums: float32 bound of the parity test, 2^8 and 2^12 coarser in the small dtypes."""
+    dtype = str(model._network.embed_VD.dtype).removeprefix("torch.")
+    u = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+    return float(np.abs(a - b).max()) <= 64 * u * float(np.abs(b).max())
+
+
+def test_own_routing_pinned_is_bit_equal(model):
+    for weights in (False, True):
+        model.reset()
+        free = model.prefill(ids(), LENGTHS, Request("all", routing=True))
+        step = model.decode(ids()[:, 0], Request("all", routing=True))
+        model.reset()
+        pinned = model.prefill(ids(), LENGTHS, Request("all", routing=True, pinned=pin(free.routing, weights)))
+        pinned_step = model.decode(ids()[:, 0], Request("all", pinned=pin(step.routing, weights)))
+        mask_T = free.routing.mask_T
+        assert np.array_equal(free.logits_BSV.reshape(27, -1)[mask_T], pinned.logits_BSV.reshape(27, -1)[mask_T])
+        assert np.array_equal(free.routing.topk_weights_LTK[:, mask_T], pinned.routing.topk_weights_LTK[:, mask_T])
+        assert np.array_equal(step.logits_BSV, pinned_step.logits_BSV)
+
+
+def pin(routing, weights: bool) -> PinnedRouting:
+    """Pads hold nonsense, which must not matter."""
+    chosen = np.where(routing.mask_T[None, :, None], routing.topk_ids_LTK, -7)
+    return PinnedRouting(chosen, routing.topk_weights_LTK if weights else None)
+
+
+def test_other_experts_pinned_change_the_output(model):
+    free = model.prefill(ids(), np.full(3, 9), Request("all", routing=True))
+    model.reset()
+    others = (free.routing.topk_ids_LTK + 1) % model.config.routing.num_experts
+    other = model.prefill(ids(), np.full(3, 9), Request("all", routing=True, pinned=PinnedRouting(others)))
+    assert np.array_equal(other.routing.topk_ids_LTK, others)
+    assert np.abs(other.logits_BSV - free.logits_BSV).max() > 0.1
+
+
+def test_probe_equals_a_plain_loop(model):
+    """route and moe_block against float64 numpy on the loaded weights, one token and one expert at a time."""
+    layer = len(model.config.moe_layers) - 1
+    x = states(7)
+    routing, y = model.route(layer, x), model.moe_block(layer, x)
+    assert routing.topk_ids_LTK.shape == (1, 7, model.config.routing.top_k)
+    top = np.sort(routing.topk_ids_LTK[0], -1)
+    K = model.config.routing.top_k
+    assert np.array_equal(top, np.sort(np.argsort(-routing.router_logits_LTE[0], -1, kind="stable")[:, :K], -1))
+    assert np.array_equal(y, model.moe_block(layer, x, PinnedRouting(routing.topk_ids_LTK)))
+    alone = np.concatenate([model.moe_block(layer, x[t : t + 1]) for t in range(7)])
+    assert close(y, alone, model) and np.abs(y).max() > 0.1
+
+
+def test_probe_takes_no_tokens(model):
+    routing, y = model.route(0, states(0)), model.moe_block(0, states(0))
+    K, E = model.config.routing.top_k, model.config.routing.num_experts
+    assert routing.topk_ids_LTK.shape == (1, 0, K) and routing.router_logits_LTE.shape == (1, 0, E) and y.shape == (0, 32)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 60000.0])
+def test_a_bad_row_stays_alone(model, bad):
+    """Whatever one row holds, the others keep their bits, though the bad row changes how many tokens an expert gets."""
+    x = states(33)
+    spoilt = x.copy()
+    spoilt[8] = bad
+    others = np.arange(33) != 8
+    clean, dirty = model.route(0, x), model.route(0, spoilt)
+    assert np.array_equal(clean.topk_ids_LTK[:, others], dirty.topk_ids_LTK[:, others])
+    assert np.array_equal(clean.topk_weights_LTK[:, others], dirty.topk_weights_LTK[:, others])
+    assert 0 <= dirty.topk_ids_LTK.min() <= dirty.topk_ids_LTK.max() < model.config.routing.num_experts
+    assert np.array_equal(model.moe_block(0, x)[others], model.moe_block(0, spoilt)[others])
+
+
+@pytest.mark.parametrize("pack", ["auto", "false"])
+def test_neighbours_do_not_change_a_block(checkpoints, pack):
+    """The same row among any number of others gets the same bits: the rows an expert sees vary from 1 to 40."""
+    model = backend().load(str(checkpoints / "mixtral"), LoadSpec(options={"pack": pack}))
+    x = np.concatenate((np.repeat(states(1), 20, 0), states(20)))
+    y = model.moe_block(0, x)
+    assert all(np.array_equal(y[:T], model.moe_block(0, x[:T])) for T in range(2, 40))
+
+
+def test_a_model_without_moe_layers(tmp_path):
+    tiny_checkpoint(tmp_path / "dense", "qwen3_moe", moe_layers=())
+    dense = backend().load(str(tmp_path / "dense"), LoadSpec(max_batch=1, max_length=8))
+    out = dense.prefill(ids(1, 5), np.array([5]), Request("all", routing=True))
+    assert not dense.capabilities().is_moe and out.routing.topk_ids_LTK.shape == (0, 5, 3) and np.isfinite(out.logits_BSV).all()
+
+
+def test_ties_go_to_the_lower_id(model):
+    """A zero state gives equal logits to every expert."""
+    routing = model.route(0, np.zeros((2, 32), np.float32))
+    assert np.array_equal(routing.topk_ids_LTK[0], np.tile(np.arange(model.config.routing.top_k), (2, 1)))
+
+
+def test_probe_leaves_the_cache_alone(model):
+    model.prefill(ids(), LENGTHS, LAST)
+    expected = model.decode(ids()[:, 0], LAST).logits_BSV
+    model.reset()
+    model.prefill(ids(), LENGTHS, LAST)
+    model.route(0, states(5))
+    model.moe_block(0, states(5))
+    assert np.array_equal(expected, model.decode(ids()[:, 0], LAST).logits_BSV)
+
+
+BAD_PREFILLS = {
+    "empty": (np.zeros((1, 0), np.int64), np.array([0]), LAST),
+    "no rows": (np.zeros((0, 3), np.int64), np.zeros(0, np.int64), LAST),
+    "id too large": (np.array([[3, 96]]), np.array([2]), LAST),
+    "id negative": (np.array([[3, -1]]), np.array([2]), LAST),
+    "too long": (ids(1, 13), np.array([13]), LAST),
+    "too many rows": (ids(3, 2), np.full(3, 2), LAST),
+    "length zero": (ids(1, 3), np.array([0]), LAST),
+    "length over S": (ids(1, 3), np.array([4]), LAST),
+    "lengths of another batch": (ids(1, 3), np.array([3, 3]), LAST),
+    "floats": (np.ones((1, 3)), np.array([3]), LAST),
+    "one dimension": (np.ones(3, np.int64), np.array([3]), LAST),
+    "padding": (ids(1, 3), np.array([3]), Request(padding="middle")),
+    "logits": (ids(1, 3), np.array([3]), Request(logits="some")),
+    "pinned shape": (ids(1, 3), np.array([3]), Request(pinned=PinnedRouting(np.zeros((3, 2, 2), np.int64)))),
+    "pinned range": (ids(1, 3), np.array([3]), Request(pinned=PinnedRouting(np.full((3, 3, 2), 6)))),
+    "pinned weights": (
+        ids(1, 3),
+        np.array([3]),
+        Request(pinned=PinnedRouting(np.zeros((3, 3, 2), np.int64), np.zeros((3, 3, 1), np.float32))),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_PREFILLS))
+def test_bad_prefill_changes_nothing(one, name):
+    one.prefill(ids(1, 5), np.array([5]), LAST)
+    with pytest.raises(InvalidInput):
+        one.prefill(*BAD_PREFILLS[name])
+    observed = one.decode(np.array([7]), LAST).logits_BSV
+    one.reset()
+    one.prefill(ids(1, 5), np.array([5]), LAST)
+    assert np.array_equal(observed, one.decode(np.array([7]), LAST).logits_BSV)
+
+
+def test_bad_decode_changes_nothing(one):
+    with pytest.raises(InvalidInput, match="before any prefill"):
+        one.decode(np.array([3]), LAST)
+    one.prefill(ids(1, 11), np.array([11]), LAST)
+    for bad in (np.array([96]), np.array([-1]), np.array([3, 3]), np.array([[3]]), np.array([0.5])):
+        with pytest.raises(InvalidInput):
+            one.decode(bad, LAST)
+    one.decode(np.array([3]), LAST)
+    with pytest.raises(InvalidInput, match="max_length"):
+        one.decode(np.array([3]), LAST)
+
+
+def test_a_chunk_of_another_batch_is_refused(one):
+    one.prefill(ids(1, 3), np.array([3]), LAST)
+    with pytest.raises(InvalidInput, match="the cache holds 1"):
+        one.prefill(ids(2, 3), np.array([3, 3]), LAST)
+
+
+@pytest.mark.parametrize(
+    "bad", [(3, states(2)), (-1, states(2)), (0, states(2, 31)), (0, states(2)[0]), (0, np.zeros((2, 32), np.int64))], ids=str
+)
+def test_bad_probes(one, bad):
+    with pytest.raises(InvalidInput):
+        one.route(*bad)
+    with pytest.raises(InvalidInput):
+        one.moe_block(*bad)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        LoadSpec(options={"fast": "true"}),
+        LoadSpec(options={"pack": "yes"}),
+        LoadSpec(dtype="float64"),
+        LoadSpec(max_batch=0),
+        LoadSpec(max_length=0),
+    ],
+    ids=str,
+)
+def test_bad_load_specs(checkpoints, spec):
+    with pytest.raises(InvalidInput):
+        backend().load(str(checkpoints / "mixtral"), spec)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "neuron", "cpu:x"])
+def test_missing_devices(checkpoints, device):
+    with pytest.raises(Unsupported):
+        backend().load(str(checkpoints / "mixtral"), LoadSpec(device=device))
+
+
+def test_generation_starts_and_ends_empty(model):
+    spec = GenerationSpec(max_new_tokens=4, eos_token_ids=())
+    expected = model.generate(ids(), LENGTHS, spec)
+    model.prefill(ids(seed=1), LENGTHS, LAST)
+    assert model.generate(ids(), LENGTHS, spec) == expected
+    with pytest.raises(InvalidInput, match="before any prefill"):
+        model.decode(ids()[:, 0], LAST)
+
+
+def test_generation_stops_at_eos_and_leaves_the_others(model):
+    free = model.generate(ids(), LENGTHS, GenerationSpec(max_new_tokens=8, eos_token_ids=()))
+    assert [len(row) for row in free] == [8, 8, 8]
+    eos = free[1][2]
+    ended = model.generate(ids(), LENGTHS, GenerationSpec(max_new_tokens=8, eos_token_ids=(eos,)))
+    assert ended == [row[: row.index(eos) + 1] if eos in row else row for row in free]
+
+
+def test_sampling_follows_seed_and_limits(model):
+    def draw(**change):
+        return model.generate(
+            ids(), LENGTHS, GenerationSpec(**{"max_new_tokens": 6, "temperature": 1.5, "seed": 1, "eos_token_ids": (), **change})
+        )
+
+    greedy = draw(temperature=0.0)
+    assert draw() == draw() and draw() != draw(seed=2) and draw() != greedy
+    assert draw(top_k=1) == greedy and draw(top_p=1e-6) == greedy
+
+
+def test_bad_generation_leaves_the_cache(one):
+    one.prefill(ids(1, 5), np.array([5]), LAST)
+    expected = one.decode(np.array([7]), LAST).logits_BSV
+    one.reset()
+    one.prefill(ids(1, 5), np.array([5]), LAST)
+    for bad in (dict(max_new_tokens=0), dict(temperature=-1.0), dict(top_p=0.0), dict(top_k=-1), dict(max_new_tokens=9)):
+        with pytest.raises(InvalidInput):
+            one.generate(ids(1, 5), np.array([5]), GenerationSpec(**{"max_new_tokens": 2, **bad}))
+    assert np.array_equal(expected, one.decode(np.array([7]), LAST).logits_BSV)
+
+
+def test_generation_may_fill_the_cache(one):
+    """5 + 8 - 1 = 12 positions: the last new token is never cached."""
+    assert len(one.generate(ids(1, 5), np.array([5]), GenerationSpec(max_new_tokens=8, eos_token_ids=()))[0]) == 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -214,7 +215,7 @@ def test_a_bad_row_stays_alone(model, bad):
 @pytest.mark.parametrize("pack", ["auto", "false"])
 def test_neighbours_do_not_change_a_block(checkpoints, pack):
     """The same row among any number of others gets the same bits: the rows an expert sees vary from 1 to 40."""
-    model = backend().load(str(checkpoints / "mixtral"), LoadSpec(options={"pack": pack}))
+    model: Any = backend().load(str(checkpoints / "mixtral"), LoadSpec(options={"pack": pack}))
     x = np.concatenate((np.repeat(states(1), 20, 0), states(20)))
     y = model.moe_block(0, x)
     assert all(np.array_equal(y[:T], model.moe_block(0, x[:T])) for T in range(2, 40))
@@ -361,7 +362,14 @@ def test_bad_generation_leaves_the_cache(one):
     expected = one.decode(np.array([7]), LAST).logits_BSV
     one.reset()
     one.prefill(ids(1, 5), np.array([5]), LAST)
-    for bad in (dict(max_new_tokens=0), dict(temperature=-1.0), dict(top_p=0.0), dict(top_k=-1), dict(max_new_tokens=9)):
+    rejected: list[dict[str, Any]] = [
+        dict(max_new_tokens=0),
+        dict(temperature=-1.0),
+        dict(top_p=0.0),
+        dict(top_k=-1),
+        dict(max_new_tokens=9),
+    ]
+    for bad in rejected:
         with pytest.raises(InvalidInput):
             one.generate(ids(1, 5), np.array([5]), GenerationSpec(**{"max_new_tokens": 2, **bad}))
     assert np.array_equal(expected, one.decode(np.array([7]), LAST).logits_BSV)

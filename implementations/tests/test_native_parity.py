@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Tuple
+from typing import Any, Dict, Iterator, Tuple
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.transformers
 BOUND = 64 * 2.0**-24
 LENGTHS = np.array([11, 20, 6])
 
-CASES = {
+CASES: Dict[str, Tuple[str, Dict[str, Any]]] = {
     "mixtral": ("mixtral", {}),
     "mixtral-window": ("mixtral", dict(sliding_window=5)),
     "mixtral-top1-tied": ("mixtral", dict(top_k=1, tie_word_embeddings=True, stored_head=False)),
@@ -42,7 +42,7 @@ def one_thread():
 
 
 @pytest.fixture(scope="module", params=list(CASES))
-def pair(request, tmp_path_factory) -> Tuple[Any, Any, Path]:
+def pair(request, tmp_path_factory) -> Iterator[Tuple[Any, Any, Path]]:
     """(transformers model, native model, checkpoint)."""
     path = tmp_path_factory.mktemp("parity") / "model"
     family, overrides = CASES[request.param]
@@ -199,7 +199,7 @@ def test_low_precision_is_as_good_as_theirs(tmp_path, family, dtype):
         weights = exact_weights(blocks[1], x.double(), ids, config.routing)
         theirs = blocks[0].experts(x.to(getattr(torch, dtype)), ids, weights.to(torch.float32).to(getattr(torch, dtype))).double().numpy()
         right = blocks[1].experts(x.double(), ids, weights).numpy()
-    model = backend().load(str(tmp_path / "model"), LoadSpec(dtype=dtype, max_batch=1, max_length=8))
+    model: Any = backend().load(str(tmp_path / "model"), LoadSpec(dtype=dtype, max_batch=1, max_length=8))
     ours = model.moe_block(0, x.float().numpy(), PinnedRouting(ids.numpy()[None]))
     assert 0 < rms(ours - right) <= 2 * rms(theirs - right)
 

@@ -21,7 +21,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from harness.cases import Case, golden_cases
-from harness.golden_models import GOLDEN_CONFIGS, LOAD_RANGE, MAX_BITS_PER_BYTE, MIN_GAP
+from harness.corpus import corpus, split
+from harness.golden_models import GOLDEN_CONFIGS, LOAD_RANGE, MAX_BITS_PER_BYTE, MIN_GAP, TRAIN_STEPS
 from harness.judge import bounds
 from harness.judge.distance import relative_rms
 from harness.oracle.model import Oracle
@@ -38,19 +39,21 @@ class GoldenError(Exception):
     """Golden data are missing, altered, or do not agree with the oracle. `str()` says which file and how."""
 
 
-def train(root: Path, family: str, text: bytes, seconds: float, seed: int) -> dict[str, float]:
-    """Trains one family with the reference backend and replaces `root/<family>/checkpoint`. Returns the facts, also kept in the manifest.
-    Raises GoldenError if the bars of golden_models are missed; the old checkpoint then stays."""
+def train(root: Path, family: str, steps: int = TRAIN_STEPS, seed: int = 0) -> dict[str, float]:
+    """Trains one family with the reference backend and replaces `root/<family>/checkpoint` and the held-out text. Returns the facts, also
+    kept in the manifest. Raises GoldenError if the bars of golden_models are missed; the old checkpoint then stays."""
     trainer = backend(REFERENCE)
     if not isinstance(trainer, GoldenTrainer):
-        raise GoldenError(f"{REFERENCE} cannot train: {trainer.capabilities().unavailable or 'no train()'}")
+        raise GoldenError(f"{REFERENCE} cannot train")
+    text, heldout = split(corpus())
     fresh = root / family / "checkpoint.new"
     shutil.rmtree(fresh, ignore_errors=True)
-    facts = trainer.train(GOLDEN_CONFIGS[family], text, seconds, seed, str(fresh))
+    facts = trainer.train(GOLDEN_CONFIGS[family], text, heldout, steps, seed, str(fresh))
     if missed := list(_missed_bars(facts)):
         raise GoldenError(f"{family}: {'; '.join(missed)}")
     shutil.rmtree(root / family / "checkpoint", ignore_errors=True)
     fresh.rename(root / family / "checkpoint")
+    (root / HELDOUT).write_bytes(heldout)
     _update_manifest(root, family, training=facts | {"seed": seed, "text_sha256": sha256(text).hexdigest()})
     return facts
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness import recording
-from harness.options import CLASH, OPTIONS, add_options, option
+from harness.options import CLASH, add_options, option
 
 if TYPE_CHECKING:
     from harness.bench.timing import Timing
@@ -197,7 +197,8 @@ def timing(request: pytest.FixtureRequest, subject: Subject) -> Timing:
 def pytest_collection_finish(session: pytest.Session) -> None:
     own = [item for item in session.items if _is_own(item.path)]
     if own and not session.config.option.collectonly:
-        recording.start(session.config, own, {name: option(session.config, name.lstrip("-")) for name in OPTIONS})
+        asked = {"backends": "backend", "dtypes": "dtype", "checkpoints": "checkpoint", "require": "require"}
+        recording.start(session.config, own, {name: option(session.config, key) for name, key in asked.items()})
 
 
 @pytest.hookimpl(wrapper=True)

@@ -35,15 +35,11 @@ def run_directory(config: pytest.Config) -> Path:
     return config.stash[_RUN_DIRECTORY]
 
 
-def start(config: pytest.Config, items: list[pytest.Item], options: dict[str, Any]) -> None:
+def start(config: pytest.Config, items: list[pytest.Item], requested: dict[str, Any]) -> None:
     """Writes the `run` and `plan` records, so that a killed run knows what it owed."""
     from harness.environment import environment
 
     state = config.stash[_STATE] = _State(run_directory(config))
-    requested = {
-        name.lstrip("-"): value for name, value in options.items() if name in ("--backend", "--dtype", "--checkpoint", "--require")
-    }
-    requested = {{"backend": "backends", "dtype": "dtypes", "checkpoint": "checkpoints"}.get(k, k): v for k, v in requested.items()}
     state.recorder.write("run", run_id=state.directory.name, command=sys.argv, environment=environment(), requested=requested)
     state.recorder.write("plan", items=[_identity(item) for item in items])
 

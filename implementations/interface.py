@@ -261,7 +261,7 @@ class Generate(Protocol):
 class GoldenTrainer(Protocol):
     """Feature `train`, of the reference backend alone: makes the golden checkpoints."""
 
-    def train(self, config: ModelConfig, text: bytes, seconds: float, seed: int, dst: str) -> Dict[str, float]:
-        """Trains a byte-level model on `text` and writes an HF directory in bf16. Returns facts: steps, loss (bits per byte on the held-out
-        tail), parameters, load_min/load_max (per-layer expert load over uniform), gap_median (logits between rank K and K+1)."""
+    def train(self, config: ModelConfig, text: bytes, heldout: bytes, steps: int, seed: int, dst: str) -> Dict[str, float]:
+        """Trains a byte-level model on `text` and writes an HF directory in bf16. Returns facts measured on `heldout`: steps, loss (bits
+        per byte), parameters, load_min and load_max (per-layer expert load over uniform), gap_median (logits between rank K and K+1)."""
         ...

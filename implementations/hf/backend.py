@@ -68,11 +68,11 @@ class HFBackend:
 
         return load(path, spec, self.kernel)
 
-    def train(self, config: ModelConfig, text: bytes, seconds: float, seed: int, dst: str) -> dict[str, float]:
+    def train(self, config: ModelConfig, text: bytes, heldout: bytes, steps: int, seed: int, dst: str) -> dict[str, float]:
         self._require()
         from implementations.hf.train import train
 
-        return train(config, text, seconds, seed, dst)
+        return train(config, text, heldout, steps, seed, dst)
 
     def _require(self) -> None:
         reason = unavailable()

@@ -1,0 +1,165 @@
+"""Trains the golden models: byte-level language models small enough for two CPU cores, whose routers nonetheless have learnt to route.
+
+Freshly initialised routers are near-uniform and their experts interchangeable, which hides bugs; hence a real, if short, training. Bits
+of the result depend on the machine and the versions of torch and transformers, so the checkpoints are committed and the manifest holds
+their sha256; on one machine, the same steps, seed and text give the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterator, List, Tuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from implementations import families
+from implementations.checkpoint import CONFIG
+from implementations.checkpoint_writer import new_directory, write_json
+from implementations.hf.balance import Balance, balance_loss
+from implementations.hf.loading import open_module
+from implementations.hf.quiet import quiet
+from implementations.hf.windows import IGNORED, Windows
+from implementations.interface import ModelConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyperparameters. `balance`: weight of the balance loss. `router_logit_std`: spread of a router's logits at initialisation, in logits:
+    HF's own std of 0.02 starts near uniform and ends with margins too narrow to judge by. `lengths`: of the windows, in turn."""
+
+    tokens: int = 1024
+    lengths: Tuple[int, ...] = (128, 128, 128, 512)
+    learning_rate: float = 4e-3
+    router_learning_rate: float = 4e-3
+    weight_decay: float = 0.3
+    warm_up: float = 0.04
+    final_rate: float = 0.02
+    balance: float = 0.1
+    router_logit_std: float = 2.0
+    clip: float = 1.0
+    betas: Tuple[float, float] = field(default=(0.9, 0.95))
+
+
+def train(config: ModelConfig, text: bytes, heldout: bytes, steps: int, seed: int, dst: str, recipe: Recipe = Recipe()) -> Dict[str, float]:
+    """Trains on `text` for `steps` and writes an HF directory in bf16 to `dst`, new or empty.
+
+    Returns facts, measured on the written bf16 weights with float32 arithmetic over `heldout`: steps, loss (bits per byte), parameters,
+    load_min and load_max (expert load over uniform, over every layer), gap_median (logits between rank K and K+1: median over tokens, least
+    over layers). Raises ValueError for fewer than one step or less than one window of text, CheckpointError if `dst` holds something.
+    """
+    if steps < 1 or min(len(text), len(heldout)) <= config.max_position_embeddings:
+        raise ValueError(f"{steps} steps over {len(text)} and {len(heldout)} bytes: at least one step and one window of each are needed")
+    with single_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build(config, recipe)
+        _fit(model, Windows(text, config, recipe.tokens, recipe.lengths), recipe, steps, seed)
+    write(model, config, dst)
+    with single_thread():
+        loss, balance = evaluate(open_module(dst, "float32", "sdpa", "eager")[0], config, heldout)
+    return {
+        "steps": float(steps),
+        "loss": loss,
+        "parameters": float(sum(p.numel() for p in model.parameters())),
+        "load_min": balance.load_min,
+        "load_max": balance.load_max,
+        "gap_median": balance.gap_median,
+    }
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Sums then have one order, whatever the number of cores. Costs little: at these sizes a second thread saves a fifth of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def build(config: ModelConfig, recipe: Recipe = Recipe()) -> torch.nn.Module:
+    """HF's own model class in float32, initialised by HF but for the routers. Draws from torch's global generator."""
+    model = AutoModelForCausalLM.from_config(_hf_config(config), dtype=torch.float32, experts_implementation="eager")
+    for weight_ED in _routers(model):
+        torch.nn.init.normal_(weight_ED, std=recipe.router_logit_std / math.sqrt(config.hidden_size))  # its input has unit RMS
+    return model
+
+
+def _hf_config(config: ModelConfig) -> Any:
+    raw = families.family(config.family).to_hf(config)
+    return AutoConfig.for_model(raw["model_type"], **{k: v for k, v in raw.items() if k not in ("model_type", "dtype")})
+
+
+def _routers(model: torch.nn.Module) -> List[torch.nn.Parameter]:
+    return [parameter for name, parameter in model.named_parameters() if name.endswith("mlp.gate.weight")]
+
+
+def _fit(model: torch.nn.Module, windows: Windows, recipe: Recipe, steps: int, seed: int) -> None:
+    optimizer, batches = _optimizer(model, recipe), windows.batches(seed)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    model.train()
+    for step in range(steps):
+        for group, peak in zip(optimizer.param_groups, peaks):
+            group["lr"] = peak * _rate(step / steps, recipe)
+        _loss(model, windows.config, recipe, *map(torch.from_numpy, next(batches))).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Routers and vectors do not decay: decay would narrow the margins and pull the norms to zero."""
+    routers = _routers(model)
+    others = [p for p in model.parameters() if not any(p is router for router in routers)]
+    groups: List[Dict[str, Any]] = [
+        {"params": [p for p in others if p.ndim > 1], "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay},
+        {"params": [p for p in others if p.ndim == 1], "lr": recipe.learning_rate, "weight_decay": 0.0},
+        {"params": routers, "lr": recipe.router_learning_rate, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=recipe.betas)
+
+
+def _rate(share: float, recipe: Recipe) -> float:
+    """Linear warm-up, then cosine down to `final_rate`, as a factor of the peak."""
+    if share < recipe.warm_up:
+        return max(share / recipe.warm_up, 0.01)
+    cosine = 0.5 * (1 + math.cos(math.pi * (share - recipe.warm_up) / (1 - recipe.warm_up)))
+    return recipe.final_rate + (1 - recipe.final_rate) * cosine
+
+
+def _loss(model: torch.nn.Module, config: ModelConfig, recipe: Recipe, ids_BS: torch.Tensor, labels_BS: torch.Tensor) -> torch.Tensor:
+    logits_BSV, router_logits = _forward(model, ids_BS)
+    cross_entropy = F.cross_entropy(logits_BSV.flatten(0, 1), labels_BS.flatten(), ignore_index=IGNORED)
+    return cross_entropy + recipe.balance * balance_loss(router_logits, config.routing.top_k, ids_BS.flatten() != config.pad_token_id)
+
+
+def _forward(model: Any, ids_BS: torch.Tensor) -> Tuple[torch.Tensor, Tuple[torch.Tensor, ...]]:
+    """Logits and the router logits (T, E) of each MoE layer. Goes round the model's own `forward`, which adds HF's balance loss. Pads come
+    last, so no attention mask is needed."""
+    output = model.model(ids_BS, use_cache=False, output_router_logits=True)
+    return model.lm_head(output.last_hidden_state), output.router_logits
+
+
+def write(model: Any, config: ModelConfig, dst: str) -> None:
+    """bf16, by transformers' own `save_pretrained`: the layout on disk is theirs, not ours. config.json is as `Family.to_hf` has it."""
+    with new_directory(dst) as scratch, quiet():
+        model.to(torch.bfloat16).save_pretrained(scratch)
+        (scratch / "generation_config.json").unlink(missing_ok=True)
+        write_json(scratch / CONFIG, families.family(config.family).to_hf(config))
+
+
+@torch.no_grad()
+def evaluate(model: torch.nn.Module, config: ModelConfig, text: bytes) -> Tuple[float, Balance]:
+    """(bits per byte, expert load and gaps) over `text`, cut into windows of max_position_embeddings with BOS before each."""
+    S = config.max_position_embeddings
+    bytes_BS = torch.from_numpy(np.frombuffer(text[: len(text) // S * S], np.uint8).astype(np.int64)).view(-1, S)
+    ids_BS = torch.cat([torch.full_like(bytes_BS[:, :1], config.bos_token_id or 0), bytes_BS[:, :-1]], 1)
+    parts = [_forward(model, rows) for rows in ids_BS.split(8)]
+    nats = sum(F.cross_entropy(p[0].flatten(0, 1), rows.flatten(), reduction="sum").item() for p, rows in zip(parts, bytes_BS.split(8)))
+    router_logits = [torch.cat(layer) for layer in zip(*(p[1] for p in parts))]
+    return nats / math.log(2) / bytes_BS.numel(), Balance.of(router_logits, config.routing.top_k)

@@ -121,6 +121,23 @@ class ModelCapabilities:
     supports_cache_reset: bool
     is_quantized: bool
 
+    @classmethod
+    def of(cls, config: ModelConfig) -> ModelCapabilities:
+        """Those of a model that does all that its config asks for, unquantised and with a cache that can be reset."""
+        return cls(
+            architecture=config.architecture,
+            is_moe=bool(config.moe_layers),
+            num_experts=config.routing.num_experts,
+            experts_per_token=config.routing.top_k,
+            norm_topk_prob=config.routing.normalize_topk,
+            max_position_embeddings=config.max_position_embeddings,
+            sliding_window=config.sliding_window,
+            head_dim_override=config.head_dim * config.num_attention_heads != config.hidden_size,
+            uses_position=True,
+            supports_cache_reset=True,
+            is_quantized=False,
+        )
+
 
 @dataclass(frozen=True)
 class LoadSpec:

@@ -25,7 +25,7 @@ SURFACE = {
     "InvalidInput": "",
     "LoadSpec": "dtype device max_batch max_length options",
     "Model": "capabilities prefill decode reset close",
-    "ModelCapabilities": "architecture is_moe num_experts experts_per_token norm_topk_prob max_position_embeddings sliding_window "
+    "ModelCapabilities": "of architecture is_moe num_experts experts_per_token norm_topk_prob max_position_embeddings sliding_window "
     "head_dim_override uses_position supports_cache_reset is_quantized",
     "ModelConfig": "family architecture vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers "
     "num_attention_heads num_key_value_heads head_dim max_position_embeddings rms_norm_eps rope_theta routing moe_layers sliding_window "

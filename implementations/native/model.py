@@ -32,20 +32,7 @@ class NativeModel:
         self.config, self._network, self._cache = config, network, cache
 
     def capabilities(self) -> ModelCapabilities:
-        config = self.config
-        return ModelCapabilities(
-            architecture=config.architecture,
-            is_moe=bool(config.moe_layers),
-            num_experts=config.routing.num_experts,
-            experts_per_token=config.routing.top_k,
-            norm_topk_prob=config.routing.normalize_topk,
-            max_position_embeddings=config.max_position_embeddings,
-            sliding_window=config.sliding_window,
-            head_dim_override=config.head_dim * config.num_attention_heads != config.hidden_size,
-            uses_position=True,
-            supports_cache_reset=True,
-            is_quantized=False,
-        )
+        return ModelCapabilities.of(self.config)
 
     def prefill(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, request: Request) -> StepOutput:
         """See the contract. May be called again to append a further chunk to every row, ragged or not."""

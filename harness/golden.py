@@ -72,9 +72,7 @@ def make(root: Path) -> None:
     text = (root / HELDOUT).read_bytes()
     for case in golden_cases(root):
         prompts_BS = _clearest_windows(case.oracle, text, ROWS, LENGTH)
-        expected = _reference_outputs(
-            case, prompts_BS, _clearest_windows(case.oracle, text[::-1][: len(text) // 2][::-1], ROWS, GREEDY_PROMPT)
-        )
+        expected = _reference_outputs(case, prompts_BS, _clearest_windows(case.oracle, text[len(text) // 2 :], ROWS, GREEDY_PROMPT))
         expected["gap_LT"] = np.concatenate([_gaps(case.oracle, row) for row in prompts_BS], axis=1)
         save_file(expected, root / case.name / EXPECTED)
         _update_manifest(root, case.name, oracle_relative_rms=_disagreement(Case(case.name, case.checkpoint, case.golden)))

@@ -41,6 +41,7 @@ def write_tensors(directory: Path, sizes: Sizes, read: Callable[[str], np.ndarra
     files = [SINGLE] if len(shards) == 1 else [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     for file, names in zip(files, shards):
         save_file({name: np.ascontiguousarray(read(name)) for name in names}, directory / file, metadata={"format": "pt"})
+        (directory / file).chmod(0o644)  # safetensors makes it private to its owner
     if len(files) > 1:
         weight_map = {name: file for file, names in zip(files, shards) for name in names}
         write_json(directory / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map})

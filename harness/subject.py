@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from harness.cases import Case
 from implementations.interface import Backend, Capabilities, Generate, LoadSpec, Model, ModelConfig, Probe, Unsupported
@@ -25,6 +26,7 @@ class Workshop:
     directory: Path
     device: str = "cpu"
     thorough: bool = False
+    gates: dict[int, dict[str, Any]] = field(default_factory=dict)  # by id of a kept model: what its conformance gate said
     _models: OrderedDict[tuple, Model] = field(default_factory=OrderedDict)
 
     def model(self, backend: Backend, path: Path, spec: LoadSpec) -> Model:
@@ -40,7 +42,7 @@ class Workshop:
 
     def _evict(self) -> None:
         while len(self._models) > KEPT_MODELS:
-            self._models.popitem(last=False)[1].close()
+            self._close(self._models.popitem(last=False)[1])
 
     def converted(self, backend: Backend, path: Path) -> Path:
         """`from_hf(path)`, once per session."""
@@ -55,7 +57,11 @@ class Workshop:
 
     def close(self) -> None:
         while self._models:
-            self._models.popitem()[1].close()
+            self._close(self._models.popitem()[1])
+
+    def _close(self, model: Model) -> None:
+        self.gates.pop(id(model), None)
+        model.close()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ PROMPT, TOKENS = 128, 16
 
 @pytest.mark.workload("decode")
 def test_decode(subject: Subject, timing: Timing) -> None:
-    model = subject.model(max_length=PROMPT + TOKENS, max_batch=1)
+    model = timing.model
     ids = np.random.default_rng(5).integers(0, subject.config.vocab_size, (1, PROMPT + TOKENS))
     prompt_BS, following = np.ascontiguousarray(ids[:, :PROMPT]), ids[0, PROMPT:]
 
@@ -26,4 +26,4 @@ def test_decode(subject: Subject, timing: Timing) -> None:
         for token in following:
             model.decode(np.array([token]), Request(logits="last"))
 
-    timing.run(model, step, prepare, tokens=TOKENS, batch=1, context=PROMPT)
+    timing.run(step, prepare, tokens=TOKENS, batch=1, context=PROMPT)

@@ -16,7 +16,7 @@ TOKENS = 512
 @pytest.mark.workload("moe_block")
 def test_moe_block(subject: Subject, timing: Timing) -> None:
     subject.needs("probe")
-    model = subject.model(max_length=TOKENS, max_batch=1)
+    model = timing.model
     assert isinstance(model, Probe)
     x_TD = round_to(np.random.default_rng(6).standard_normal((TOKENS, subject.config.hidden_size), np.float32), subject.dtype)
-    timing.run(model, step=lambda: model.moe_block(0, x_TD), prepare=lambda: None, tokens=TOKENS, batch=1, sequence=TOKENS)
+    timing.run(step=lambda: model.moe_block(0, x_TD), prepare=lambda: None, tokens=TOKENS, batch=1, sequence=TOKENS)

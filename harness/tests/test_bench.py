@@ -16,6 +16,12 @@ HONEST = "harness.faults.catalogue:backend"
 CHECKPOINT = str(golden_cases()[0].checkpoint)
 
 
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this test run were not itself an xdist worker, under which pytest-benchmark does not time."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+
 def bench(pytester: pytest.Pytester, *arguments: str) -> tuple[pytest.RunResult, dict[str, dict[str, Any]]]:
     """The run and its bench records by workload."""
     result = pytester.runpytest_subprocess(

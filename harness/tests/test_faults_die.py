@@ -3,6 +3,7 @@ pytest, plug-in, records."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -63,3 +64,10 @@ def test_honest_variants_pass(tmp_path: Path) -> None:
 def test_unknown_entry_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match="known: .*rank-off-by-one"):
         backend("no-such-fault")
+
+
+def test_the_spec_has_one_row_per_check_and_names_a_fault_that_dies_by_it() -> None:
+    spec = (Path(__file__).parents[2] / "docs" / "spec.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([A-Z]+-\d\d) \|.*\| `([^`]+)` \|$", spec, re.MULTILINE))
+    assert sorted(rows) == clauses()
+    assert set(rows.items()) <= {(check, fault.id) for fault in FAULTS for check in fault.dies_by}

@@ -130,7 +130,7 @@ class _Builder:
         return RMSNorm(torch.cat(weights), self._config.rms_norm_eps)
 
     def _moe(self, name: str) -> MoE:
-        router = Router(self._tensor(f"{name}.router.weight"), self._config.routing)
+        router = Router(self._linear(self._tensor(f"{name}.router.weight")), self._config.routing)
         return MoE(router, self._experts(f"{name}.gate_up.weight", f"{name}.down.weight"))
 
     def _experts(self, gate_up: str, down: str) -> Experts:

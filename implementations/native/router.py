@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from implementations.interface import RoutingSpec
+from implementations.native.linear import Linear
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Choice:
 @dataclass(frozen=True)
 class Router:
     """Logits in the model's dtype, scores in float32, weights left in float32 until the experts' outputs are added (as HF's Mixtral does;
-    HF's Qwen3 rounds them to the model's dtype first)."""
+    HF's Qwen3 rounds them to the model's dtype first). `linear`: D -> E."""
 
-    weight_ED: Tensor
+    linear: Linear
     spec: RoutingSpec
 
     def __call__(self, x_TD: Tensor, pin: Pin | None = None) -> Choice:
-        logits_TE = F.linear(x_TD, self.weight_ED)
+        logits_TE = self.linear(x_TD)
         ids_TK = self._select(logits_TE) if pin is None else pin.ids_TK
         if pin is not None and pin.weights_TK is not None:
             return Choice(logits_TE, ids_TK, pin.weights_TK)

@@ -138,10 +138,12 @@ def _execution(name: str) -> dict[str, Any]:
 
 def _reproduce(item: pytest.Item, identity: dict[str, Any]) -> str:
     command = "run" if item.get_closest_marker("clause") else "bench"
-    checkpoint = getattr(item.config.option, "moe_checkpoint", None)
+    name = item.originalname if isinstance(item, pytest.Function) else item.name
+    own = [path for path in getattr(item.config.option, "moe_checkpoint", None) or () if Path(path).resolve().name == identity["case"]]
     words = ["moe-harness", command, "--backend", identity["backend"], "--dtype", identity["dtype"]]
-    words += [w for path in checkpoint or () if Path(path).resolve().name == identity["case"] for w in ("--checkpoint", str(path))]
-    return shlex.join([*words, "-k", f"{item.originalname if isinstance(item, pytest.Function) else item.name} and {identity['case']}"])
+    if own:
+        return shlex.join([*words, "--checkpoint", str(own[0]), "-k", name])
+    return shlex.join([*words, "-k", f"{name} and {identity['case']}"])
 
 
 def finish(session: pytest.Session, exitstatus: int) -> None:

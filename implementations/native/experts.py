@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, Tuple
+from typing import Iterator, Protocol, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -58,21 +58,27 @@ class LoopExperts:
     least_rows: int
 
     def __call__(self, x_TD: Tensor, ids_TK: Tensor) -> Tensor:
-        T, K = ids_TK.shape
+        (T, D), K = x_TD.shape, ids_TK.shape[1]
         if T == 1:
             return torch.stack([self.experts[e](x_TD) for e in ids_TK[0].tolist()], 1)
-        ids_S = ids_TK.flatten()
-        order_S = ids_S.argsort(stable=True)
-        counts = torch.bincount(ids_S, minlength=len(self.experts)).tolist()
-        groups = zip(self.experts, x_TD[order_S // K].split(counts), strict=True)
-        y_SD = torch.cat([self._multiply(expert, x_MD) for expert, x_MD in groups])
-        return torch.empty_like(y_SD).index_copy_(0, order_S, y_SD).view(T, K, -1)
+        y_SD = x_TD.new_empty(T * K, D)
+        order_S = ids_TK.flatten().argsort(stable=True)
+        for e, rows in self._groups(ids_TK, order_S):
+            y_SD[rows] = self._multiply(e, x_TD[rows // K])
+        return y_SD.view(T, K, D)
 
-    def _multiply(self, expert: MLP, x_MD: Tensor) -> Tensor:
-        rows = len(x_MD)
-        if 0 < rows < self.least_rows:
-            return expert(F.pad(x_MD, (0, 0, 0, self.least_rows - rows)))[:rows]
-        return expert(x_MD) if rows else x_MD
+    def _groups(self, ids_TK: Tensor, order_S: Tensor) -> Iterator[Tuple[int, Tensor]]:
+        """(expert, its slots in [0, T*K)) of every expert that was chosen."""
+        counts = torch.bincount(ids_TK.flatten(), minlength=len(self.experts)).tolist()
+        for e, rows in enumerate(order_S.split(counts)):
+            if len(rows):
+                yield e, rows
+
+    def _multiply(self, e: int, x_MD: Tensor) -> Tensor:
+        missing = self.least_rows - len(x_MD)
+        if missing > 0:
+            return self.experts[e](F.pad(x_MD, (0, 0, 0, missing)))[: len(x_MD)]
+        return self.experts[e](x_MD)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,13 +56,10 @@ def test_selection_agrees_outside_the_margin(subject: Subject, verdict: Verdict)
         return routing.selection(logits_TE.astype(np.float64), router.route(logits_TE)[0])
 
     _for_all(subject, verdict, variants(subject), exact, logits_TE=logits)
-    probe, oracle = subject.probe(), subject.case.oracle
-    for layer, x_TD in layer_states(subject):
-        delta_TE = rounding_allowance(x_TD, oracle.router_weight(layer), bounds.router_rounding(subject.dtype, x_TD.shape[-1]))
-        ids_TK, _ = one_layer(probe.route(layer, x_TD), len(x_TD), subject.config.routing.top_k)
-        selected = routing.selection(oracle.route(layer, x_TD)[0], ids_TK, delta_TE)
+    for layer, forced in enumerate(_forced_layers(subject)):
+        selected = routing.selection(forced.logits_TE, forced.ids_TK, forced.delta_TE)
         verdict.judge(*selected, about=f"MoE layer {layer}")
-        verdict.saw(tokens=len(x_TD), flips_excused=selected[1].value, experts_hit=len(np.unique(ids_TK)))
+        verdict.saw(tokens=len(forced.ids_TK), flips_excused=selected[1].value, experts_hit=len(np.unique(forced.ids_TK)))
     verdict.require(tokens=64)
 
 
@@ -72,17 +70,13 @@ def test_weights_agree_at_own_ids(subject: Subject, verdict: Verdict) -> None:
         return [routing.weights(weights_TK, router.expected_weights(logits_TE, ids_TK), bounds.weight_error(subject.dtype))]
 
     _for_all(subject, verdict, variants(subject), exact, logits_TE=logits)
-    probe, oracle = subject.probe(), subject.case.oracle
-    for layer, x_TD in layer_states(subject):
-        ids_TK, weights_TK = one_layer(probe.route(layer, x_TD), len(x_TD), subject.config.routing.top_k)
-        delta_TE = rounding_allowance(x_TD, oracle.router_weight(layer), bounds.router_rounding(subject.dtype, x_TD.shape[-1]))
+    for layer, forced in enumerate(_forced_layers(subject)):
         # d log(softmax_i) <= |dl_i| + max|dl|: both the weight's own logit and the normaliser move.
-        allowance_TK = np.expm1(np.take_along_axis(delta_TE, ids_TK, -1) + delta_TE.max(-1, keepdims=True)) + bounds.weight_error(
-            subject.dtype
-        )
-        expected_TK = combine_weights(oracle.route(layer, x_TD)[0], ids_TK, subject.config.routing)
-        verdict.judge(routing.weights_within(weights_TK, expected_TK, allowance_TK), about=f"MoE layer {layer}")
-        verdict.saw(tokens=len(x_TD))
+        moved_TK = np.take_along_axis(forced.delta_TE, forced.ids_TK, -1) + forced.delta_TE.max(-1, keepdims=True)
+        expected_TK = combine_weights(forced.logits_TE, forced.ids_TK, subject.config.routing)
+        allowance_TK = np.expm1(moved_TK) + bounds.weight_error(subject.dtype)
+        verdict.judge(routing.weights_within(forced.weights_TK, expected_TK, allowance_TK), about=f"MoE layer {layer}")
+        verdict.saw(tokens=len(forced.ids_TK))
     verdict.require(tokens=64)
 
 
@@ -133,6 +127,25 @@ def test_nan_token_stays_alone(subject: Subject, verdict: Verdict) -> None:
         return logits(num_experts, tokens=6).filter(lambda rows: len(rows) > 1)
 
     _for_all(subject, verdict, variants(subject), judge, logits_TE=several)
+
+
+@dataclass(frozen=True)
+class Forced:
+    """One layer's routing on the oracle's hidden states: the oracle's logits, what rounding may move them by, the candidate's answer."""
+
+    logits_TE: np.ndarray
+    delta_TE: np.ndarray
+    ids_TK: np.ndarray
+    weights_TK: np.ndarray
+
+
+def _forced_layers(subject: Subject) -> Iterator[Forced]:
+    probe, oracle = subject.probe(), subject.case.oracle
+    for layer, x_TD in layer_states(subject):
+        relative = bounds.router_rounding(subject.dtype, x_TD.shape[-1])
+        delta_TE = rounding_allowance(x_TD, oracle.router_weight(layer), relative)
+        answer = one_layer(probe.route(layer, x_TD), len(x_TD), subject.config.routing.top_k)
+        yield Forced(oracle.route(layer, x_TD)[0], delta_TE, *answer)
 
 
 def _for_all(

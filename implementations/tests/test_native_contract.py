@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
-from implementations.interface import Generate, GenerationSpec, InvalidInput, LoadSpec, PinnedRouting, Probe, Request, Unsupported
+from implementations.checkpoint import Checkpoint
+from implementations.interface import Generate, GenerationSpec, InvalidInput, LoadSpec, PinnedRouting, Probe, Request
 from implementations.native.backend import backend
 from implementations.tests.tiny import tiny_checkpoint
 
@@ -53,32 +52,9 @@ def model(loaded):
     return loaded
 
 
-@pytest.fixture
-def one(checkpoints):
-    return backend().load(str(checkpoints / "mixtral"), LoadSpec(max_batch=2, max_length=12))
-
-
 def states(T: int, D: int = 32) -> np.ndarray:
     """Small multiples of 1/8: exactly representable in every dtype."""
     return np.random.default_rng(5).integers(-24, 25, (T, D)).astype(np.float32) / 8
-
-
-def test_importing_does_not_import_torch():
-    code = "import sys, implementations.native.backend as b; b.backend(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_broken_torch_is_a_reason_and_not_a_crash(monkeypatch, checkpoints):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    assert "torch cannot be imported" in (backend().capabilities().unavailable or "")
-    with pytest.raises(Unsupported, match="torch cannot be imported"):
-        backend().load(str(checkpoints / "mixtral"), LoadSpec())
-
-
-def test_no_variants():
-    assert backend().name == "native"
-    with pytest.raises(ValueError, match="no variants"):
-        backend("fast")
 
 
 def test_declared_optional_protocols_are_there(model):
@@ -86,8 +62,8 @@ def test_declared_optional_protocols_are_there(model):
     assert backend().capabilities().unavailable is None
 
 
-def test_model_capabilities(one, loaded):
-    seen = one.capabilities()
+def test_model_capabilities(checkpoints):
+    seen = backend().load(str(checkpoints / "mixtral"), LoadSpec()).capabilities()
     assert (seen.architecture, seen.is_moe, seen.num_experts, seen.experts_per_token) == ("MixtralForCausalLM", True, 6, 2)
     assert (seen.sliding_window, seen.head_dim_override, seen.is_quantized) == (6, False, False)
 
@@ -133,7 +109,7 @@ def test_pad_contents_do_not_matter(model, side):
     assert all(np.array_equal(outputs[0], other) for other in outputs[1:])
 
 
-def test_sides_agree_bit_for_bit(model):
+def test_sides_agree(model):
     right = model.prefill(ids(), LENGTHS, LAST).logits_BSV
     after = model.decode(ids()[:, 0], LAST).logits_BSV
     model.reset()
@@ -142,11 +118,12 @@ def test_sides_agree_bit_for_bit(model):
     assert close(left, right, model) and close(model.decode(ids()[:, 0], LAST).logits_BSV, after, model)
 
 
-def close(a: np.ndarray, b: np.ndarray, model) -> bool:
-    """Equal but for a different order of the same sums: float32 bound of the parity test, 2^8 and 2^12 coarser in the small dtypes."""
+def close(a: np.ndarray, b: np.ndarray, model, roundings: int = 64) -> bool:
+    """Within `roundings` unit roundoffs of the largest value: 64 for the whole model, as in the parity test; 8 for one block, where gate,
+    silu, product, second product, weight and sum are each rounded once, and two of them enter the next matrix."""
     dtype = str(model._network.embed_VD.dtype).removeprefix("torch.")
     u = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
-    return float(np.abs(a - b).max()) <= 64 * u * float(np.abs(b).max())
+    return float(np.abs(a - b).max()) <= roundings * u * float(np.abs(b).max())
 
 
 def test_own_routing_pinned_is_bit_equal(model):
@@ -178,18 +155,25 @@ def test_other_experts_pinned_change_the_output(model):
     assert np.abs(other.logits_BSV - free.logits_BSV).max() > 0.1
 
 
-def test_probe_equals_a_plain_loop(model):
-    """route and moe_block against float64 numpy on the loaded weights, one token and one expert at a time."""
-    layer = len(model.config.moe_layers) - 1
+def test_probe_equals_a_plain_loop(model, checkpoints):
+    """route and moe_block of the last MoE layer against float64 numpy on the stored weights, one token and one expert at a time."""
+    spec, layer = model.config.routing, len(model.config.moe_layers) - 1
     x = states(7)
     routing, y = model.route(layer, x), model.moe_block(layer, x)
-    assert routing.topk_ids_LTK.shape == (1, 7, model.config.routing.top_k)
-    top = np.sort(routing.topk_ids_LTK[0], -1)
-    K = model.config.routing.top_k
-    assert np.array_equal(top, np.sort(np.argsort(-routing.router_logits_LTE[0], -1, kind="stable")[:, :K], -1))
+    with Checkpoint(checkpoints / model.config.family) as checkpoint:
+        names = (f"layers.{model.config.moe_layers[layer]}.moe.{part}.weight" for part in ("router", "gate_up", "down"))
+        router, gate_up, down = (checkpoint.tensor(name).astype(np.float64) for name in names)
+    expected = np.zeros((7, 32))
+    for t, row in enumerate(x.astype(np.float64)):
+        scores = np.exp(router @ row) / np.exp(router @ row).sum()
+        chosen = np.argsort(-scores)[: spec.top_k]
+        assert sorted(routing.topk_ids_LTK[0, t]) == sorted(chosen)
+        for e in chosen:
+            gate, up = np.split(gate_up[e] @ row, 2)
+            weight = scores[e] / (scores[chosen].sum() if spec.normalize_topk else 1.0)
+            expected[t] += weight * (down[e] @ (gate / (1 + np.exp(-gate)) * up))
+    assert np.abs(y).max() > 0.1 and close(y, expected, model, roundings=8)
     assert np.array_equal(y, model.moe_block(layer, x, PinnedRouting(routing.topk_ids_LTK)))
-    alone = np.concatenate([model.moe_block(layer, x[t : t + 1]) for t in range(7)])
-    assert close(y, alone, model) and np.abs(y).max() > 0.1
 
 
 def test_probe_takes_no_tokens(model):
@@ -244,91 +228,6 @@ def test_probe_leaves_the_cache_alone(model):
     assert np.array_equal(expected, model.decode(ids()[:, 0], LAST).logits_BSV)
 
 
-BAD_PREFILLS = {
-    "empty": (np.zeros((1, 0), np.int64), np.array([0]), LAST),
-    "no rows": (np.zeros((0, 3), np.int64), np.zeros(0, np.int64), LAST),
-    "id too large": (np.array([[3, 96]]), np.array([2]), LAST),
-    "id negative": (np.array([[3, -1]]), np.array([2]), LAST),
-    "too long": (ids(1, 13), np.array([13]), LAST),
-    "too many rows": (ids(3, 2), np.full(3, 2), LAST),
-    "length zero": (ids(1, 3), np.array([0]), LAST),
-    "length over S": (ids(1, 3), np.array([4]), LAST),
-    "lengths of another batch": (ids(1, 3), np.array([3, 3]), LAST),
-    "floats": (np.ones((1, 3)), np.array([3]), LAST),
-    "one dimension": (np.ones(3, np.int64), np.array([3]), LAST),
-    "padding": (ids(1, 3), np.array([3]), Request(padding="middle")),
-    "logits": (ids(1, 3), np.array([3]), Request(logits="some")),
-    "pinned shape": (ids(1, 3), np.array([3]), Request(pinned=PinnedRouting(np.zeros((3, 2, 2), np.int64)))),
-    "pinned range": (ids(1, 3), np.array([3]), Request(pinned=PinnedRouting(np.full((3, 3, 2), 6)))),
-    "pinned weights": (
-        ids(1, 3),
-        np.array([3]),
-        Request(pinned=PinnedRouting(np.zeros((3, 3, 2), np.int64), np.zeros((3, 3, 1), np.float32))),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", list(BAD_PREFILLS))
-def test_bad_prefill_changes_nothing(one, name):
-    one.prefill(ids(1, 5), np.array([5]), LAST)
-    with pytest.raises(InvalidInput):
-        one.prefill(*BAD_PREFILLS[name])
-    observed = one.decode(np.array([7]), LAST).logits_BSV
-    one.reset()
-    one.prefill(ids(1, 5), np.array([5]), LAST)
-    assert np.array_equal(observed, one.decode(np.array([7]), LAST).logits_BSV)
-
-
-def test_bad_decode_changes_nothing(one):
-    with pytest.raises(InvalidInput, match="before any prefill"):
-        one.decode(np.array([3]), LAST)
-    one.prefill(ids(1, 11), np.array([11]), LAST)
-    for bad in (np.array([96]), np.array([-1]), np.array([3, 3]), np.array([[3]]), np.array([0.5])):
-        with pytest.raises(InvalidInput):
-            one.decode(bad, LAST)
-    one.decode(np.array([3]), LAST)
-    with pytest.raises(InvalidInput, match="max_length"):
-        one.decode(np.array([3]), LAST)
-
-
-def test_a_chunk_of_another_batch_is_refused(one):
-    one.prefill(ids(1, 3), np.array([3]), LAST)
-    with pytest.raises(InvalidInput, match="the cache holds 1"):
-        one.prefill(ids(2, 3), np.array([3, 3]), LAST)
-
-
-@pytest.mark.parametrize(
-    "bad", [(3, states(2)), (-1, states(2)), (0, states(2, 31)), (0, states(2)[0]), (0, np.zeros((2, 32), np.int64))], ids=str
-)
-def test_bad_probes(one, bad):
-    with pytest.raises(InvalidInput):
-        one.route(*bad)
-    with pytest.raises(InvalidInput):
-        one.moe_block(*bad)
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        LoadSpec(options={"fast": "true"}),
-        LoadSpec(options={"pack": "yes"}),
-        LoadSpec(dtype="float64"),
-        LoadSpec(max_batch=0),
-        LoadSpec(max_length=0),
-    ],
-    ids=str,
-)
-def test_bad_load_specs(checkpoints, spec):
-    with pytest.raises(InvalidInput):
-        backend().load(str(checkpoints / "mixtral"), spec)
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "neuron", "cpu:x"])
-def test_missing_devices(checkpoints, device):
-    with pytest.raises(Unsupported):
-        backend().load(str(checkpoints / "mixtral"), LoadSpec(device=device))
-
-
 def test_generation_starts_and_ends_empty(model):
     spec = GenerationSpec(max_new_tokens=4, eos_token_ids=())
     expected = model.generate(ids(), LENGTHS, spec)
@@ -355,26 +254,3 @@ def test_sampling_follows_seed_and_limits(model):
     greedy = draw(temperature=0.0)
     assert draw() == draw() and draw() != draw(seed=2) and draw() != greedy
     assert draw(top_k=1) == greedy and draw(top_p=1e-6) == greedy
-
-
-def test_bad_generation_leaves_the_cache(one):
-    one.prefill(ids(1, 5), np.array([5]), LAST)
-    expected = one.decode(np.array([7]), LAST).logits_BSV
-    one.reset()
-    one.prefill(ids(1, 5), np.array([5]), LAST)
-    rejected: list[dict[str, Any]] = [
-        dict(max_new_tokens=0),
-        dict(temperature=-1.0),
-        dict(top_p=0.0),
-        dict(top_k=-1),
-        dict(max_new_tokens=9),
-    ]
-    for bad in rejected:
-        with pytest.raises(InvalidInput):
-            one.generate(ids(1, 5), np.array([5]), GenerationSpec(**{"max_new_tokens": 2, **bad}))
-    assert np.array_equal(expected, one.decode(np.array([7]), LAST).logits_BSV)
-
-
-def test_generation_may_fill_the_cache(one):
-    """5 + 8 - 1 = 12 positions: the last new token is never cached."""
-    assert len(one.generate(ids(1, 5), np.array([5]), GenerationSpec(max_new_tokens=8, eos_token_ids=()))[0]) == 8

@@ -45,7 +45,7 @@ def describe_model(what: str) -> None:
         + ("renormalised" if routing.normalize_topk else "not renormalised"),
         "dimensions": f"hidden {config.hidden_size}, expert FFN {config.moe_intermediate_size}, vocabulary {config.vocab_size}",
         "attention": f"{config.num_attention_heads} heads of {config.head_dim}, {config.num_key_value_heads} key/value heads"
-        + (", QK-norm" if config.qk_norm else ""),
+        + ("" if config.qk_norm == "none" else f", QK-norm over each {config.qk_norm}"),
         "positions": f"{config.max_position_embeddings}, RoPE base {config.rope_theta:g}, window {config.sliding_window or 'none'}",
         "weights": f"{config.dtype}, head {'tied to the embedding' if config.tie_word_embeddings else 'of its own'}",
     }

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from harness.synthetic import small
-from implementations.interface import ModelConfig, RoutingSpec
+from implementations import families
+from implementations.interface import ModelConfig
 
 EXAMPLES = 20
 Explorer = Callable[[Callable[..., None]], None]
@@ -30,6 +32,14 @@ def explore(thorough: bool, examples: int = EXAMPLES, shrink: bool = True, **str
         budget(given(**strategies)(check))()
 
     return run
+
+
+def explore_machine(thorough: bool, machine: type[RuleBasedStateMachine], examples: int = EXAMPLES, steps: int = 12) -> None:
+    """The same for a state machine: `examples` sequences of at most `steps` calls."""
+    budget = settings(
+        max_examples=examples * (20 if thorough else 1), stateful_step_count=steps, derandomize=not thorough, deadline=None, database=None
+    )
+    run_state_machine_as_test(machine, settings=budget)
 
 
 def logits(num_experts: int, low: int = -64, high: int = 64, tokens: int = 8, unique: bool = False) -> st.SearchStrategy[np.ndarray]:
@@ -66,14 +76,20 @@ def model_configs(draw: st.DrawFn, family: str) -> ModelConfig:
         moe_layers=tuple(range(num_layers)),
         eos_token_ids=draw(st.sampled_from([(257,), (257, 3)])),
     )
-    return config if family == "mixtral" else _with_qwen_options(draw, config)
+    return _with_options(draw, config, families.family(family).free)
 
 
-def _with_qwen_options(draw: st.DrawFn, config: ModelConfig) -> ModelConfig:
-    dense = draw(st.sets(st.integers(0, config.num_hidden_layers - 1), max_size=config.num_hidden_layers - 1))
-    return replace(
-        config,
-        moe_layers=tuple(i for i in config.moe_layers if i not in dense),
-        attention_bias=draw(st.booleans()),
-        routing=RoutingSpec(config.routing.num_experts, config.routing.top_k, normalize_topk=draw(st.booleans())),
-    )
+def _with_options(draw: st.DrawFn, config: ModelConfig, free: tuple[str, ...]) -> ModelConfig:
+    """Varies what the family's config.json can say."""
+    layers = config.num_hidden_layers
+    if "dense_layers" in free:
+        dense = draw(st.sets(st.integers(0, layers - 1), max_size=layers - 1))
+        config = replace(config, moe_layers=tuple(i for i in config.moe_layers if i not in dense))
+    if "leading_dense_layers" in free:
+        config = replace(config, moe_layers=tuple(range(draw(st.integers(0, layers - 1)), layers)))
+    if "attention_bias" in free:
+        parts = ("q", "k", "v") if config.family == "qwen2_moe" else ("q", "k", "v", "o")
+        config = replace(config, attention_bias=draw(st.sampled_from([(), parts])))
+    if "normalize_topk" in free:
+        config = replace(config, routing=replace(config.routing, normalize_topk=draw(st.booleans())))
+    return config

@@ -20,7 +20,7 @@ from implementations import families
 from implementations.families.config import ConfigError
 from implementations.families.family import Family
 from implementations.interface import CheckpointError, ModelConfig
-from implementations.weights import Placement, assemble, by_target, canonical_shapes
+from implementations.weights import Placement, assemble, by_target, canonical_shapes, stored_dtypes
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 HEAD = "lm_head.weight"  # the same on disk and among the canonical names
@@ -72,6 +72,11 @@ class Checkpoint:
     def shape(self, name: str) -> Tuple[int, ...]:
         return self._shapes[name]
 
+    def bytes(self, name: str) -> int:
+        """The size of a canonical tensor as stored."""
+        _, dtype = self._handles[self._by_target[name][0].source][2]
+        return int(np.prod(self._shapes[name], dtype=np.int64)) * (4 if dtype == "float32" else 2)
+
     def source(self, name: str) -> np.ndarray:
         """A tensor by its name on disk, in its stored dtype (bfloat16 as ml_dtypes.bfloat16)."""
         path, handle, _ = self._handles[name]
@@ -100,8 +105,9 @@ class Checkpoint:
         for name, (path, _, (shape, dtype)) in self._handles.items():
             if shape != expected[name].shape:
                 raise CheckpointError(path, f"shape {shape}, config.json asks for {expected[name].shape}", name)
-            if dtype != self.config.dtype:
-                raise CheckpointError(path, f"dtype {dtype}, config.json says {self.config.dtype}", name)
+            wanted = stored_dtypes(expected[name].name, self.config)
+            if dtype not in wanted:
+                raise CheckpointError(path, f"dtype {dtype}, config.json says {' or '.join(wanted)}", name)
         self._validate_tied_head()
 
     def _validate_tied_head(self) -> None:

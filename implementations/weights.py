@@ -43,20 +43,40 @@ def _layer_shapes(config: ModelConfig, is_moe: bool) -> Iterator[Tuple[str, Shap
     yield from _attention_shapes(config)
     yield "ffn_norm.weight", (D,)
     if is_moe:
-        E, F = config.routing.num_experts, config.moe_intermediate_size
-        yield from (("moe.router.weight", (E, D)), ("moe.gate_up.weight", (E, 2 * F, D)), ("moe.down.weight", (E, D, F)))
+        yield from _moe_shapes(config)
     else:
         yield from (("mlp.gate_up.weight", (2 * config.intermediate_size, D)), ("mlp.down.weight", (D, config.intermediate_size)))
+
+
+def _moe_shapes(config: ModelConfig) -> Iterator[Tuple[str, Shape]]:
+    D, E, F, S = config.hidden_size, config.routing.num_experts, config.moe_intermediate_size, config.shared_expert_intermediate_size
+    yield "moe.router.weight", (E, D)
+    if config.routing.router_bias:
+        yield "moe.router.bias", (E,)
+    if config.routing.correction_bias:
+        yield "moe.router.correction_bias", (E,)
+    yield from (("moe.gate_up.weight", (E, 2 * F, D)), ("moe.down.weight", (E, D, F)))
+    if config.shared_expert != "none":
+        yield from (("moe.shared.gate_up.weight", (2 * S, D)), ("moe.shared.down.weight", (D, S)))
+    if config.shared_expert == "gated":
+        yield "moe.shared.gate.weight", (1, D)
+
+
+def stored_dtypes(name: str, config: ModelConfig) -> Tuple[str, ...]:
+    """The dtypes that a canonical tensor may have on disk, the usual one first: the config's, but for correction biases float32, since
+    their small steps decide selections (transformers keeps them so), or the config's."""
+    return tuple(dict.fromkeys(("float32", config.dtype))) if name.endswith("correction_bias") else (config.dtype,)
 
 
 def _attention_shapes(config: ModelConfig) -> Iterator[Tuple[str, Shape]]:
     D, q_size, kv_size = config.hidden_size, config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     for part, rows, columns in (("q", q_size, D), ("k", kv_size, D), ("v", kv_size, D), ("o", D, q_size)):
         yield f"attention.{part}.weight", (rows, columns)
-        if config.attention_bias:
+        if part in config.attention_bias:
             yield f"attention.{part}.bias", (rows,)
-    if config.qk_norm:
-        yield from (("attention.q_norm.weight", (config.head_dim,)), ("attention.k_norm.weight", (config.head_dim,)))
+    if config.qk_norm != "none":
+        sizes = (q_size, kv_size) if config.qk_norm == "projection" else (config.head_dim, config.head_dim)
+        yield from ((f"attention.{part}_norm.weight", (size,)) for part, size in zip("qk", sizes))
 
 
 def parameter_counts(config: ModelConfig) -> Tuple[int, int]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from harness.judge.certificate import certify
 from harness.judge.metric import Metric
+from implementations.interface import RoutingSpec
 
 
 def ids(ids_TK: np.ndarray, num_experts: int) -> list[Metric]:
@@ -40,9 +41,11 @@ def weights_within(weights_TK: np.ndarray, expected_TK: np.ndarray, allowance_TK
     return Metric("weight_error_over_allowance", _largest(np.abs(weights_TK - expected_TK) / (expected_TK * allowance_TK)), 1.0)
 
 
-def selection(logits_TE: np.ndarray, ids_TK: np.ndarray, delta_TE: np.ndarray | float = 0.0) -> list[Metric]:
+def selection(
+    ranking_TE: np.ndarray, ids_TK: np.ndarray, delta_TE: np.ndarray | float = 0.0, spec: RoutingSpec | None = None
+) -> list[Metric]:
     """No selection outside the oracle's margin; the flips inside it are reported. `delta_TE` 0 asks for the exact top-k, ties free."""
-    certificate = certify(logits_TE, ids_TK, delta_TE)
+    certificate = certify(ranking_TE, ids_TK, delta_TE, spec)
     return [Metric("uncertified_selections", certificate.uncertified, 0), Metric("excused_flips", certificate.excused)]
 
 

@@ -34,9 +34,8 @@ def visible(length: int, window: int | None) -> np.ndarray:
 def attention(x_SD: np.ndarray, weights: Weights, config: ModelConfig) -> np.ndarray:
     """Attention output (S, D) of normed hidden states. `weights`: one layer's `attention.*` tensors by their last name parts."""
     q, k, v = (_project(x_SD, weights, part, config) for part in "qkv")
-    if config.qk_norm:
-        q = rms_norm(q, weights["q_norm.weight"], config.rms_norm_eps)
-        k = rms_norm(k, weights["k_norm.weight"], config.rms_norm_eps)
+    if config.qk_norm != "none":
+        q, k = _qk_norm(q, weights["q_norm.weight"], config), _qk_norm(k, weights["k_norm.weight"], config)
     q, k = rotate(q, config.rope_theta), rotate(k, config.rope_theta)
     group = config.num_attention_heads // config.num_key_value_heads
     k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
@@ -49,6 +48,12 @@ def attention(x_SD: np.ndarray, weights: Weights, config: ModelConfig) -> np.nda
 
 def _project(x_SD: np.ndarray, weights: Weights, part: str, config: ModelConfig) -> np.ndarray:
     return _linear(x_SD, weights, part).reshape(len(x_SD), -1, config.head_dim)
+
+
+def _qk_norm(x_SHP: np.ndarray, weight: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """Over each head (Qwen3), or over all heads as one vector (OLMoE, before the split into heads)."""
+    x = x_SHP.reshape(len(x_SHP), -1) if config.qk_norm == "projection" else x_SHP
+    return rms_norm(x, weight, config.rms_norm_eps).reshape(x_SHP.shape)
 
 
 def _linear(x: np.ndarray, weights: Weights, part: str) -> np.ndarray:

@@ -53,9 +53,18 @@ class Oracle:
 
     def route(self, layer: int, x_TD: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(logits_TE, ids_TK, weights_TK) of the layer-th MoE layer's router on given hidden states."""
-        logits_TE = routing.router_logits(x_TD, self.router_weight(layer))
-        ids_TK = routing.select(logits_TE, self.config.routing.top_k)
-        return logits_TE, ids_TK, routing.combine_weights(logits_TE, ids_TK, self.config.routing)
+        spec = self.config.routing
+        logits_TE = routing.router_logits(x_TD, self.router_weight(layer), self.router_bias(layer))
+        ids_TK = routing.select(self.ranking(layer, logits_TE), spec)
+        return logits_TE, ids_TK, routing.combine_weights(logits_TE, ids_TK, spec)
+
+    def ranking(self, layer: int, logits_TE: np.ndarray) -> np.ndarray:
+        """What the layer-th MoE layer's selection ranks, from its router logits."""
+        return routing.ranking(logits_TE, self.config.routing, self.correction(layer))
+
+    def correction(self, layer: int) -> np.ndarray | None:
+        """correction_bias_E of the layer-th MoE layer, float64, or None."""
+        return self._router_tensor(layer, "correction_bias")
 
     def moe_block(self, layer: int, x_TD: np.ndarray, pinned_ids_TK: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
         """(y_TD, logits_TE, ids_TK, weights_TK) of the layer-th MoE block."""
@@ -66,14 +75,31 @@ class Oracle:
         return self.combine(layer, x_TD, ids_TK, weights_TK), logits_TE, ids_TK, weights_TK
 
     def combine(self, layer: int, x_TD: np.ndarray, ids_TK: np.ndarray, weights_TK: np.ndarray) -> np.ndarray:
-        """y_TD of the layer-th MoE layer's experts for a given routing."""
-        prefix = f"layers.{self.config.moe_layers[layer]}.moe"
+        """y_TD of the layer-th MoE layer for a given routing: its experts, and the shared one where there is one."""
+        prefix, x_TD = f"layers.{self.config.moe_layers[layer]}.moe", x_TD.astype(np.float64)
         gate_up, down = self._tensors[f"{prefix}.gate_up.weight"], self._tensors[f"{prefix}.down.weight"]
-        return experts.moe(x_TD.astype(np.float64), ids_TK, weights_TK, gate_up, down)
+        y_TD = experts.moe(x_TD, ids_TK, weights_TK, gate_up, down)
+        return y_TD if self.config.shared_expert == "none" else y_TD + self.shared(layer, x_TD)
+
+    def shared(self, layer: int, x_TD: np.ndarray) -> np.ndarray:
+        """y_TD of the layer-th MoE layer's shared expert, its gate applied (Qwen1.5-MoE: sigmoid(w x) * expert(x))."""
+        prefix = f"layers.{self.config.moe_layers[layer]}.moe.shared"
+        y_TD = experts.swiglu(x_TD, self._float64(f"{prefix}.gate_up.weight"), self._float64(f"{prefix}.down.weight"))
+        if self.config.shared_expert == "ungated":
+            return y_TD
+        return y_TD / (1.0 + np.exp(-(x_TD @ self._float64(f"{prefix}.gate.weight").T)))
 
     def router_weight(self, layer: int) -> np.ndarray:
         """w_ED of the layer-th MoE layer, float64."""
         return self._float64(f"layers.{self.config.moe_layers[layer]}.moe.router.weight")
+
+    def router_bias(self, layer: int) -> np.ndarray | None:
+        """bias_E on the layer-th MoE layer's router logits, float64, or None."""
+        return self._router_tensor(layer, "bias")
+
+    def _router_tensor(self, layer: int, name: str) -> np.ndarray | None:
+        full = f"layers.{self.config.moe_layers[layer]}.moe.router.{name}"
+        return self._float64(full) if full in self._tensors else None
 
     def _attention_weights(self, i: int) -> dict[str, np.ndarray]:
         prefix = f"layers.{i}.attention."

@@ -5,18 +5,27 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import lru_cache
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, List, Mapping
 
 from implementations.families.config import ConfigError
-from implementations.families.family import Family
+from implementations.families.family import Family, RoutingFamily
 
 
 @lru_cache(maxsize=None)
 def families() -> Dict[str, Family]:
     """Every family by name: each module of this folder that defines FAMILY."""
+    return {family.name: family for family in _defined("FAMILY")}
+
+
+@lru_cache(maxsize=None)
+def routing_families() -> Dict[str, RoutingFamily]:
+    """Every family whose router alone is described: each module of this folder that defines ROUTING."""
+    return {family.name: family for family in _defined("ROUTING")}
+
+
+def _defined(name: str) -> List[Any]:
     modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
-    found = (module.FAMILY for module in modules if hasattr(module, "FAMILY"))
-    return {family.name: family for family in found}
+    return [getattr(module, name) for module in modules if hasattr(module, name)]
 
 
 def family(name: str) -> Family:

@@ -18,7 +18,7 @@ SHARED = frozenset(
     "num_local_experts num_experts_per_tok eos_token_id bos_token_id pad_token_id dtype torch_dtype".split()
 )
 # Far above any model. A larger count is damage, and the list of its tensors would not fit into memory.
-LIMITS = {"num_hidden_layers": 1024, "num_experts": 4096, "num_local_experts": 4096}
+LIMITS = {"num_hidden_layers": 1024, "num_experts": 4096, "num_local_experts": 4096, "n_routed_experts": 4096}
 
 
 class ConfigError(ValueError):
@@ -68,11 +68,21 @@ class Fields:
         return tuple(values)
 
     def num_experts(self) -> int:
-        """`num_local_experts` or `num_experts`: transformers 5 writes the first for every family, older versions either."""
-        found = {key: self.integer(key) for key in ("num_local_experts", "num_experts") if key in self.raw}
+        """`num_local_experts`, `num_experts` or `n_routed_experts`: transformers 5 writes the first for all, older versions any."""
+        found = {key: self.integer(key) for key in ("num_local_experts", "num_experts", "n_routed_experts") if key in self.raw}
         if len(set(found.values())) > 1:
             raise ConfigError("num_experts", f"contradictory: {found}")
         return next(iter(found.values())) if found else self.integer("num_local_experts")
+
+    def full_attention(self) -> None:
+        """For families whose windows alternate between layers, which is not supported: no layer has one."""
+        kinds = self.raw.get("layer_types")
+        if kinds is not None and (not isinstance(kinds, list) or set(kinds) != {"full_attention"}):
+            raise ConfigError("layer_types", f"only full attention is supported in every layer, got {kinds!r}")
+
+    def bias(self, key: str, parts: str, default: bool) -> Tuple[str, ...]:
+        """`attention_bias` of a ModelConfig: `parts` if the flag is set."""
+        return tuple(parts) if self.boolean(key, default) else ()
 
     def rope_theta(self) -> float:
         """From `rope_parameters` (transformers 5) or flat `rope_theta` (before). Only the default RoPE is supported."""

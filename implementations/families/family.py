@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
 
-from implementations.interface import ModelConfig
+from implementations.interface import ModelConfig, RoutingSpec
 from implementations.weights import Placement, canonical_shapes
 
 ATTENTION_NAMES = {"attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+ROUTER_NAMES = {
+    "moe.router.weight": "gate.weight",
+    "moe.router.bias": "gate.bias",
+    "moe.router.correction_bias": "gate.e_score_correction_bias",
+}
 
 
 @dataclass(frozen=True)
 class Family:
     """`parse`: HF config.json -> ModelConfig, raising ConfigError. `to_hf`: the inverse, which transformers 5 reads. `block`: the MoE
-    block's name inside a layer on disk; `expert_parts`: its names for gate, up, down. `public`: config.json of well-known models."""
+    block's name inside a layer on disk; `expert_parts`: its names for gate, up, down; `shared`: its name for the shared expert. `public`:
+    config.json of well-known models. `traits`: ModelConfig fields that all its models have alike, those of RoutingSpec under `routing`.
+    `free`: what its config.json can say besides the fields common to all: head_dim (other than hidden_size / num_attention_heads),
+    moe_intermediate_size (other than intermediate_size), normalize_topk, dense_layers (any), leading_dense_layers, sliding_window,
+    attention_bias, groups, scaling_factor."""
 
     name: str
     architecture: str
@@ -23,6 +32,9 @@ class Family:
     block: str
     expert_parts: Tuple[str, str, str]
     public: Mapping[str, Dict[str, Any]]
+    traits: Mapping[str, Any] = field(default_factory=dict)
+    free: Tuple[str, ...] = ()
+    shared: str = "shared_expert"
 
     def layout(self, config: ModelConfig, stored_head: bool) -> List[Placement]:
         """Every HF tensor on disk, per-expert, and its place in the canonical tensors."""
@@ -42,8 +54,11 @@ class Family:
             yield from _halves(f"model.layers.{layer}.mlp.{{part}}.weight", ("gate_proj", "up_proj"), name, shape)
             return
         block = f"model.layers.{layer}.{self.block}"
-        if part == "moe.router.weight":
-            yield Placement(f"{block}.gate.weight", name, (), shape)
+        if part in ROUTER_NAMES:
+            yield Placement(f"{block}.{ROUTER_NAMES[part]}", name, (), shape)
+            return
+        if part.startswith("moe.shared."):
+            yield from self._shared_placements(block, part, name, shape)
             return
         for e in range(shape[0]):
             expert = f"{block}.experts.{e}.{{part}}.weight"
@@ -51,6 +66,24 @@ class Family:
                 yield Placement(expert.format(part=down), name, (e,), shape[1:])
             else:
                 yield from _halves(expert, (gate, up), name, shape[1:], (e,))
+
+    def _shared_placements(self, block: str, part: str, name: str, shape: Tuple[int, ...]) -> Iterator[Placement]:
+        if part == "moe.shared.gate.weight":
+            yield Placement(f"{block}.{self.shared}_gate.weight", name, (), shape)
+        elif part == "moe.shared.down.weight":
+            yield Placement(f"{block}.{self.shared}.down_proj.weight", name, (), shape)
+        else:
+            yield from _halves(f"{block}.{self.shared}.{{part}}.weight", ("gate_proj", "up_proj"), name, shape)
+
+
+@dataclass(frozen=True)
+class RoutingFamily:
+    """A family of which only the router is described: it is judged through `RouterBuilder`, without a model. `parse` reads the routing keys
+    of a config.json and raises ConfigError."""
+
+    name: str
+    parse: Callable[[Mapping[str, Any]], RoutingSpec]
+    public: Mapping[str, Dict[str, Any]]
 
 
 def _halves(pattern: str, parts: Tuple[str, str], name: str, shape: Tuple[int, ...], prefix: Tuple = ()) -> Iterator[Placement]:

@@ -47,4 +47,5 @@ FAMILY = Family(
     block="block_sparse_moe",
     expert_parts=("w1", "w3", "w2"),
     public={"mixtral-8x7b": MIXTRAL_8X7B},
+    free=("head_dim", "sliding_window"),
 )

@@ -9,6 +9,7 @@ from implementations.families.family import Family, common_to_hf
 from implementations.interface import ModelConfig, RoutingSpec
 
 KEYS = ("moe_intermediate_size", "norm_topk_prob", "mlp_only_layers", "decoder_sparse_step", "use_sliding_window", "attention_bias")
+TRAITS: Dict[str, Any] = {"qk_norm": "head"}
 
 
 def parse(raw: Mapping[str, Any]) -> ModelConfig:
@@ -18,15 +19,15 @@ def parse(raw: Mapping[str, Any]) -> ModelConfig:
         family="qwen3_moe",
         moe_intermediate_size=fields.integer("moe_intermediate_size"),
         routing=RoutingSpec(num_experts=E, top_k=K, normalize_topk=fields.boolean("norm_topk_prob", False)),
-        moe_layers=_moe_layers(fields),
+        moe_layers=moe_layers(fields),
         sliding_window=_sliding_window(fields),
-        qk_norm=True,
-        attention_bias=fields.boolean("attention_bias", False),
+        attention_bias=fields.bias("attention_bias", "qkvo", False),
+        **TRAITS,
         **fields.common(),
     )
 
 
-def _moe_layers(fields: Fields) -> Tuple[int, ...]:
+def moe_layers(fields: Fields) -> Tuple[int, ...]:
     """Layer i holds experts unless it is listed in `mlp_only_layers` or (i + 1) is not a multiple of `decoder_sparse_step`."""
     layers, step = fields.integer("num_hidden_layers"), fields.integer("decoder_sparse_step", default=1)
     dense = [] if fields.raw.get("mlp_only_layers") is None else fields.raw["mlp_only_layers"]
@@ -51,15 +52,15 @@ def to_hf(config: ModelConfig) -> Dict[str, Any]:
         head_dim=config.head_dim,
         moe_intermediate_size=config.moe_intermediate_size,
         norm_topk_prob=config.routing.normalize_topk,
-        mlp_only_layers=_dense_layers(config),
+        mlp_only_layers=dense_layers(config),
         decoder_sparse_step=1,
-        attention_bias=config.attention_bias,
+        attention_bias=bool(config.attention_bias),
         sliding_window=config.sliding_window,
         use_sliding_window=config.sliding_window is not None,
     )
 
 
-def _dense_layers(config: ModelConfig) -> List[int]:
+def dense_layers(config: ModelConfig) -> List[int]:
     return [i for i in range(config.num_hidden_layers) if i not in config.moe_layers]
 
 
@@ -81,4 +82,6 @@ FAMILY = Family(
     block="mlp",
     expert_parts=("gate_proj", "up_proj", "down_proj"),
     public={"qwen3-30b-a3b": QWEN3_30B_A3B},
+    traits=TRAITS,
+    free=("head_dim", "moe_intermediate_size", "normalize_topk", "dense_layers", "sliding_window", "attention_bias"),
 )

@@ -1,0 +1,26 @@
+"""What a next token is drawn from, in float64. Legend: V vocabulary."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import softmax
+
+from implementations.interface import GenerationSpec
+
+
+def sampling_distribution(logits_V: np.ndarray, spec: GenerationSpec) -> np.ndarray:
+    """Probabilities (V): softmax(logits / temperature); of those the `top_k` likeliest, renormalised; of those the smallest set of the
+    likeliest whose probability reaches `top_p`, renormalised. Temperature 0 is greedy. Source: Holtzman et al. 2019; the order of the
+    two cuts is that of transformers and vLLM."""
+    if not spec.temperature:
+        return np.eye(len(logits_V))[int(np.argmax(logits_V))]
+    order = np.argsort(-logits_V, kind="stable")
+    ranked = softmax(logits_V[order] / spec.temperature)
+    if spec.top_k:
+        ranked[spec.top_k :] = 0.0
+        ranked /= ranked.sum()
+    if spec.top_p < 1:
+        ranked[np.cumsum(ranked) - ranked >= spec.top_p] = 0.0
+    probabilities_V = np.zeros(len(logits_V))
+    probabilities_V[order] = ranked / ranked.sum()
+    return probabilities_V

@@ -12,8 +12,9 @@ from safetensors.numpy import load_file
 
 from harness.oracle.model import Oracle, OracleOutput
 from harness.tensors import CanonicalTensors
+from implementations import families
 from implementations.checkpoint import Checkpoint
-from implementations.interface import ModelConfig
+from implementations.interface import ModelConfig, RoutingSpec
 
 SEQUENCE = 48  # tokens per row where there is no golden prompt: long enough to touch every expert of the golden models
 
@@ -33,6 +34,14 @@ class Case:
     @property
     def config(self) -> ModelConfig:
         return self._opened.config
+
+    def tensor_names(self) -> list[str]:
+        """Canonical names."""
+        return self._opened.names()
+
+    def tensor(self, name: str) -> np.ndarray:
+        """A canonical tensor in its stored dtype."""
+        return self._opened.tensor(name)
 
     @cached_property
     def oracle(self) -> Oracle:
@@ -62,6 +71,21 @@ class Case:
     @cached_property
     def _free_runs(self) -> dict[int, OracleOutput]:
         return {}
+
+
+@dataclass(frozen=True)
+class RouterCase:
+    """A router by itself, of a family whose models are not described here. `spec`: a well-known model's, at its true size."""
+
+    name: str
+    spec: RoutingSpec
+    golden: None = None
+
+
+def router_cases() -> list[RouterCase]:
+    """One case per routing-only family, of its first public model."""
+    found = families.routing_families().values()
+    return [RouterCase(family.name, family.parse(next(iter(family.public.values())))) for family in sorted(found, key=lambda f: f.name)]
 
 
 def golden_root() -> Path:

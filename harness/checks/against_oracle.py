@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.checks.passes import Trace
 from harness.judge import bounds, routing
-from harness.judge.certificate import certify
+from harness.judge.certificate import certify, ranking_allowance
 from harness.judge.distance import relative_rms, worst_row
 from harness.judge.metric import Metric
 from harness.oracle.model import Oracle, OracleOutput
@@ -55,7 +55,8 @@ def judge_routing_inside(subject: Subject, verdict: Verdict, trace: Trace) -> No
     allowed = bounds.router(subject.dtype, *subject.depth)
     for layer, logits_SE in enumerate(expected.router_logits_LSE):
         delta = 2 * allowed * float(np.sqrt(np.mean(logits_SE**2)))
-        certificate = certify(logits_SE, trace.ids_LSK[layer], delta)
+        spec, ranking_SE = subject.config.routing, subject.case.oracle.ranking(layer, logits_SE)
+        certificate = certify(ranking_SE, trace.ids_LSK[layer], ranking_allowance(delta, spec), spec)
         verdict.judge(Metric("uncertified_selections", certificate.uncertified, 0), about=f"MoE layer {layer}")
         verdict.saw(tokens=len(logits_SE), flips_excused=certificate.excused, experts_hit=len(np.unique(trace.ids_LSK[layer])))
     if trace.router_logits_LSE is not None:

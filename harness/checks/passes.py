@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.subject import Subject
-from implementations.interface import Model, Request, Routing, StepOutput
+from implementations.interface import Model, Packed, PinnedRouting, Request, Routing, StepOutput
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,14 @@ def request(subject: Subject, padding: str = "right") -> Request:
     return Request(logits="all", routing="routing" in subject.capabilities.features, padding=padding)
 
 
+def pinned_request(subject: Subject, tokens: int, padding: str = "right", seed: int = 0) -> Request:
+    """All logits, with arbitrary experts pinned: the loads of the experts, and so the shapes of their matrix products, are then the same
+    whatever the tokens say. Only then must the bits of one row not depend on another's content."""
+    spec, layers = subject.config.routing, len(subject.config.moe_layers)
+    ranks = np.random.default_rng(seed).random((layers, tokens, spec.num_experts))
+    return Request(logits="all", padding=padding, pinned=PinnedRouting(np.argsort(ranks)[..., : spec.top_k].copy()))
+
+
 def prefill(model: Model, input_ids_BS: np.ndarray, request: Request, lengths_B: np.ndarray | None = None) -> list[Trace]:
     """One prefill of the whole batch."""
     B, S = input_ids_BS.shape
@@ -36,15 +44,39 @@ def prefill(model: Model, input_ids_BS: np.ndarray, request: Request, lengths_B:
     return [_row(out, input_ids_BS, b, valid(S, int(lengths_B[b]), request.padding)) for b in range(B)]
 
 
+def in_chunks(model: Model, input_ids_BS: np.ndarray, sizes: list[int], request: Request) -> list[Trace]:
+    """Consecutive prefills of `sizes` tokens each, then one of the rest."""
+    chunks = np.split(input_ids_BS, np.cumsum(sizes), axis=1)
+    traces = [prefill(model, np.ascontiguousarray(chunk), request) for chunk in chunks if chunk.shape[1]]
+    return [join(list(rows)) for rows in zip(*traces, strict=True)]
+
+
+def decode(model: Model, token_ids_B: np.ndarray, request: Request) -> list[Trace]:
+    """One decode call."""
+    token_ids_B = np.ascontiguousarray(token_ids_B)
+    out = model.decode(token_ids_B, request)
+    return [_row(out, token_ids_B[:, None], b, slice(0, 1)) for b in range(len(token_ids_B))]
+
+
+def packed(model: Packed, sequences: list[np.ndarray], request: Request) -> list[Trace]:
+    """All sequences in one row; a trace for each."""
+    cu_seqlens = np.cumsum([0, *map(len, sequences)])
+    stream_1T = np.concatenate(sequences)[None]
+    out = model.prefill_packed(stream_1T[0], cu_seqlens, request)
+    return [_row(out, stream_1T, 0, slice(int(a), int(b))) for a, b in zip(cu_seqlens, cu_seqlens[1:], strict=False)]
+
+
+def changed_bits(before: list[Trace], after: list[Trace]) -> int:
+    """Logits that differ in any bit; NaN equals NaN."""
+    return sum(int(np.sum(a.logits_SV.view(np.uint32) != b.logits_SV.view(np.uint32))) for a, b in zip(before, after, strict=True))
+
+
 def prefill_and_decode(
     model: Model, input_ids_BS: np.ndarray, prompt_lengths_B: np.ndarray, steps: int, request: Request, continuations_BS: np.ndarray
 ) -> list[Trace]:
     """A (ragged) prefill, then `steps` decode calls fed with `continuations_BS` (teacher forcing)."""
     traces = [prefill(model, input_ids_BS, request, prompt_lengths_B)]
-    for step in range(steps):
-        tokens_B = np.ascontiguousarray(continuations_BS[:, step])
-        out = model.decode(tokens_B, request)
-        traces.append([_row(out, tokens_B[:, None], b, slice(0, 1)) for b in range(len(tokens_B))])
+    traces += [decode(model, continuations_BS[:, step], request) for step in range(steps)]
     return [join(list(rows)) for rows in zip(*traces, strict=True)]
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from harness.checks.block_runs import block_metrics, judge_block
 from harness.checks.clause import clause
+from harness.checks.small_models import hidden_states, like
 from harness.checks.states import layer_states
-from harness.checks.transparent import one_layer
 from harness.judge import bounds
 from harness.judge.distance import relative_rms, worst_row
 from harness.judge.metric import Metric
-from harness.oracle.routing import combine_weights
 from harness.subject import Subject
+from harness.synthetic import FLAT, PEAKED
 from harness.verdict import Verdict
 from implementations.interface import PinnedRouting
 
@@ -20,14 +21,8 @@ TOKENS_PER_EXPERT = 4
 
 @clause("BLOCK-01", "The MoE block equals the oracle on the oracle's hidden states")
 def test_block_equals_oracle(subject: Subject, verdict: Verdict) -> None:
-    probe, oracle = subject.probe(), subject.case.oracle
     for layer, x_TD in layer_states(subject):
-        ids_TK, _ = one_layer(probe.route(layer, x_TD), len(x_TD), subject.config.routing.top_k)
-        weights_TK = combine_weights(oracle.route(layer, x_TD)[0], ids_TK, subject.config.routing)
-        expected_TD = oracle.combine(layer, x_TD, ids_TK, weights_TK)
-        observed_TD = probe.moe_block(layer, x_TD)
-        verdict.judge(*block_metrics(observed_TD, expected_TD, ids_TK, subject), about=f"MoE layer {layer}")
-        verdict.saw(tokens=len(x_TD), experts_hit=len(np.unique(ids_TK)))
+        judge_block(subject, verdict, x_TD, layer, f"MoE layer {layer}")
     verdict.require(tokens=64)
 
 
@@ -47,6 +42,38 @@ def test_every_expert_equals_oracle(subject: Subject, verdict: Verdict) -> None:
     verdict.require(experts_hit=subject.config.routing.num_experts * len(subject.config.moe_layers))
 
 
+@clause("BLOCK-03", "The block equals the oracle under a flat and under a peaked router")
+def test_block_at_two_router_scales(subject: Subject, verdict: Verdict) -> None:
+    for scale in (FLAT, PEAKED):
+        model = like(subject, "router-scale", router_scale=scale)
+        judge_block(model, verdict, hidden_states(model, 64), about=f"router logits of spread {scale}")
+    verdict.require(tokens=128)
+
+
+@clause("BLOCK-10", "With all combine weights zero the shared expert alone remains, or nothing")
+def test_zero_weights_leave_the_shared_expert(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("pinned")
+    probe, spec = subject.probe(), subject.config.routing
+    for layer, x_TD in layer_states(subject):
+        pinned = round_robin(spec.num_experts, spec.top_k)
+        x_TD = x_TD[np.arange(pinned.topk_ids_LTK.shape[1]) % len(x_TD)]
+        zero = PinnedRouting(pinned.topk_ids_LTK, np.zeros(pinned.topk_ids_LTK.shape, np.float32))
+        observed_TD = probe.moe_block(layer, x_TD, zero)
+        verdict.judge(*_shared_metrics(observed_TD, layer, x_TD, subject), about=f"MoE layer {layer}")
+        verdict.saw(tokens=len(x_TD))
+    verdict.require(tokens=32)
+
+
+def _shared_metrics(observed_TD: np.ndarray, layer: int, x_TD: np.ndarray, subject: Subject) -> list[Metric]:
+    if subject.config.shared_expert == "none":
+        return [Metric("largest_output", float(np.max(np.abs(observed_TD))), 0)]
+    expected_TD, bound = subject.case.oracle.shared(layer, x_TD.astype(np.float64)), bounds.BLOCK[subject.dtype]
+    return [
+        Metric("shared_expert_error", relative_rms(observed_TD, expected_TD), bound),
+        Metric("worst_token_error", worst_row(observed_TD, expected_TD), bounds.WORST_TOKEN * bound),
+    ]
+
+
 def round_robin(num_experts: int, top_k: int) -> PinnedRouting:
     """Every expert in every slot, TOKENS_PER_EXPERT times; weights differ by slot, so that swapped slots show."""
     first_T = np.arange(num_experts * TOKENS_PER_EXPERT)
@@ -54,16 +81,3 @@ def round_robin(num_experts: int, top_k: int) -> PinnedRouting:
     weights_K = np.arange(1, top_k + 1, dtype=np.float32)
     weights_TK = np.broadcast_to(weights_K / weights_K.sum(), ids_TK.shape).astype(np.float32)
     return PinnedRouting(ids_TK[None].astype(np.int64), weights_TK[None].copy())
-
-
-def block_metrics(observed_TD: np.ndarray, expected_TD: np.ndarray, ids_TK: np.ndarray, subject: Subject) -> list[Metric]:
-    """Error pooled over all tokens, over the tokens of the worst expert, and of the worst token."""
-    assert observed_TD.shape == expected_TD.shape, f"expected shape {expected_TD.shape}, got {observed_TD.shape}"
-    bound = bounds.BLOCK[subject.dtype]
-    pools = {int(e): (ids_TK == e).any(-1) for e in np.unique(ids_TK)}
-    worst_expert = max(relative_rms(observed_TD[pool], expected_TD[pool]) for pool in pools.values())
-    return [
-        Metric("block_error", relative_rms(observed_TD, expected_TD), bound),
-        Metric("worst_expert_error", worst_expert, bounds.WORST_EXPERT * bound),
-        Metric("worst_token_error", worst_row(observed_TD, expected_TD), bounds.WORST_TOKEN * bound),
-    ]

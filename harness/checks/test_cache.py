@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from harness.checks.against_oracle import judge_traces
-from harness.checks.clause import clause
-from harness.checks.passes import join, prefill, prefill_and_decode, request
+from harness.checks.clause import LOGIC, clause
+from harness.checks.passes import Trace, changed_bits, decode, in_chunks, join, prefill, prefill_and_decode, request
+from harness.checks.refusals import refuses
 from harness.judge.metric import Metric
-from harness.subject import Subject
+from harness.subject import MAX_LENGTH, Subject
 from harness.verdict import Verdict
+from implementations.interface import Model, Request
 
 DECODED = 12
 
@@ -35,17 +39,58 @@ def test_reset_repeats_bit_for_bit(subject: Subject, verdict: Verdict) -> None:
     model.decode(prompts_BS[:, 0].copy(), request(subject))
     model.reset()
     second = prefill(model, prompts_BS, request(subject))
-    changed = sum(int(np.sum(a.logits_SV != b.logits_SV)) for a, b in zip(first, second, strict=True))
-    verdict.judge(Metric("changed_logits", changed, 0))
+    verdict.judge(Metric("changed_logits", changed_bits(first, second), 0))
     verdict.saw(tokens=prompts_BS.size)
 
 
 @clause("CACHE-03", "A prompt given in two chunks gives what it gives in one")
 def test_chunks_equal_whole_prompt(subject: Subject, verdict: Verdict) -> None:
     subject.needs("prefill", "chunked_prefill")
-    prompts_BS, model = subject.case.prompts_BS, subject.model()
+    prompts_BS = subject.case.prompts_BS
     split = prompts_BS.shape[1] // 3
-    chunks = [np.ascontiguousarray(part) for part in np.split(prompts_BS, [split], axis=1)]
-    traces = [prefill(model, chunk, request(subject)) for chunk in chunks]
-    judge_traces(subject, verdict, [join(list(rows)) for rows in zip(*traces, strict=True)], about=f"in chunks of {split} and the rest")
+    traces = in_chunks(subject.model(), prompts_BS, [split], request(subject))
+    judge_traces(subject, verdict, traces, about=f"in chunks of {split} and the rest")
     verdict.require(tokens=32)
+
+
+@clause("CACHE-04", "Chunks of any size give what the whole prompt gives, and decode goes on after them")
+def test_awkward_chunks_equal_whole_prompt(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("prefill", "chunked_prefill", "decode")
+    prompts_BS = subject.case.prompts_BS[:2]
+    for sizes in ([1, 7, 16, 3], [1, 1, 1], [15, 1, 16]):
+        model, split = subject.model(), prompts_BS.shape[1] - 2
+        chunks = in_chunks(model, prompts_BS[:, :split], sizes, request(subject))
+        steps = [decode(model, prompts_BS[:, s], request(subject)) for s in range(split, split + 2)]
+        traces = [join(list(rows)) for rows in zip(chunks, *steps, strict=True)]
+        judge_traces(subject, verdict, traces, about=f"in chunks of {sizes} and the rest, then 2 decoded")
+    verdict.require(tokens=96)
+
+
+@clause("CACHE-05", "A refused call changes nothing: the next step gives the same bits", dtypes=LOGIC)
+def test_refused_calls_leave_the_cache_alone(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("prefill", "decode")
+    undisturbed, disturbed = (_stepwise(subject, verdict, disturb) for disturb in (False, True))
+    verdict.judge(Metric("changed_logits", changed_bits(undisturbed, disturbed), 0))
+    verdict.require(refused=12)
+
+
+def _stepwise(subject: Subject, verdict: Verdict, disturb: bool) -> list[Trace]:
+    """A prefill and decode steps, with bad calls before each step if `disturb`."""
+    model, prompts_BS, plain = subject.model(), subject.case.prompts_BS, request(subject)
+    traces = [prefill(model, prompts_BS[:, :24].copy(), plain)]
+    for step in range(24, 28):
+        for what, call in _bad_calls(model, subject).items() if disturb else ():
+            refuses(verdict, f"{what} at position {step}", call)
+        traces.append(decode(model, prompts_BS[:, step], plain))
+    return [join(list(rows)) for rows in zip(*traces, strict=True)]
+
+
+def _bad_calls(model: Model, subject: Subject) -> dict[str, Callable[[], object]]:
+    """What the contract says to refuse in the middle of a sequence."""
+    B, V = len(subject.case.prompts_BS), subject.config.vocab_size
+    long_BS = np.zeros((B, MAX_LENGTH), np.int64)
+    return {
+        "decode of an id out of range": lambda: model.decode(np.full(B, V), Request()),
+        "decode of another number of rows": lambda: model.decode(np.zeros(B + 1, np.int64), Request()),
+        "a chunk past max_length": lambda: model.prefill(long_BS, np.full(B, MAX_LENGTH), Request()),
+    }

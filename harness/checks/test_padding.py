@@ -7,12 +7,13 @@ import pytest
 
 from harness.checks.against_oracle import judge_traces, logit_metrics
 from harness.checks.clause import clause
-from harness.checks.passes import prefill, prefill_and_decode, request, valid
+from harness.checks.passes import changed_bits, pinned_request, prefill, prefill_and_decode, request, valid
+from harness.checks.ragged import DECODED, ragged
+from harness.checks.small_models import Tensors, rewritten
+from harness.judge.metric import Metric
 from harness.subject import Subject
 from harness.verdict import Verdict
 from implementations.interface import Request, Unsupported
-
-DECODED = 4
 
 
 @clause("PAD-01", "In a ragged batch every row gets what it would get alone")
@@ -44,14 +45,40 @@ def test_last_logits_are_of_the_last_valid_position(subject: Subject, verdict: V
         verdict.saw(tokens=1)
 
 
-def ragged(subject: Subject, padding: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(padded ids, lengths, the next DECODED tokens of each row). Pads hold a legal token, so only the lengths tell them from text."""
-    prompts_BS = subject.case.prompts_BS
-    B, S = prompts_BS.shape[0], prompts_BS.shape[1] - DECODED
-    lengths_B = np.array([S - 1 - (7 * b) % (S // 2) for b in range(B)])
-    lengths_B[0] = S
-    padded_BS = np.full((B, S), subject.config.pad_token_id or 0, np.int64)
+@clause("PAD-03", "What stands at the pads changes no bit of a valid position")
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_content_of_pads_changes_nothing(subject: Subject, verdict: Verdict, padding: str) -> None:
+    subject.needs("prefill", "pinned", f"{padding}_padding")
+    input_ids_BS, lengths_B, _ = ragged(subject, padding)
+    pinned = pinned_request(subject, input_ids_BS.size, padding)
+    clean = prefill(subject.model(), input_ids_BS, pinned, lengths_B)
+    garbage_BS = np.random.default_rng(3).integers(0, subject.config.vocab_size, input_ids_BS.shape)
     for b, length in enumerate(lengths_B):
-        padded_BS[b, valid(S, int(length), padding)] = prompts_BS[b, :length]
-    following = [prompts_BS[b, length : length + DECODED] for b, length in enumerate(lengths_B)]
-    return padded_BS, lengths_B, np.stack(following)
+        where = valid(input_ids_BS.shape[1], int(length), padding)
+        garbage_BS[b, where] = input_ids_BS[b, where]
+    changed = changed_bits(clean, prefill(subject.model(), garbage_BS, pinned, lengths_B))
+    verdict.judge(Metric("changed_logits", changed, 0), about=f"lengths {lengths_B.tolist()}, {padding} padding")
+    verdict.saw(tokens=int(lengths_B.sum()), pads=int(input_ids_BS.size - lengths_B.sum()))
+    verdict.require(tokens=32, pads=8)
+
+
+@clause("PAD-04", "A NaN in the embedding of the pads reaches no valid position")
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_nan_at_pads_stays_there(subject: Subject, verdict: Verdict, padding: str) -> None:
+    subject.needs("prefill", "decode", "nan_pads", f"{padding}_padding")
+    input_ids_BS, lengths_B, following_BS = ragged(subject, padding)
+    pad = subject.config.vocab_size - 1  # in no golden text
+    outside_BS = np.ones(input_ids_BS.shape, bool)
+    for b, length in enumerate(lengths_B):
+        outside_BS[b, valid(input_ids_BS.shape[1], int(length), padding)] = False
+    input_ids_BS[outside_BS] = pad
+    poisoned = rewritten(subject, "nan-pad", lambda tensors: _poisoned(tensors, pad))
+    traces = prefill_and_decode(poisoned.model(), input_ids_BS, lengths_B, DECODED, request(subject, padding), following_BS)
+    judge_traces(subject, verdict, traces, about=f"lengths {lengths_B.tolist()}, {padding} padding")  # the oracle sees the clean weights
+    verdict.saw(pads=int(outside_BS.sum()))
+    verdict.require(tokens=32, pads=8)
+
+
+def _poisoned(tensors: Tensors, token: int) -> Tensors:
+    tensors["embed.weight"][token] = np.nan
+    return tensors

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from harness.checks.against_oracle import judge_routing_inside, judge_traces, logit_metrics
-from harness.checks.clause import clause
-from harness.checks.passes import Trace, prefill, request
+from harness.checks.clause import LOGIC, clause
+from harness.checks.passes import Trace, prefill, prefill_and_decode, request
+from harness.checks.small_models import like, text, two_layers
 from harness.judge import bounds
 from harness.judge.distance import kl_divergence, top1_disagreement
 from harness.judge.metric import Metric
@@ -61,6 +62,18 @@ def test_late_positions_equal_pinned_oracle(subject: Subject, verdict: Verdict) 
     traces = prefill(subject.model(max_length=length, max_batch=1), tokens_BS, request(subject))
     judge_traces(subject, verdict, traces, about=f"of {length} tokens")
     verdict.require(tokens=FIRST_INEXACT + 1)
+
+
+@clause("PARITY-06", "RoPE base and norm epsilon are the config's own", dtypes=LOGIC)
+def test_unusual_constants_are_obeyed(subject: Subject, verdict: Verdict) -> None:
+    """Values far from every default, where a constant in the code would show."""
+    subject.needs("prefill", "decode")
+    for changes in ({"rope_theta": 37.0}, {"rms_norm_eps": 0.3}):
+        model = like(subject, "constants", two_layers(subject.config.family, **changes))
+        tokens_BS = text(model, 2, 28)
+        traces = prefill_and_decode(model.model(), tokens_BS[:, :24].copy(), np.full(2, 24), 4, request(model), tokens_BS[:, 24:])
+        judge_traces(model, verdict, traces, about=str(changes))
+    verdict.require(tokens=64)
 
 
 def _traces(subject: Subject) -> list[Trace]:

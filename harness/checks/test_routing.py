@@ -9,31 +9,37 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from harness.checks.clause import clause
+from harness.checks.clause import MODELS, ROUTERS, clause
 from harness.checks.states import layer_states
 from harness.checks.transparent import TransparentRouter, one_layer, variants
 from harness.judge import bounds, routing
-from harness.judge.certificate import rounding_allowance
+from harness.judge.certificate import ranking_allowance, rounding_allowance
 from harness.judge.distance import relative_rms
 from harness.judge.metric import Metric
 from harness.oracle.routing import combine_weights
 from harness.strategies import explore, logits, shifts, tied_logits
 from harness.subject import Subject
 from harness.verdict import Verdict
+from implementations.interface import Probe, RoutingSpec
 
 Metrics = list[Metric]
+BOTH = (MODELS, ROUTERS)
 StrategyOf = Callable[[int], st.SearchStrategy[Any]]  # made for a number of experts
 
 
-@clause("ROUTE-01", "Selected expert ids are distinct and in range")
+def is_softmax(spec: RoutingSpec) -> bool:
+    return spec.scoring == "softmax"
+
+
+@clause("ROUTE-01", "Selected expert ids are distinct and in range", about=BOTH)
 def test_ids_are_distinct_and_in_range(subject: Subject, verdict: Verdict) -> None:
     def judge(router: TransparentRouter, logits_TE: np.ndarray) -> Metrics:
-        return routing.ids(router.route(logits_TE)[0], router.num_experts)
+        return routing.ids(router.route(logits_TE)[0], router.spec.num_experts)
 
     _for_all(subject, verdict, variants(subject), judge, logits_TE=logits)
 
 
-@clause("ROUTE-02", "Combine weights are finite and not negative")
+@clause("ROUTE-02", "Combine weights are finite and not negative", about=BOTH)
 def test_weights_are_finite_and_not_negative(subject: Subject, verdict: Verdict) -> None:
     def judge(router: TransparentRouter, logits_TE: np.ndarray) -> Metrics:
         return routing.weights_sane(router.route(8 * logits_TE)[1])
@@ -41,7 +47,7 @@ def test_weights_are_finite_and_not_negative(subject: Subject, verdict: Verdict)
     _for_all(subject, verdict, variants(subject), judge, logits_TE=logits)
 
 
-@clause("ROUTE-03", "Combine weights sum to one iff the router renormalises")
+@clause("ROUTE-03", "Combine weights sum to one iff the router renormalises", about=BOTH)
 def test_weights_sum_to_one_iff_renormalised(subject: Subject, verdict: Verdict) -> None:
     def judge(router: TransparentRouter, logits_TE: np.ndarray) -> Metrics:
         ids_TK, weights_TK = router.route(logits_TE)
@@ -50,20 +56,21 @@ def test_weights_sum_to_one_iff_renormalised(subject: Subject, verdict: Verdict)
     _for_all(subject, verdict, variants(subject), judge, logits_TE=logits)
 
 
-@clause("ROUTE-04", "Selection agrees with the oracle outside the rounding margin")
+@clause("ROUTE-04", "Selection agrees with the oracle outside the rounding margin", about=BOTH)
 def test_selection_agrees_outside_the_margin(subject: Subject, verdict: Verdict) -> None:
     def exact(router: TransparentRouter, logits_TE: np.ndarray) -> Metrics:
-        return routing.selection(logits_TE.astype(np.float64), router.route(logits_TE)[0])
+        return routing.selection(router.ranking(logits_TE), router.route(logits_TE)[0], router.allowance(), router.spec)
 
     _for_all(subject, verdict, variants(subject), exact, logits_TE=logits)
     for layer, forced in enumerate(_forced_layers(subject)):
-        selected = routing.selection(forced.logits_TE, forced.ids_TK, forced.delta_TE)
+        allowance_TE = ranking_allowance(forced.delta_TE, subject.config.routing)
+        selected = routing.selection(forced.ranking_TE, forced.ids_TK, allowance_TE, subject.config.routing)
         verdict.judge(*selected, about=f"MoE layer {layer}")
         verdict.saw(tokens=len(forced.ids_TK), flips_excused=selected[1].value, experts_hit=len(np.unique(forced.ids_TK)))
     verdict.require(tokens=64)
 
 
-@clause("ROUTE-05", "Combine weights agree with the oracle at the candidate's own ids")
+@clause("ROUTE-05", "Combine weights agree with the oracle at the candidate's own ids", about=BOTH)
 def test_weights_agree_at_own_ids(subject: Subject, verdict: Verdict) -> None:
     def exact(router: TransparentRouter, logits_TE: np.ndarray) -> Metrics:
         ids_TK, weights_TK = router.route(logits_TE)
@@ -80,31 +87,31 @@ def test_weights_agree_at_own_ids(subject: Subject, verdict: Verdict) -> None:
     verdict.require(tokens=64)
 
 
-@clause("ROUTE-06", "Adding a constant to all router logits of a token changes nothing")
+@clause("ROUTE-06", "Adding a constant to all router logits of a token changes nothing", about=BOTH, when=is_softmax)
 def test_shift_invariance(subject: Subject, verdict: Verdict) -> None:
     def judge(router: TransparentRouter, logits_TE: np.ndarray, shift: int) -> Metrics:
-        still, moved = (routing.dense(*router.route(logits_TE, s), router.num_experts) for s in (0, shift))
+        still, moved = (routing.dense(*router.route(logits_TE, s), router.spec.num_experts) for s in (0, shift))
         return [Metric("change_under_shift", float(np.max(np.abs(still - moved))), bounds.weight_error(subject.dtype))]
 
     _for_all(subject, verdict, variants(subject), judge, logits_TE=lambda E: logits(E, unique=True), shift=lambda E: shifts())
 
 
-@clause("ROUTE-07", "All-negative logits are routed like any others")
+@clause("ROUTE-07", "All-negative logits are routed like any others", about=BOTH)
 def test_all_negative_logits(subject: Subject, verdict: Verdict) -> None:
     _for_all(subject, verdict, variants(subject), _selection_and_weights(subject), logits_TE=lambda E: logits(E, -64, -1))
 
 
-@clause("ROUTE-08", "Exact ties: distinct experts, a largest selection, equal weights for equal logits")
+@clause("ROUTE-08", "Exact ties: distinct experts, a largest selection, equal weights for equal logits", about=BOTH)
 def test_exact_ties(subject: Subject, verdict: Verdict) -> None:
     _for_all(subject, verdict, variants(subject), _selection_and_weights(subject), logits_TE=tied_logits)
 
 
-@clause("ROUTE-09", "k = 1: the best expert, with weight one or its softmax score")
+@clause("ROUTE-09", "k = 1: the best expert, with weight one or its softmax score", about=BOTH)
 def test_one_expert_per_token(subject: Subject, verdict: Verdict) -> None:
     _for_all(subject, verdict, variants(subject, top_k=1), _selection_and_weights(subject), logits_TE=logits)
 
 
-@clause("ROUTE-10", "k = E: every expert once, with its softmax score")
+@clause("ROUTE-10", "k = E: every expert once, with its softmax score", about=BOTH)
 def test_all_experts_per_token(subject: Subject, verdict: Verdict) -> None:
     _for_all(subject, verdict, variants(subject, num_experts=12, top_k=12), _selection_and_weights(subject), logits_TE=logits)
 
@@ -116,12 +123,13 @@ def test_nan_token_stays_alone(subject: Subject, verdict: Verdict) -> None:
         poisoned_TD = clean_TD.copy()
         poisoned_TD[len(clean_TD) // 2] = np.nan
         others = np.arange(len(clean_TD)) != len(clean_TD) // 2
-        before, after = (one_layer(router.probe.route(0, x), len(x), router.top_k) for x in (clean_TD, poisoned_TD))
+        before, after = (one_layer(router.layer(x), len(x), router.spec.top_k) for x in (clean_TD, poisoned_TD))
         changed = sum(int(np.sum(a[others] != b[others])) for a, b in zip(before, after, strict=True))
         # The poisoned token joins other experts, so their matrix products change shape and may round differently.
-        still, moved = (router.probe.moe_block(0, x)[others] for x in (clean_TD, poisoned_TD))
+        assert isinstance(router.answers, Probe)
+        still, moved = (router.answers.moe_block(0, x)[others] for x in (clean_TD, poisoned_TD))
         drift = Metric("change_in_output_of_others", relative_rms(moved, still), bounds.BLOCK[subject.dtype])
-        return [Metric("changed_routing_of_others", changed, 0), drift, *routing.ids(after[0], router.num_experts)[1:]]
+        return [Metric("changed_routing_of_others", changed, 0), drift, *routing.ids(after[0], router.spec.num_experts)[1:]]
 
     def several(num_experts: int) -> st.SearchStrategy[np.ndarray]:
         return logits(num_experts, tokens=6).filter(lambda rows: len(rows) > 1)
@@ -131,21 +139,26 @@ def test_nan_token_stays_alone(subject: Subject, verdict: Verdict) -> None:
 
 @dataclass(frozen=True)
 class Forced:
-    """One layer's routing on the oracle's hidden states: the oracle's logits, what rounding may move them by, the candidate's answer."""
+    """One layer's routing on the oracle's hidden states: the oracle's logits, what selection ranks, what rounding may move the logits by,
+    the candidate's answer."""
 
     logits_TE: np.ndarray
+    ranking_TE: np.ndarray
     delta_TE: np.ndarray
     ids_TK: np.ndarray
     weights_TK: np.ndarray
 
 
 def _forced_layers(subject: Subject) -> Iterator[Forced]:
+    if subject.router_spec is not None:  # a router by itself has no hidden states
+        return
     probe, oracle = subject.probe(), subject.case.oracle
     for layer, x_TD in layer_states(subject):
         relative = bounds.router_rounding(subject.dtype, x_TD.shape[-1])
         delta_TE = rounding_allowance(x_TD, oracle.router_weight(layer), relative)
         answer = one_layer(probe.route(layer, x_TD), len(x_TD), subject.config.routing.top_k)
-        yield Forced(oracle.route(layer, x_TD)[0], delta_TE, *answer)
+        logits_TE = oracle.route(layer, x_TD)[0]
+        yield Forced(logits_TE, oracle.ranking(layer, logits_TE), delta_TE, *answer)
 
 
 def _for_all(
@@ -153,7 +166,7 @@ def _for_all(
 ) -> None:
     """Judges each router on generated inputs; a strategy is made for its number of experts."""
     for router in routers:
-        _explore(subject, verdict, router, judge, {name: make(router.num_experts) for name, make in strategies.items()})
+        _explore(subject, verdict, router, judge, {name: make(router.spec.num_experts) for name, make in strategies.items()})
 
 
 def _explore(
@@ -162,7 +175,7 @@ def _explore(
     @explore(subject.workshop.thorough, **strategies)
     def check(**drawn: Any) -> None:
         shown = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in drawn.items()}
-        verdict.judge(*judge(router, **drawn), about=f"E={router.num_experts}, k={router.top_k}: {shown}")
+        verdict.judge(*judge(router, **drawn), about=f"E={router.spec.num_experts}, k={router.spec.top_k}: {shown}")
         verdict.saw(tokens=len(drawn["logits_TE"]))
 
 
@@ -171,10 +184,10 @@ def _selection_and_weights(subject: Subject) -> Callable[..., Metrics]:
 
     def judge(router: TransparentRouter, logits_TE: np.ndarray) -> Metrics:
         ids_TK, weights_TK = router.route(logits_TE)
-        found = routing.ids(ids_TK, router.num_experts)
+        found = routing.ids(ids_TK, router.spec.num_experts)
         if any(metric.violated for metric in found):
             return found
         error = routing.weights(weights_TK, router.expected_weights(logits_TE, ids_TK), bounds.weight_error(subject.dtype))
-        return [*found, routing.selection(logits_TE.astype(np.float64), ids_TK)[0], error]
+        return [*found, routing.selection(router.ranking(logits_TE), ids_TK, router.allowance(), router.spec)[0], error]
 
     return judge

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+import pytest
 
-from harness.cases import Case
 from harness.checks.against_oracle import judge_traces
-from harness.checks.clause import clause
+from harness.checks.clause import LOGIC, clause
 from harness.checks.passes import prefill_and_decode, request
+from harness.checks.small_models import like, text, two_layers
+from harness.checks.windows import WINDOW, has_window
 from harness.subject import Subject
-from harness.synthetic import small, synthesize
 from harness.verdict import Verdict
 
-WINDOW, PROMPT, DECODED = 8, 20, 6
+PROMPT, DECODED = 20, 6
 
 
-@clause("WINDOW-01", "A sliding window of w shows a query its last w positions, in prefill and in decode", dtypes=("float32",))
+@clause("WINDOW-01", "A sliding window of w shows a query its last w positions, in prefill and in decode", dtypes=LOGIC, family=has_window)
 def test_window_equals_oracle(subject: Subject, verdict: Verdict) -> None:
+    _judge(subject, verdict, PROMPT, DECODED)
+
+
+@clause("WINDOW-02", "Prompts of w-1, w and w+1 tokens, and decode across the edge", dtypes=LOGIC, family=has_window)
+@pytest.mark.parametrize("length", [WINDOW - 1, WINDOW, WINDOW + 1])
+def test_prompts_at_the_edge_of_the_window(subject: Subject, verdict: Verdict, length: int) -> None:
+    _judge(subject, verdict, length, 3)
+
+
+@clause("WINDOW-03", "Positions many windows in, with another RoPE base", dtypes=LOGIC, family=has_window)
+def test_positions_far_beyond_the_window(subject: Subject, verdict: Verdict) -> None:
+    _judge(subject, verdict, 5 * WINDOW + 3, 2 * WINDOW, rope_theta=100.0)
+
+
+def _judge(subject: Subject, verdict: Verdict, prompt: int, decoded: int, **changes: object) -> None:
     subject.needs("prefill", "decode")
-    config = replace(small(subject.config.family), num_hidden_layers=2, moe_layers=(0, 1), sliding_window=WINDOW)
-    case = Case("window", subject.workshop.once(f"window-{config}", lambda dst: synthesize(config, dst)))
-    windowed = replace(subject, case=case)
-    tokens_BS = np.random.default_rng(1).integers(0, 256, (2, PROMPT + DECODED))
-    head_BS = np.ascontiguousarray(tokens_BS[:, :PROMPT])
-    traces = prefill_and_decode(windowed.model(), head_BS, np.full(2, PROMPT), DECODED, request(windowed), tokens_BS[:, PROMPT:])
-    judge_traces(windowed, verdict, traces, about=f"window {WINDOW}")
+    windowed = like(subject, "window", two_layers(subject.config.family, sliding_window=WINDOW, **changes))
+    tokens_BS = text(windowed, 2, prompt + decoded)
+    head_BS = np.ascontiguousarray(tokens_BS[:, :prompt])
+    traces = prefill_and_decode(windowed.model(), head_BS, np.full(2, prompt), decoded, request(windowed), tokens_BS[:, prompt:])
+    judge_traces(windowed, verdict, traces, about=f"window {WINDOW}, prompt of {prompt}")
+    verdict.saw(decoded=2 * decoded)

@@ -1,52 +1,108 @@
-"""A subject's router made transparent: Hypothesis chooses its logits directly, exactly, in every dtype. Legend: T tokens, E experts."""
+"""Routers made transparent: Hypothesis chooses their logits directly, exactly, in every dtype. Legend: T tokens, E experts, K top-k."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from harness.checks.small_models import like
+from harness.judge.certificate import ranking_allowance
 from harness.oracle import routing
 from harness.subject import Subject
-from harness.synthetic import small, synthesize, transparent_input
-from implementations.interface import ModelConfig, Probe, Routing
+from harness.synthetic import routing_of, small, transparent_input, transparent_router
+from implementations import families
+from implementations.interface import ModelConfig, Probe, Router, RouterBuilder, RouterWeights, Routing, RoutingSpec, Unsupported
 
 
 @dataclass(frozen=True)
 class TransparentRouter:
-    """One-layer model of the subject's family whose router logits are the first coordinates of its input."""
+    """A router whose logits are the first coordinates of its input, plus its bias. `config`: a one-layer model's, for the shapes.
+    `answers`: the router itself, or a probe of the model it stands in. The biases are float64 or None."""
 
-    subject: Subject
-    num_experts: int = 12
-    top_k: int = 3
-    normalize_topk: bool = True
+    config: ModelConfig
+    answers: Router | Probe
+    bias_E: np.ndarray | None
+    correction_E: np.ndarray | None
 
     @property
-    def config(self) -> ModelConfig:
-        return small(self.subject.config.family, self.num_experts, self.top_k, self.normalize_topk)
-
-    @cached_property
-    def probe(self) -> Probe:
-        key = f"transparent-{self.config}"
-        return self.subject.probe(self.subject.workshop.once(key, lambda dst: synthesize(self.config, dst, router_scale=None)))
+    def spec(self) -> RoutingSpec:
+        return self.config.routing
 
     def input(self, logits_TE: np.ndarray, shift: int = 0) -> np.ndarray:
         return transparent_input(logits_TE, np.full(len(logits_TE), shift, np.float32), self.config)
 
     def route(self, logits_TE: np.ndarray, shift: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """(ids_TK, weights_TK) that the subject makes of these logits; asserts the contract's shapes and dtypes."""
-        return one_layer(self.probe.route(0, self.input(logits_TE, shift)), len(logits_TE), self.top_k)
+        return one_layer(self.layer(self.input(logits_TE, shift)), len(logits_TE), self.spec.top_k)
+
+    def layer(self, x_TD: np.ndarray) -> Routing:
+        return self.answers.route(0, x_TD) if isinstance(self.answers, Probe) else self.answers.route(x_TD)
 
     def expected_weights(self, logits_TE: np.ndarray, ids_TK: np.ndarray) -> np.ndarray:
-        return routing.combine_weights(logits_TE.astype(np.float64), ids_TK, self.config.routing)
+        return routing.combine_weights(self.biased(logits_TE), ids_TK, self.spec)
+
+    def ranking(self, logits_TE: np.ndarray) -> np.ndarray:
+        """What selection must rank."""
+        return routing.ranking(self.biased(logits_TE), self.spec, self.correction_E)
+
+    def allowance(self) -> np.ndarray | float:
+        """By what a ranking may be off: the logits are exact, scores in float32 are not."""
+        return ranking_allowance(0.0, self.spec)
+
+    def biased(self, logits_TE: np.ndarray) -> np.ndarray:
+        return logits_TE.astype(np.float64) + (0.0 if self.bias_E is None else self.bias_E)
 
 
 def variants(subject: Subject, num_experts: int | None = None, top_k: int | None = None) -> list[TransparentRouter]:
-    """The routings a family can have: Mixtral always renormalises, the others have a flag for it."""
-    renormalised = TransparentRouter(subject, num_experts or 12, top_k or 3)
-    plain = TransparentRouter(subject, num_experts or 16, top_k or 4, normalize_topk=False)
-    return [renormalised] if subject.config.family == "mixtral" else [renormalised, plain]
+    """The routings a case can have: renormalising, and plain where its family has a flag for it."""
+    specs = [(num_experts or 12, top_k or 3, True), (num_experts or 16, top_k or 4, False)]
+    if subject.router_spec is not None:
+        return [bare(subject, resized(subject.router_spec, *specs[0][:2]))]
+    free = "normalize_topk" in families.family(subject.config.family).free
+    return [inside(subject, *spec) for spec in (specs if free else specs[:1])]
+
+
+def inside(subject: Subject, num_experts: int, top_k: int, normalize_topk: bool) -> TransparentRouter:
+    """The router of a one-layer model of the subject's family."""
+    return in_model(transparent_model(subject, num_experts, top_k, normalize_topk))
+
+
+def transparent_model(subject: Subject, num_experts: int = 12, top_k: int = 3, normalize_topk: bool = True) -> Subject:
+    """The subject with a one-layer model of its family whose router is transparent for a case."""
+    family = subject.config.family
+    return like(subject, "transparent", small(family, routing=routing_of(family, num_experts, top_k, normalize_topk)), router_scale=None)
+
+
+def in_model(subject: Subject) -> TransparentRouter:
+    """The router of the subject's own case, which is a transparent one."""
+    oracle = subject.case.oracle
+    return TransparentRouter(subject.config, subject.probe(), oracle.router_bias(0), oracle.correction(0))
+
+
+def bare(subject: Subject, spec: RoutingSpec) -> TransparentRouter:
+    """A router by itself, with biases on the same coarse grid as its logits. Raises Unsupported where the backend has none."""
+    subject.needs_feature("router")
+    config = small("mixtral", hidden_size=spec.num_experts + 16, routing=spec)
+    bias_E, correction_E = (np.round(4 * np.random.default_rng(seed).standard_normal(spec.num_experts)) / 16 for seed in (1, 2))
+    biases = (bias_E if spec.router_bias else None, correction_E if spec.correction_bias else None)
+    as_float32 = (None if b is None else b.astype(np.float32) for b in biases)
+    return TransparentRouter(config, build(subject, spec, RouterWeights(transparent_router(config), *as_float32)), *biases)
+
+
+def build(subject: Subject, spec: RoutingSpec, weights: RouterWeights) -> Router:
+    builder = subject.backend
+    if not isinstance(builder, RouterBuilder):
+        raise Unsupported(f"{builder.name} declares `router` but has no such method")
+    return builder.router(spec, weights, subject.load_spec)
+
+
+def resized(spec: RoutingSpec, num_experts: int, top_k: int) -> RoutingSpec:
+    """The same rules over fewer experts: groups of four, one more than K needs."""
+    if spec.num_groups == 1:
+        return replace(spec, num_experts=num_experts, top_k=top_k)
+    groups = num_experts // 4
+    return replace(spec, num_experts=num_experts, top_k=top_k, num_groups=groups, top_groups=min(groups, -(-top_k // 4) + 1))
 
 
 def one_layer(routing_1TK: Routing, tokens: int, top_k: int) -> tuple[np.ndarray, np.ndarray]:

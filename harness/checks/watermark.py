@@ -13,6 +13,7 @@ from implementations.checkpoint import CONFIG, HEAD, Checkpoint, read_config
 from implementations.checkpoint_writer import write_checkpoint
 from implementations.families.family import hf_name
 from implementations.interface import ModelConfig
+from implementations.weights import stored_dtypes
 
 UNCOMPARED = ("transformers_version",)  # bookkeeping of the writer
 
@@ -20,7 +21,7 @@ UNCOMPARED = ("transformers_version",)  # bookkeeping of the writer
 def watermark(config: ModelConfig, dst: Path, stored_head: bool) -> Path:
     """Writes a checkpoint of finite values in which neighbours differ by bits and every tensor starts elsewhere."""
     family = families.family(config.family)
-    tensors = {p.source: _pattern(i, p.shape, config.dtype) for i, p in enumerate(family.layout(config, stored_head))}
+    tensors = {p.source: _pattern(i, p.shape, stored_dtypes(p.name, config)[0]) for i, p in enumerate(family.layout(config, stored_head))}
     if config.tie_word_embeddings and stored_head:
         tensors[HEAD] = tensors[hf_name("embed.weight")]
     write_checkpoint(dst, family.to_hf(config), tensors)

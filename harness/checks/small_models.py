@@ -1,0 +1,60 @@
+"""Small checkpoints that bring out one behaviour, made once per session. Legend: T tokens, E experts, D hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from harness.cases import Case
+from harness.dtypes import round_to
+from harness.subject import Subject
+from harness.synthetic import small, synthesize
+from implementations import families
+from implementations.checkpoint_writer import write_checkpoint
+from implementations.interface import ModelConfig
+from implementations.weights import scatter
+
+Tensors = dict[str, np.ndarray]
+
+
+def like(subject: Subject, name: str, config: ModelConfig | None = None, router_scale: float | None = 1.0, seed: int = 0) -> Subject:
+    """The subject with a small random model of its family (or `config`) for a case."""
+    config = config or small(subject.config.family)
+    key = f"{name}-{config}-{router_scale}-{seed}"
+    return on(subject, Case(name, subject.workshop.once(key, lambda dst: synthesize(config, dst, seed, router_scale))))
+
+
+def two_layers(family: str, **changes: Any) -> ModelConfig:
+    """Two MoE layers: what one layer does to the next one's cache shows."""
+    return small(family, **{"num_hidden_layers": 2, "moe_layers": (0, 1), **changes})
+
+
+def on(subject: Subject, case: Case) -> Subject:
+    """The subject in another case."""
+    return replace(subject, case=case)
+
+
+def rewritten(subject: Subject, name: str, change: Callable[[Tensors], Tensors], config: ModelConfig | None = None) -> Subject:
+    """The subject with its own checkpoint's tensors changed. `change`: canonical tensors in, canonical tensors of `config` out."""
+    config = config or subject.config
+
+    def make(dst: object) -> None:
+        family, stored = families.family(config.family), not config.tie_word_embeddings
+        tensors = change({n: np.array(subject.case.tensor(n)) for n in subject.case.tensor_names()})
+        write_checkpoint(str(dst), family.to_hf(config), dict(scatter(family.layout(config, stored), tensors)))
+
+    return on(subject, Case(name, subject.workshop.once(f"{name}-{subject.case.checkpoint}-{config}", make)))
+
+
+def hidden_states(subject: Subject, tokens: int, seed: int = 0) -> np.ndarray:
+    """x_TD of unit scale, exactly representable in the candidate's dtype."""
+    x_TD = np.random.default_rng(seed).standard_normal((tokens, subject.config.hidden_size), np.float32)
+    return round_to(x_TD, subject.dtype)
+
+
+def text(subject: Subject, rows: int, length: int, seed: int = 1) -> np.ndarray:
+    """Random token ids (rows, length), specials left out."""
+    return np.random.default_rng(seed).integers(0, min(256, subject.config.vocab_size), (rows, length))

@@ -1,0 +1,44 @@
+"""BATCH: what a row gets does not depend on its neighbours. Legend: B batch, S sequence.
+
+Changing the SIZE of a batch may change rounding. Changing the CONTENT of other rows may change the experts' loads, and so the shapes of
+their matrix products; with the routing pinned the shapes stay, and so must every bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.checks.against_oracle import judge_traces
+from harness.checks.clause import clause
+from harness.checks.passes import changed_bits, pinned_request, prefill, prefill_and_decode, request
+from harness.checks.small_models import text
+from harness.judge.metric import Metric
+from harness.subject import Subject
+from harness.verdict import Verdict
+
+LENGTH, DECODED = 16, 2
+
+
+@clause("BATCH-01", "A row gets the same, within rounding, in a batch of 1, 2, 3, 5 or 8")
+def test_any_batch_size_equals_oracle(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("prefill", "decode")
+    tokens_BS = text(subject, 8, LENGTH + DECODED)
+    for rows in (1, 2, 3, 5, 8):
+        head_BS, lengths_B = tokens_BS[:rows, :LENGTH].copy(), np.full(rows, LENGTH)
+        traces = prefill_and_decode(subject.model(), head_BS, lengths_B, DECODED, request(subject), tokens_BS[:rows, LENGTH:])
+        judge_traces(subject, verdict, traces[:1] + traces[-1:], about=f"of {rows}")
+    verdict.require(tokens=96)
+
+
+@clause("BATCH-02", "The content of other rows changes no bit of a row")
+def test_content_of_neighbours_changes_nothing(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("prefill", "pinned")
+    tokens_BS = text(subject, 4, LENGTH)
+    pinned = pinned_request(subject, tokens_BS.size)
+    before = prefill(subject.model(), tokens_BS, pinned)
+    for kept in range(len(tokens_BS)):
+        others_BS = text(subject, 4, LENGTH, seed=10 + kept)
+        others_BS[kept] = tokens_BS[kept]
+        after = prefill(subject.model(), others_BS, pinned)
+        verdict.judge(Metric("changed_logits", changed_bits(before[kept : kept + 1], after[kept : kept + 1]), 0), about=f"row {kept}")
+        verdict.saw(tokens=LENGTH)

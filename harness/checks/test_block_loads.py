@@ -1,0 +1,59 @@
+"""BLOCK: how many tokens come, and to which experts. Legend: T tokens, E experts, K top-k, D hidden."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness.checks.block_runs import judge_block, shape_metric
+from harness.checks.clause import clause
+from harness.checks.small_models import hidden_states, like
+from harness.checks.transparent import in_model, one_layer, transparent_model
+from harness.judge.metric import Metric
+from harness.subject import Subject
+from harness.synthetic import small
+from harness.verdict import Verdict
+
+# Around the tile sizes of kernels (16, 128), a single token, a pair, and a prompt of the usual length.
+COUNTS = (1, 2, 15, 16, 17, 127, 128, 129, 4096)
+CHOSEN, OTHERS = 3.0, -3.0
+
+
+@clause("BLOCK-04", "The block equals the oracle for any number of tokens, none included")
+@pytest.mark.parametrize("tokens", (0, *COUNTS))
+def test_block_for_any_number_of_tokens(subject: Subject, verdict: Verdict, tokens: int) -> None:
+    model = like(subject, "token-counts", small(subject.config.family, 16, 4))
+    x_TD, spec = hidden_states(model, tokens), model.config.routing
+    observed_TD = model.probe().moe_block(0, x_TD)
+    verdict.judge(shape_metric(observed_TD, x_TD), about=f"{tokens} tokens: got {observed_TD.dtype} {observed_TD.shape}")
+    one_layer(model.probe().route(0, x_TD), tokens, spec.top_k)
+    if tokens:
+        judge_block(model, verdict, x_TD, about=f"{tokens} tokens")
+
+
+@clause("BLOCK-08", "Experts without a token change nothing for the others")
+def test_experts_without_tokens(subject: Subject, verdict: Verdict) -> None:
+    for busy in (range(6), range(6, 12), (0, 2, 4, 6, 8, 10), (0, 1, 2, 9, 10, 11)):
+        chosen = [[busy[t % 4], busy[t % 4 + 1], busy[t % 4 + 2]] for t in range(24)]
+        _judge_load(subject, verdict, chosen, f"only experts {list(busy)} are chosen")
+    verdict.require(tokens=96)
+
+
+@clause("BLOCK-09", "All tokens may go to the same experts")
+def test_same_experts_for_all_tokens(subject: Subject, verdict: Verdict) -> None:
+    for chosen in ([0, 1, 2], [9, 10, 11], [0, 5, 11]):
+        _judge_load(subject, verdict, [chosen] * 37, f"all 37 tokens to {chosen}")
+    verdict.require(tokens=111)
+
+
+def _judge_load(subject: Subject, verdict: Verdict, chosen_TK: list[list[int]], about: str) -> None:
+    """Router logits that leave no doubt: each token's chosen experts lead by six. With groups, the oracle may choose fewer of them."""
+    model = transparent_model(subject)
+    logits_TE = np.full((len(chosen_TK), model.config.routing.num_experts), OTHERS, np.float32)
+    for t, experts in enumerate(chosen_TK):
+        logits_TE[t, experts] = CHOSEN + np.arange(len(experts)) / 4
+    x_TD = in_model(model).input(logits_TE)
+    ids_TK, _ = one_layer(model.probe().route(0, x_TD), len(x_TD), model.config.routing.top_k)
+    wanted_TK = model.case.oracle.route(0, x_TD)[1]
+    verdict.judge(Metric("misrouted_tokens", int(np.sum((np.sort(ids_TK) != np.sort(wanted_TK)).any(-1))), 0), about=about)
+    judge_block(model, verdict, x_TD, about=about)

@@ -1,0 +1,69 @@
+"""CACHE: any sequence of calls, chosen by Hypothesis, against the oracle. Legend: B batch, S sequence."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from harness.checks.against_oracle import judge_traces
+from harness.checks.clause import LOGIC, clause
+from harness.checks.passes import Trace, decode, join, prefill, request
+from harness.checks.small_models import like, two_layers
+from harness.strategies import explore_machine
+from harness.subject import Subject
+from harness.verdict import Verdict
+
+TOKENS, LONGEST = st.integers(0, 255), 40
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Two rows of one cache. After every call the logits of all positions so far must be the oracle's."""
+
+    subject: Subject
+    verdict: Verdict
+
+    @initialize()
+    def begin(self) -> None:
+        self.model, self.rows = self.subject.model(), list[Trace]()
+
+    @property
+    def length(self) -> int:
+        return len(self.rows[0].input_ids_S) if self.rows else 0
+
+    def may_prefill(self) -> bool:
+        return self.length == 0 or ("chunked_prefill" in self.subject.capabilities.features and self.length < LONGEST - 10)
+
+    def may_decode(self) -> bool:
+        return 0 < self.length < LONGEST
+
+    @precondition(may_prefill)
+    @rule(length=st.integers(1, 10), seed=st.integers(0, 999))
+    def prefill(self, length: int, seed: int) -> None:
+        tokens_BS = np.random.default_rng(seed).integers(0, 256, (2, length))
+        self._grown(prefill(self.model, tokens_BS, request(self.subject)), f"prefill of {length} at {self.length}")
+
+    @precondition(may_decode)
+    @rule(first=TOKENS, second=TOKENS)
+    def decode(self, first: int, second: int) -> None:
+        self._grown(decode(self.model, np.array([first, second]), request(self.subject)), f"decode at {self.length}")
+
+    @precondition(may_decode)
+    @rule()
+    def reset(self) -> None:
+        self.model.reset()
+        self.rows = []
+        self.verdict.saw(resets=1)
+
+    def _grown(self, traces: list[Trace], about: str) -> None:
+        self.rows = [join([a, b]) for a, b in zip(self.rows, traces, strict=True)] if self.rows else traces
+        judge_traces(self.subject, self.verdict, self.rows, about=about)
+        self.verdict.saw(calls=1)
+
+
+@clause("CACHE-06", "Any sequence of prefill, decode and reset gives what the oracle gives", dtypes=LOGIC)
+def test_any_sequence_of_calls_equals_oracle(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("prefill", "decode", "reset")
+    small = like(subject, "cache-machine", two_layers(subject.config.family))
+    explore_machine(subject.workshop.thorough, type("Bound", (CacheMachine,), {"subject": small, "verdict": verdict}))
+    verdict.require(calls=50, resets=3)

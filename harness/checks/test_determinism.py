@@ -1,0 +1,60 @@
+"""DET and MEM: the same call gives the same bits, whatever was there before."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.checks.clause import clause
+from harness.checks.passes import Trace, changed_bits, decode, join, prefill, request
+from harness.checks.small_models import text
+from harness.judge.metric import Metric
+from harness.memory import poisoned_memory
+from harness.subject import Subject
+from harness.verdict import Verdict
+from implementations.interface import Model
+
+DECODED = 4
+
+
+@clause("DET-01", "The same checkpoint loaded twice gives the same bits")
+def test_two_loads_give_the_same_bits(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("prefill", "decode")
+    with subject.fresh_model() as first, subject.fresh_model() as second:
+        before, after = run(first, subject), run(second, subject)
+    verdict.judge(Metric("changed_logits", changed_bits(before, after), 0))
+    verdict.saw(tokens=sum(len(t.input_ids_S) for t in after))
+
+
+@clause("DET-02", "A call repeated after others, of other shapes, gives the same bits")
+def test_a_repeated_call_gives_the_same_bits(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("prefill", "decode", "reset")
+    with subject.fresh_model() as model:
+        before = run(model, subject)
+        for rows, length in ((1, 1), (8, 3), (3, 47), (1, 64), (2, 16)):
+            model.reset()
+            prefill(model, text(subject, rows, length, seed=rows), request(subject))
+            model.reset()
+            verdict.judge(Metric("changed_logits", changed_bits(before, run(model, subject)), 0), about=f"after {rows} rows of {length}")
+            verdict.saw(calls=1)
+    verdict.require(calls=5)
+
+
+@clause("MEM-01", "No result depends on what memory held before")
+def test_poisoned_memory_changes_nothing(subject: Subject, verdict: Verdict) -> None:
+    """Load, prefill and decode, first as usual, then with every fresh allocation full of wild numbers."""
+    subject.needs("prefill", "decode")
+    with subject.fresh_model() as model:
+        before = run(model, subject)
+    with poisoned_memory(), subject.fresh_model() as model:
+        after = run(model, subject)
+    verdict.judge(Metric("changed_logits", changed_bits(before, after), 0))
+    verdict.saw(tokens=sum(len(t.input_ids_S) for t in after))
+
+
+def run(model: Model, subject: Subject) -> list[Trace]:
+    """A prefill of all prompts and a few decode steps."""
+    prompts_BS, plain = subject.case.prompts_BS, request(subject)
+    split = prompts_BS.shape[1] - DECODED
+    traces = [prefill(model, np.ascontiguousarray(prompts_BS[:, :split]), plain)]
+    traces += [decode(model, prompts_BS[:, s], plain) for s in range(split, split + DECODED)]
+    return [join(list(rows)) for rows in zip(*traces, strict=True)]

@@ -1,0 +1,65 @@
+"""LOSS: next-token cross entropy, as HF's `labels=`. Legend: B batch, S sequence, V vocabulary."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness.checks.clause import LOGIC, clause
+from harness.checks.passes import valid
+from harness.checks.ragged import ragged
+from harness.judge import bounds
+from harness.judge.metric import Metric
+from harness.oracle.loss import IGNORED, cross_entropies
+from harness.subject import Subject
+from harness.verdict import Verdict
+from implementations.interface import Loss
+
+
+@clause("LOSS-01", "The loss equals HF's golden loss", dtypes=LOGIC, golden=True)
+def test_loss_equals_hf_golden(subject: Subject, verdict: Verdict) -> None:
+    expected = subject.case.expected
+    ids_BS, labels_BS = expected["input_ids_BS"], expected["labels_BS"]
+    observed = _model(subject).loss(ids_BS, np.full(len(ids_BS), ids_BS.shape[1]), labels_BS)
+    verdict.judge(_metric(observed, float(expected["loss"]), expected["logits_BSV"], subject))
+    verdict.saw(labels=int(np.sum(labels_BS[:, 1:] != IGNORED)))
+    verdict.require(labels=32)
+
+
+@clause("LOSS-02", "Labels of -100 and pads do not count, every other one counts once", dtypes=LOGIC)
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_ignored_labels_do_not_count(subject: Subject, verdict: Verdict, padding: str) -> None:
+    subject.needs(f"{padding}_padding")
+    input_ids_BS, lengths_B, _ = ragged(subject, padding)
+    labels_BS = np.full(input_ids_BS.shape, IGNORED)
+    terms: list[np.ndarray] = []
+    for b, length in enumerate(lengths_B):
+        where = valid(input_ids_BS.shape[1], int(length), padding)
+        labels_BS[b, where] = row = _labels(input_ids_BS[b, where], b)
+        logits_SV = subject.case.oracle.forward(input_ids_BS[b, where]).logits_SV
+        terms.append(cross_entropies(logits_SV, row))
+    observed = _model(subject).loss(input_ids_BS, lengths_B, labels_BS, padding)
+    verdict.judge(_metric(observed, float(np.concatenate(terms).mean()), logits_SV, subject), about=f"{padding} padding")
+    verdict.saw(labels=sum(map(len, terms)))
+    verdict.require(labels=32)
+
+
+def _labels(ids_S: np.ndarray, row: int) -> np.ndarray:
+    """The text itself, every third or so label left out; how many are left differs by row, so that a mean of row means shows."""
+    labels_S = ids_S.copy()
+    labels_S[:: 3 + row] = IGNORED
+    labels_S[: 5 * row] = IGNORED
+    return labels_S
+
+
+def _metric(observed: float, expected: float, logits: np.ndarray, subject: Subject) -> Metric:
+    """|d log softmax| <= 2 max |dl|; the mean over many labels stays below twice the RMS error allowed."""
+    allowed = 2 * bounds.logits(subject.dtype, *subject.depth) * float(np.sqrt(np.mean(np.square(logits, dtype=np.float64))))
+    return Metric("loss_error", abs(observed - expected), allowed)
+
+
+def _model(subject: Subject) -> Loss:
+    subject.needs("loss")
+    model = subject.model()
+    assert isinstance(model, Loss), f"{subject.backend.name} declares `loss` but its model has no loss"
+    return model

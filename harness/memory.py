@@ -1,7 +1,7 @@
 """Poisoned memory: for the length of a block, every malloc of this process is filled with bytes that make a wild number of any float type.
 
-What is read before it is written then shows. glibc's own means (mallopt, M_PERTURB; see mallopt(3)); memory that does not come from malloc,
-a GPU's for one, stays as it is.
+What is read before it is written then shows. glibc's own means (mallopt, M_PERTURB; see mallopt(3)). Not reached: blocks below about 1 kB,
+which numpy and the C library keep in caches of their own, and memory that does not come from malloc, a GPU's for one.
 """
 
 from __future__ import annotations

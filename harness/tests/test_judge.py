@@ -52,7 +52,7 @@ def test_nan_logits_of_the_oracle_certify_nothing() -> None:
 @given(st.integers(0, 2**31), st.integers(1, 12))
 def test_the_oracles_own_selection_is_always_certified(seed: int, top_k: int) -> None:
     logits_TE = np.random.default_rng(seed).standard_normal((16, 12))
-    assert certify(logits_TE, select(logits_TE, top_k), 0.0).uncertified == 0
+    assert certify(logits_TE, select(logits_TE, RoutingSpec(12, top_k)), 0.0).uncertified == 0
 
 
 def test_allowance_bounds_bfloat16_rounding_of_products() -> None:
@@ -93,11 +93,11 @@ def test_routing_metrics_fire() -> None:
 
 def test_renormalisation_is_what_the_spec_says() -> None:
     logits_TE = np.array([[2.0, 1.0, 0.0, -1.0]])
-    ids_TK = select(logits_TE, 2)
+    ids_TK = select(logits_TE, RoutingSpec(4, 2))
     assert combine_weights(logits_TE, ids_TK, RoutingSpec(4, 2, normalize_topk=True)).sum() == pytest.approx(1.0)
     assert combine_weights(logits_TE, ids_TK, RoutingSpec(4, 2, normalize_topk=False)).sum() < 0.9
-    assert gap(logits_TE, 2) == pytest.approx([1.0])
-    assert gap(logits_TE, 4) == [np.inf]
+    assert gap(logits_TE, RoutingSpec(4, 2)) == pytest.approx([1.0])
+    assert gap(logits_TE, RoutingSpec(4, 4)) == [np.inf]
 
 
 def test_verdict_keeps_the_worst_value_and_the_violation() -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from implementations import families, registry
 from implementations.checkpoint import CONFIG, parse_config, read_config
-from implementations.interface import ModelConfig
+from implementations.interface import ModelConfig, RoutingSpec
 from implementations.weights import parameter_counts
 
 
@@ -32,26 +32,47 @@ def _backend_row(name: str) -> list[str]:
 
 
 def describe_model(what: str) -> None:
-    """Family, parameters and routing of a config.json, an HF directory or a known model. Raises CheckpointError, FileNotFoundError."""
+    """Family, parameters and routing of a config.json, an HF directory or a known model; of a known router its routing. Raises
+    CheckpointError, FileNotFoundError."""
+    routers = {name: family.parse(raw) for family in families.routing_families().values() for name, raw in family.public.items()}
+    rows = {"experts": describe_routing(routers[what]), "described": "its router alone"} if what in routers else _model_rows(what)
+    table = Table(box=None, show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def _model_rows(what: str) -> dict[str, str]:
     config = read_model(what)
     total, active = parameter_counts(config)
-    routing = config.routing
-    table = Table(box=None, show_header=False)
-    rows = {
+    return {
         "architecture": f"{config.architecture} (family {config.family})",
         "parameters": f"{_count(total)} total, {_count(active)} active per token",
         "layers": f"{config.num_hidden_layers}, of which {len(config.moe_layers)} with experts",
-        "experts": f"{routing.num_experts}, top-{routing.top_k}, {routing.scoring}, "
-        + ("renormalised" if routing.normalize_topk else "not renormalised"),
+        "experts": describe_routing(config.routing),
+        "shared expert": _shared(config),
         "dimensions": f"hidden {config.hidden_size}, expert FFN {config.moe_intermediate_size}, vocabulary {config.vocab_size}",
         "attention": f"{config.num_attention_heads} heads of {config.head_dim}, {config.num_key_value_heads} key/value heads"
         + ("" if config.qk_norm == "none" else f", QK-norm over each {config.qk_norm}"),
         "positions": f"{config.max_position_embeddings}, RoPE base {config.rope_theta:g}, window {config.sliding_window or 'none'}",
         "weights": f"{config.dtype}, head {'tied to the embedding' if config.tie_word_embeddings else 'of its own'}",
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    Console().print(table)
+
+
+def describe_routing(spec: RoutingSpec) -> str:
+    """A RoutingSpec in words, in the order in which it is applied."""
+    parts = [f"{spec.num_experts}, top-{spec.top_k}", "logits biased" if spec.router_bias else "", spec.scoring]
+    parts += ["correction bias" if spec.correction_bias else ""]
+    parts += [f"{spec.top_groups} of {spec.num_groups} groups" if spec.num_groups > 1 else ""]
+    parts += ["renormalised" if spec.normalize_topk else "not renormalised"]
+    parts += [f"times {spec.scaling_factor:g}" if spec.scaling_factor != 1 else ""]
+    return ", ".join(filter(None, parts))
+
+
+def _shared(config: ModelConfig) -> str:
+    if config.shared_expert == "none":
+        return "none"
+    return f"{config.shared_expert}, FFN {config.shared_expert_intermediate_size}"
 
 
 def read_model(what: str) -> ModelConfig:

@@ -76,20 +76,20 @@ def model_configs(draw: st.DrawFn, family: str) -> ModelConfig:
         moe_layers=tuple(range(num_layers)),
         eos_token_ids=draw(st.sampled_from([(257,), (257, 3)])),
     )
-    return _with_options(draw, config, families.family(family).free)
+    return _with_options(draw, config)
 
 
-def _with_options(draw: st.DrawFn, config: ModelConfig, free: tuple[str, ...]) -> ModelConfig:
+def _with_options(draw: st.DrawFn, config: ModelConfig) -> ModelConfig:
     """Varies what the family's config.json can say."""
-    layers = config.num_hidden_layers
+    family, layers = families.family(config.family), config.num_hidden_layers
+    free = family.free
     if "dense_layers" in free:
         dense = draw(st.sets(st.integers(0, layers - 1), max_size=layers - 1))
         config = replace(config, moe_layers=tuple(i for i in config.moe_layers if i not in dense))
     if "leading_dense_layers" in free:
         config = replace(config, moe_layers=tuple(range(draw(st.integers(0, layers - 1)), layers)))
     if "attention_bias" in free:
-        parts = ("q", "k", "v") if config.family == "qwen2_moe" else ("q", "k", "v", "o")
-        config = replace(config, attention_bias=draw(st.sampled_from([(), parts])))
+        config = replace(config, attention_bias=draw(st.sampled_from([(), family.bias_parts])))
     if "normalize_topk" in free:
         config = replace(config, routing=replace(config.routing, normalize_topk=draw(st.booleans())))
     return config

@@ -23,7 +23,7 @@ class Family:
     config.json of well-known models. `traits`: ModelConfig fields that all its models have alike, those of RoutingSpec under `routing`.
     `free`: what its config.json can say besides the fields common to all: head_dim (other than hidden_size / num_attention_heads),
     moe_intermediate_size (other than intermediate_size), normalize_topk, dense_layers (any), leading_dense_layers, sliding_window,
-    attention_bias, groups, scaling_factor."""
+    attention_bias (of `bias_parts`, all or none), groups, scaling_factor."""
 
     name: str
     architecture: str
@@ -35,6 +35,7 @@ class Family:
     traits: Mapping[str, Any] = field(default_factory=dict)
     free: Tuple[str, ...] = ()
     shared: str = "shared_expert"
+    bias_parts: Tuple[str, ...] = ("q", "k", "v", "o")
 
     def layout(self, config: ModelConfig, stored_head: bool) -> List[Placement]:
         """Every HF tensor on disk, per-expert, and its place in the canonical tensors."""

@@ -71,4 +71,5 @@ FAMILY = Family(
     public={"qwen1.5-moe-a2.7b": QWEN15_MOE_A27B},
     traits=TRAITS,
     free=("head_dim", "moe_intermediate_size", "normalize_topk", "dense_layers", "attention_bias"),
+    bias_parts=("q", "k", "v"),
 )

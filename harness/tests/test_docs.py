@@ -1,0 +1,59 @@
+"""The walk-throughs of docs/, followed literally in a copy of the checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[2]
+PACKAGES = ("golden", "harness", "implementations")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of a page in one language."""
+    text = (REPO / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(page: str) -> list[str]:
+    """The command lines of a page."""
+    return re.findall(r"^moe-harness .*", (REPO / "docs" / page).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("checkout")
+    for package in PACKAGES:
+        shutil.copytree(REPO / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+def follow(command: str, checkout: Path, *more: str) -> str:
+    """One line of a page, with this Python instead of an installed `moe-harness`."""
+    words = command.split()
+    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    launched = [sys.executable, "-m", "harness.cli", *words[1:], *more]
+    done = subprocess.run(launched, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.mark.transformers
+def test_new_family_page(checkout: Path) -> None:
+    (source,) = blocks("new-family.md", "python")
+    path, code = re.match(r"# (\S+)\n(.*)", source, re.DOTALL).groups()
+    assert not (REPO / path).exists(), "the page's example must be one that does not ship"
+    (checkout / path).write_text(code, encoding="utf-8")
+    (checkout / "config.json").write_text(blocks("new-family.md", "json")[0], encoding="utf-8")
+    listing, synthesize, run, *_ = commands("new-family.md")
+    assert re.search(r"102\.\d+ B total, 12\.\d+ B active", follow(listing, checkout))
+    follow(synthesize, checkout)
+    selected = "ROUTE-13 or BLOCK-01 or PARITY-02 or CACHE-01 or CONV or PAD-01"  # all of it takes half a minute more
+    out = follow(run, checkout, "-k", selected, "--workers", "0")
+    assert re.search(r"(\d+) of \1 checks passed", out), out

@@ -12,6 +12,7 @@ from harness.subject import Subject
 
 def layer_states(subject: Subject) -> Iterator[tuple[int, np.ndarray]]:
     """(MoE layer index, x_TD) for every MoE layer: what its router is given when the oracle runs the case's prompts."""
+    subject.needs("probe")
     passes = [subject.case.free_run(row) for row in range(len(subject.case.prompts_BS))]
     for layer in range(len(subject.config.moe_layers)):
         yield layer, round_to(np.concatenate([run.x_LSD[layer] for run in passes]), subject.dtype)

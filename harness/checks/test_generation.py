@@ -15,10 +15,10 @@ SMALLEST_LEAD = 1e-3  # logits between the best and the second-best token below 
 
 @clause("GEN-01", "Greedy ids equal HF's", dtypes=("float32",), golden=True)
 def test_greedy_ids_equal_hf(subject: Subject, verdict: Verdict) -> None:
-    expected = subject.case.expected
+    generator, expected = subject.generator(), subject.case.expected
     prompts_BS, ids_BS, lead_BS = expected["greedy_prompts_BS"], expected["greedy_ids_BS"], expected["greedy_lead_BS"]
     spec = GenerationSpec(max_new_tokens=ids_BS.shape[1], eos_token_ids=())
-    rows = subject.generator().generate(prompts_BS, np.full(len(prompts_BS), prompts_BS.shape[1]), spec)
+    rows = generator.generate(prompts_BS, np.full(len(prompts_BS), prompts_BS.shape[1]), spec)
     assert len(rows) == len(prompts_BS), f"{len(prompts_BS)} rows in, {len(rows)} out"
     for b, row in enumerate(rows):
         clear = int(np.argmax(np.append(lead_BS[b] < SMALLEST_LEAD, True)))
@@ -30,9 +30,8 @@ def test_greedy_ids_equal_hf(subject: Subject, verdict: Verdict) -> None:
 
 @clause("GEN-02", "Generation stops at any EOS of the list, includes it, and stops nowhere else", dtypes=("float32",))
 def test_generation_stops_at_eos(subject: Subject, verdict: Verdict) -> None:
-    prompts_BS = subject.case.prompts_BS[:, :16].copy()
+    generator, prompts_BS = subject.generator(), subject.case.prompts_BS[:, :16].copy()
     lengths_B = np.full(len(prompts_BS), prompts_BS.shape[1])
-    generator = subject.generator()
     free = generator.generate(prompts_BS, lengths_B, GenerationSpec(12, eos_token_ids=()))
     verdict.judge(Metric("rows_ended_without_eos", sum(len(row) != 12 for row in free), 0))
     unused = next(t for t in range(subject.config.vocab_size) if all(t not in row for row in free))

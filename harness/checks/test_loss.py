@@ -18,9 +18,9 @@ from implementations.interface import Loss
 
 @clause("LOSS-01", "The loss equals HF's golden loss", dtypes=LOGIC, golden=True)
 def test_loss_equals_hf_golden(subject: Subject, verdict: Verdict) -> None:
-    expected = subject.case.expected
+    model, expected = _model(subject), subject.case.expected
     ids_BS, labels_BS = expected["input_ids_BS"], expected["labels_BS"]
-    observed = _model(subject).loss(ids_BS, np.full(len(ids_BS), ids_BS.shape[1]), labels_BS)
+    observed = model.loss(ids_BS, np.full(len(ids_BS), ids_BS.shape[1]), labels_BS)
     verdict.judge(_metric(observed, float(expected["loss"]), expected["logits_BSV"], subject))
     verdict.saw(labels=int(np.sum(labels_BS[:, 1:] != IGNORED)))
     verdict.require(labels=32)
@@ -30,6 +30,7 @@ def test_loss_equals_hf_golden(subject: Subject, verdict: Verdict) -> None:
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_ignored_labels_do_not_count(subject: Subject, verdict: Verdict, padding: str) -> None:
     subject.needs(f"{padding}_padding")
+    model = _model(subject)
     input_ids_BS, lengths_B, _ = ragged(subject, padding)
     labels_BS = np.full(input_ids_BS.shape, IGNORED)
     terms: list[np.ndarray] = []
@@ -38,7 +39,7 @@ def test_ignored_labels_do_not_count(subject: Subject, verdict: Verdict, padding
         labels_BS[b, where] = row = _labels(input_ids_BS[b, where], b)
         logits_SV = subject.case.oracle.forward(input_ids_BS[b, where]).logits_SV
         terms.append(cross_entropies(logits_SV, row))
-    observed = _model(subject).loss(input_ids_BS, lengths_B, labels_BS, padding)
+    observed = model.loss(input_ids_BS, lengths_B, labels_BS, padding)
     verdict.judge(_metric(observed, float(np.concatenate(terms).mean()), logits_SV, subject), about=f"{padding} padding")
     verdict.saw(labels=sum(map(len, terms)))
     verdict.require(labels=32)

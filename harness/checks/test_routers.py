@@ -50,9 +50,9 @@ def test_correction_bias_selects_but_does_not_weigh(subject: Subject, verdict: V
 
 @clause("ROUTE-13", "Only experts of the best groups are chosen, a group counting by its two best", about=BOTH, when=has_groups)
 def test_experts_come_from_the_best_groups(subject: Subject, verdict: Verdict) -> None:
-    for router in _routers(subject):
+    for router in (*_routers(subject), *_routers(subject, correction=-2)):  # corrected scores below zero must not lose to a mask's zeros
         logits_TE, spec = _logits(router), router.spec
-        for shift in (0.0, -2.0):  # low scores, and with the correction negative ones, must not lose to a mask's zeros
+        for shift in (0.0, -2.0):
             ids_TK, _ = router.route(logits_TE + shift)
             groups_TK = ids_TK // (spec.num_experts // spec.num_groups)
             used = max(len(set(row)) for row in groups_TK.tolist())
@@ -91,13 +91,13 @@ def test_router_bias_is_part_of_the_logits(subject: Subject, verdict: Verdict) -
     verdict.require(selections_moved=8)
 
 
-def _routers(subject: Subject) -> Iterator[TransparentRouter]:
-    """Small, and for a router by itself at the true size of its model too."""
+def _routers(subject: Subject, correction: int = 0) -> Iterator[TransparentRouter]:
+    """Small, and for a router by itself at the true size of its model too. `correction`: see `bare`; a model's is its own."""
     if subject.router_spec is None:
         yield inside(subject, 16, 3, True)
         return
-    yield bare(subject, replace(resized(subject.router_spec, 16, 3), top_groups=2 if has_groups(subject.router_spec) else 1))
-    yield bare(subject, subject.router_spec)
+    yield bare(subject, replace(resized(subject.router_spec, 16, 3), top_groups=2 if has_groups(subject.router_spec) else 1), correction)
+    yield bare(subject, subject.router_spec, correction)
 
 
 def _logits(router: TransparentRouter) -> np.ndarray:

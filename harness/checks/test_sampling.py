@@ -61,6 +61,7 @@ def test_seeds_decide(subject: Subject, verdict: Verdict) -> None:
 
 def _judge(subject: Subject, verdict: Verdict, spec: GenerationSpec) -> None:
     """The first token of many rows with one prompt, under many seeds."""
+    subject.needs("generate")
     prompt_S = subject.case.prompts_BS[0, :PROMPT]
     expected_V = sampling_distribution(subject.case.oracle.forward(prompt_S).logits_SV[-1], spec)
     seen = Counter(_draws(subject, prompt_S, spec))

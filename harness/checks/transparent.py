@@ -80,11 +80,13 @@ def in_model(subject: Subject) -> TransparentRouter:
     return TransparentRouter(subject.config, subject.probe(), oracle.router_bias(0), oracle.correction(0))
 
 
-def bare(subject: Subject, spec: RoutingSpec) -> TransparentRouter:
-    """A router by itself, with biases on the same coarse grid as its logits. Raises Unsupported where the backend has none."""
+def bare(subject: Subject, spec: RoutingSpec, correction: int = 0) -> TransparentRouter:
+    """A router by itself, with biases on the same coarse grid as its logits, the correction bias around `correction`. Raises
+    Unsupported where the backend has none."""
     subject.needs_feature("router")
     config = small("mixtral", hidden_size=spec.num_experts + 16, routing=spec)
     bias_E, correction_E = (np.round(4 * np.random.default_rng(seed).standard_normal(spec.num_experts)) / 16 for seed in (1, 2))
+    correction_E += correction
     biases = (bias_E if spec.router_bias else None, correction_E if spec.correction_bias else None)
     as_float32 = (None if b is None else b.astype(np.float32) for b in biases)
     return TransparentRouter(config, build(subject, spec, RouterWeights(transparent_router(config), *as_float32)), *biases)

@@ -34,20 +34,37 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def follow(command: str, checkout: Path, *more: str) -> str:
+def follow(command: str, checkout: Path, *more: str, folder: Path | None = None, code: int = 0) -> str:
     """One line of a page, with this Python instead of an installed `moe-harness`."""
     words = command.split()
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     launched = [sys.executable, "-m", "harness.cli", *words[1:], *more]
-    done = subprocess.run(launched, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    done = subprocess.run(launched, cwd=folder or checkout, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
+
+
+def file_of(block: str) -> tuple[str, str]:
+    """(path, text) of a block whose first line is a comment with its path."""
+    return re.match(r"# (\S+)\n(.*)", block, re.DOTALL).groups()
+
+
+def test_new_backend_page(checkout: Path, tmp_path: Path) -> None:
+    path, code = file_of(blocks("new-backend.md", "python")[0])
+    (tmp_path / path).write_text(code, encoding="utf-8")
+    (run,) = commands("new-backend.md")
+    right = follow(run, checkout, "-k", "ROUTE", "--workers", "0", folder=tmp_path)
+    assert re.search(r"(\d+) of \1 checks passed", right), right
+    forgotten = "        if self.weights.bias_E is not None:\n            logits_TE = logits_TE + self.weights.bias_E\n"
+    assert forgotten in code, "step 3 deletes these two lines"
+    (tmp_path / path).write_text(code.replace(forgotten, ""), encoding="utf-8")
+    wrong = follow(run, checkout, "-k", "ROUTE", "--workers", "0", folder=tmp_path, code=1)
+    assert "FAIL ROUTE-15" in wrong and "FAIL: 8 failed" in wrong, wrong
 
 
 @pytest.mark.transformers
 def test_new_family_page(checkout: Path) -> None:
-    (source,) = blocks("new-family.md", "python")
-    path, code = re.match(r"# (\S+)\n(.*)", source, re.DOTALL).groups()
+    path, code = file_of(blocks("new-family.md", "python")[0])
     assert not (REPO / path).exists(), "the page's example must be one that does not ship"
     (checkout / path).write_text(code, encoding="utf-8")
     (checkout / "config.json").write_text(blocks("new-family.md", "json")[0], encoding="utf-8")

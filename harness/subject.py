@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from harness.cases import Case
-from implementations.interface import Backend, Capabilities, Generate, LoadSpec, Model, ModelConfig, Probe, Unsupported
+from implementations.interface import Backend, Capabilities, Generate, LoadSpec, Model, ModelConfig, Probe, RoutingSpec, Unsupported
+from implementations.worker import WorkerBackend
 
 KEPT_MODELS = 6
+MAX_LENGTH, MAX_BATCH = 128, 8  # of the models that checks share
 
 
 class Unavailable(Exception):
@@ -32,6 +36,7 @@ class Workshop:
     def model(self, backend: Backend, path: Path, spec: LoadSpec) -> Model:
         """A loaded model with an empty cache. A backend that does not read HF directories gets a converted one."""
         key = (backend.name, path, spec.dtype, spec.device, spec.max_batch, spec.max_length)
+        self._drop_dead()
         if key not in self._models:
             source = path if backend.capabilities().reads_hf else self.converted(backend, path)
             self._models[key] = backend.load(str(source), spec)
@@ -39,6 +44,11 @@ class Workshop:
         self._models.move_to_end(key)
         self._models[key].reset()
         return self._models[key]
+
+    def _drop_dead(self) -> None:
+        """Forgets the models of a worker that is gone (they say so by `alive`), so that the next check gets a new one."""
+        for key in [key for key, model in self._models.items() if not getattr(model, "alive", True)]:
+            self._close(self._models.pop(key))
 
     def _evict(self) -> None:
         while len(self._models) > KEPT_MODELS:
@@ -49,10 +59,14 @@ class Workshop:
         return self.once(f"{backend.name}-{path}", lambda target: backend.from_hf(str(path), str(target)))
 
     def once(self, key: str, make: Callable[[Path], object]) -> Path:
-        """A directory that `make` writes the first time the key is asked for."""
+        """A directory that `make` writes the first time the key is asked for. What a failure leaves behind is removed."""
         target = self.directory / sha256(key.encode()).hexdigest()[:16]
         if not target.exists():
-            make(target)
+            try:
+                make(target)
+            except BaseException:
+                shutil.rmtree(target, ignore_errors=True)
+                raise
         return target
 
     def close(self) -> None:
@@ -82,24 +96,54 @@ class Subject:
         return self.case.config
 
     @property
+    def router_spec(self) -> RoutingSpec | None:
+        """What is asked of a router by itself; None where the case is a model."""
+        return getattr(self.case, "spec", None)
+
+    @property
+    def load_spec(self) -> LoadSpec:
+        return LoadSpec(dtype=self.dtype, device=self.workshop.device)
+
+    @property
     def depth(self) -> tuple[int, bool]:
         """What the bounds of whole-model errors depend on: layers, and whether the case is one they were measured on."""
         return self.config.num_hidden_layers, self.case.golden is not None
 
-    def needs(self, *features: str) -> None:
-        """Raises Unsupported unless every feature, the family and the dtype are declared."""
+    def needs_feature(self, *features: str) -> None:
+        """Raises Unsupported unless every feature and the dtype are declared."""
         missing = [f for f in features if f not in self.capabilities.features]
         if missing:
             raise Unsupported(f"{self.backend.name} does not declare: {', '.join(missing)}")
-        if self.config.family not in self.capabilities.families:
-            raise Unsupported(f"{self.backend.name} does not declare family {self.config.family}")
         if self.dtype not in self.capabilities.dtypes:
             raise Unsupported(f"{self.backend.name} does not declare dtype {self.dtype}")
 
-    def model(self, path: Path | None = None, max_length: int = 128, max_batch: int = 8) -> Model:
-        """The case's checkpoint (or `path`) loaded in this dtype, cache empty."""
+    def needs(self, *features: str) -> None:
+        """Raises Unsupported unless every feature, the dtype and the case's family are declared."""
+        self.needs_feature(*features)
+        if self.config.family not in self.capabilities.families:
+            raise Unsupported(f"{self.backend.name} does not declare family {self.config.family}")
+
+    def needs_this_process(self) -> None:
+        """Raises Unsupported for a backend in a worker: what is done to this process's memory does not reach it."""
+        if isinstance(self.backend, WorkerBackend):
+            raise Unsupported(f"{self.backend.name} lives in another process, whose memory cannot be poisoned from here")
+
+    def model(self, path: Path | None = None, max_length: int = MAX_LENGTH, max_batch: int = MAX_BATCH) -> Model:
+        """The case's checkpoint (or `path`) loaded in this dtype, cache empty. Shared by the session's checks."""
         spec = LoadSpec(dtype=self.dtype, device=self.workshop.device, max_length=max_length, max_batch=max_batch)
         return self.workshop.model(self.backend, path or self.case.checkpoint, spec)
+
+    @contextmanager
+    def fresh_model(self, convert: bool = False) -> Iterator[Model]:
+        """The case's checkpoint loaded for this block alone. `convert`: through the backend's own format even where it reads HF's."""
+        source = self.case.checkpoint
+        if convert or not self.capabilities.reads_hf:
+            source = self.workshop.converted(self.backend, source)
+        model = self.backend.load(str(source), LoadSpec(dtype=self.dtype, device=self.workshop.device, max_length=MAX_LENGTH))
+        try:
+            yield model
+        finally:
+            model.close()
 
     def probe(self, path: Path | None = None) -> Probe:
         self.needs("probe")

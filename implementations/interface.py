@@ -12,7 +12,7 @@ Rules that hold for every method below:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, Optional, Protocol, Tuple, runtime_checkable
+from typing import Dict, List, Mapping, Optional, Protocol, Sequence, Tuple, runtime_checkable
 
 import numpy as np
 
@@ -37,10 +37,13 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True)
 class RoutingSpec:
-    """How a router turns logits into (ids, weights). Source of the fields: the families' HF configs.
+    """How a router turns hidden states into (ids, weights), in this order. Source of the fields: the families' HF configs.
 
-    `scoring`: softmax | sigmoid. `normalize_topk`: divide the K selected scores by their sum. `scoring_dtype`: the dtype in which scores
-    are computed from the logits. `tie_rule`: lowest (the lower expert id wins an exact tie) | any.
+    logits = W x, plus a bias if `router_bias` (gpt-oss). Scores = `scoring` (softmax | sigmoid) of the logits, computed in
+    `scoring_dtype`. Selection ranks the scores, plus a per-expert correction if `correction_bias` (DeepSeek-V3): of `num_groups` equal runs
+    of experts the `top_groups` with the largest sum of their two best stay, of their experts the `top_k` best. Weights are the selected
+    scores without the correction, divided by their sum if `normalize_topk`, times `scaling_factor`. `tie_rule`: lowest (the lower expert
+    id wins an exact tie) | any.
     """
 
     num_experts: int
@@ -49,12 +52,20 @@ class RoutingSpec:
     normalize_topk: bool = True
     scoring_dtype: str = "float32"
     tie_rule: str = "any"
+    router_bias: bool = False
+    correction_bias: bool = False
+    num_groups: int = 1
+    top_groups: int = 1
+    scaling_factor: float = 1.0
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """A decoder-only MoE transformer, in HF's names. `moe_layers`: the layer indices that hold experts; the others hold a dense MLP of
     `intermediate_size`. `moe_intermediate_size` is F. `sliding_window`: a query at position p sees positions p-window+1 .. p; None = all.
+    `qk_norm`: none | head (each head by itself) | projection (all heads as one vector). `attention_bias`: which of q, k, v, o have one.
+    `shared_expert`: none | ungated | gated (times the sigmoid of a logit of its own): one SwiGLU of `shared_expert_intermediate_size`
+    through which every token goes besides its K experts.
     """
 
     family: str
@@ -73,20 +84,23 @@ class ModelConfig:
     routing: RoutingSpec
     moe_layers: Tuple[int, ...]
     sliding_window: Optional[int] = None
-    qk_norm: bool = False
-    attention_bias: bool = False
+    qk_norm: str = "none"
+    attention_bias: Tuple[str, ...] = ()
     tie_word_embeddings: bool = False
     eos_token_ids: Tuple[int, ...] = ()
     bos_token_id: Optional[int] = None
     pad_token_id: Optional[int] = None
     dtype: str = "bfloat16"
+    shared_expert: str = "none"
+    shared_expert_intermediate_size: int = 0
 
 
 @dataclass(frozen=True)
 class Capabilities:
     """What a backend can do on this machine, decided by a guarded real import and never by package metadata.
 
-    `features`: prefill, decode, reset, chunked_prefill, left_padding, right_padding, pinned, probe, routing, generate, train.
+    `features`: prefill, decode, reset, chunked_prefill, left_padding, right_padding, nan_pads (a NaN in the embedding of a padding token
+    reaches no valid position), pinned, probe, routing, generate, packed, loss, router, train.
     `execution`: device | cpu | emulated (a CPU stands in for the device), detail in `execution_note`.
     `reads_hf`: `load` takes an HF directory as it is. `lossy`: what conversion does not preserve, one sentence each.
     `unavailable`: why it cannot run here, or None.
@@ -271,6 +285,89 @@ class Generate(Protocol):
 
     def generate(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, spec: GenerationSpec, padding: str = "right") -> List[List[int]]:
         """New ids per row, the EOS that ended it included; a row that ended does not change the others."""
+        ...
+
+
+@runtime_checkable
+class Packed(Protocol):
+    """Feature `packed`. Several sequences in one row, none seeing another; positions start at 0 in each."""
+
+    def prefill_packed(self, input_ids_T: np.ndarray, cu_seqlens: np.ndarray, request: Request) -> StepOutput:
+        """Sequence i is `input_ids_T[cu_seqlens[i] : cu_seqlens[i + 1]]`; int64, from 0 to T, rising. The KV cache is neither read nor
+        written. `logits`: all -> (1, T, V) float32; last -> (1, number of sequences, V). InvalidInput as in `prefill`."""
+        ...
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """Feature `loss`: HF's `labels=`."""
+
+    def loss(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, labels_BS: np.ndarray, padding: str = "right") -> float:
+        """Mean cross entropy (nats) of labels_BS[:, s] under the logits at s - 1, over all s >= 1 whose label is not -100; int64. Without
+        the auxiliary load-balancing loss. The KV cache is neither read nor written. InvalidInput as in `prefill`, and where no label is
+        left."""
+        ...
+
+
+@dataclass(frozen=True)
+class RouterWeights:
+    """A router's tensors, float32. The second and third stand where the RoutingSpec has `router_bias` and `correction_bias`."""
+
+    weight_ED: np.ndarray
+    bias_E: Optional[np.ndarray] = None
+    correction_bias_E: Optional[np.ndarray] = None
+
+
+class Router(Protocol):
+    """A router by itself."""
+
+    def route(self, x_TD: np.ndarray) -> Routing:
+        """As `Probe.route`; L = 1."""
+        ...
+
+
+@runtime_checkable
+class RouterBuilder(Protocol):
+    """Feature `router` of a backend: routers without their models, so that routing can be judged before a family's model is there."""
+
+    def router(self, spec: RoutingSpec, weights: RouterWeights, load: LoadSpec) -> Router:
+        """Unsupported for a spec that the backend cannot route."""
+        ...
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """What one call of a fused MoE kernel is given, on the host. `x_TD`, `router_logits_TE`: float32, exactly representable in the dtype under
+    test; `topk_ids_TK`: int64; `topk_weights_TK`: float32. `router_logits_TE` is None where no logits give those weights. `renormalize`:
+    whether a kernel that selects for itself divides the K scores by their sum. T may be 0."""
+
+    x_TD: np.ndarray
+    topk_ids_TK: np.ndarray
+    topk_weights_TK: np.ndarray
+    router_logits_TE: Optional[np.ndarray] = None
+    renormalize: bool = True
+
+
+@dataclass(frozen=True)
+class KernelResult:
+    """What came back. `y`: float32, of whatever shape it had. `problems`: what is wrong besides shape and values, one phrase each (wrong
+    dtype or device, an input written to)."""
+
+    y: np.ndarray
+    problems: Tuple[str, ...] = ()
+
+
+class MoEKernel(Protocol):
+    """The smallest subject: one fused function x, routing, expert weights -> y. `arguments`: the inputs that it asks for by name."""
+
+    arguments: Tuple[str, ...]
+
+    def load(self, w_gate_up_E2FD: np.ndarray, w_down_EDF: np.ndarray) -> None:
+        """Puts the experts' weights, in the dtype under test (bfloat16 as ml_dtypes'), where the following calls find them."""
+        ...
+
+    def run(self, calls: Sequence[KernelCall]) -> List[KernelResult]:
+        """One call after the other; outputs are read after the last one. Raises Unsupported, and whatever the kernel raises."""
         ...
 
 

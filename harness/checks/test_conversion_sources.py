@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.cases import Case
-from harness.checks.against_oracle import judge_traces
+from harness.checks.against_oracle import judge_routing_inside, judge_traces
 from harness.checks.clause import LOGIC, clause
 from harness.checks.passes import changed_bits, prefill, request
 from harness.checks.small_models import Tensors, like, on, rewritten, text, two_layers
@@ -31,6 +31,7 @@ SHARD_BYTES = 40_000  # small enough that one layer's experts lie in several sha
 
 @clause("CONV-03", "A sharded checkpoint gives what a single file gives", dtypes=LOGIC)
 def test_sharded_source_gives_the_same_bits(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("prefill")
     single = like(subject, "single-file", two_layers(subject.config.family))
     sharded = on(
         subject, Case("sharded", subject.workshop.once(f"sharded-{single.case.checkpoint}", lambda dst: _reshard(single.case, dst)))
@@ -77,6 +78,7 @@ def _cast(tensors: Tensors, config: ModelConfig) -> Tensors:
 
 @clause("CONV-06", "Converting and loading write all that they make: nothing is left to what memory held")
 def test_conversion_in_poisoned_memory(subject: Subject, verdict: Verdict) -> None:
+    subject.needs_this_process()
     source = like(subject, "poisoned-conversion", two_layers(subject.config.family), seed=3)
     with poisoned_memory():
         _judge_converted(source, verdict, "in poisoned memory")
@@ -103,6 +105,7 @@ def _ambiguous(family: str, shape: str) -> ModelConfig:
 
 @clause("CONV-08", "What to_hf writes is read by an independent implementation, which computes the same", dtypes=LOGIC)
 def test_written_checkpoint_is_read_by_the_oracle(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("prefill")
     source = like(subject, "written", two_layers(subject.config.family))
     back = subject.workshop.once(
         f"{subject.backend.name}-to-hf-{source.case.checkpoint}",
@@ -114,6 +117,7 @@ def test_written_checkpoint_is_read_by_the_oracle(subject: Subject, verdict: Ver
 @clause("CONV-09", "Every tensor of the source influences the output", dtypes=LOGIC)
 def test_every_tensor_influences_the_output(subject: Subject, verdict: Verdict) -> None:
     """With all experts chosen (k = E) none can hide. One source tensor at a time is changed by more than rounding."""
+    subject.needs("prefill")
     source = like(subject, "influence", small(subject.config.family, 4, 4))
     family, tokens_BS = families.family(source.config.family), text(source, 1, 12)
     with source.fresh_model(convert=True) as model:
@@ -141,4 +145,8 @@ def _judge_converted(source: Subject, verdict: Verdict, about: str, expected: Ca
     source.needs("prefill")
     with source.fresh_model(convert=True) as model:
         traces = prefill(model, text(source, ROWS, LENGTH), request(source))
-    judge_traces(source, verdict, traces, (expected or source.case).oracle, about=about)
+    judged = on(source, expected or source.case)
+    judge_traces(judged, verdict, traces, about=about)
+    for trace in traces:
+        if trace.ids_LSK is not None:  # a pinned comparison of logits does not see a damaged correction bias
+            judge_routing_inside(judged, verdict, trace)

@@ -43,6 +43,7 @@ def test_a_repeated_call_gives_the_same_bits(subject: Subject, verdict: Verdict)
 def test_poisoned_memory_changes_nothing(subject: Subject, verdict: Verdict) -> None:
     """Load, prefill and decode, first as usual, then with every fresh allocation full of wild numbers."""
     subject.needs("prefill", "decode")
+    subject.needs_this_process()
     with subject.fresh_model() as model:
         before = run(model, subject)
     with poisoned_memory(), subject.fresh_model() as model:

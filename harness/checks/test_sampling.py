@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+from scipy.special import softmax
 
 from harness.checks.clause import LOGIC, clause
 from harness.checks.refusals import refuses
@@ -62,14 +63,22 @@ def test_seeds_decide(subject: Subject, verdict: Verdict) -> None:
 def _judge(subject: Subject, verdict: Verdict, spec: GenerationSpec) -> None:
     """The first token of many rows with one prompt, under many seeds."""
     subject.needs("generate")
-    prompt_S = subject.case.prompts_BS[0, :PROMPT]
-    expected_V = sampling_distribution(subject.case.oracle.forward(prompt_S).logits_SV[-1], spec)
+    prompt_S, logits_V = _least_certain(subject)
+    expected_V = sampling_distribution(logits_V, spec)
     seen = Counter(_draws(subject, prompt_S, spec))
     observed_V = np.array([seen[token] for token in range(len(expected_V))])
     outside = int(observed_V[expected_V == 0].sum())
     surprise = -np.log10(max(chi_square(observed_V, expected_V), 1e-300))
     verdict.judge(Metric("tokens_not_to_be_drawn", outside, 0), Metric("implausibility", surprise, IMPLAUSIBLE), about=str(spec))
     verdict.saw(samples=int(observed_V.sum()))
+
+
+def _least_certain(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
+    """(prompt, the oracle's logits_V after it) whose likeliest next token is the least likely: where one token takes all, hardly any fault
+    of a sampler shows."""
+    prompts = [row[:PROMPT] for row in subject.case.prompts_BS]
+    logits = [subject.case.oracle.forward(prompt_S).logits_SV[-1] for prompt_S in prompts]
+    return min(zip(prompts, logits, strict=True), key=lambda pair: float(softmax(pair[1]).max()))
 
 
 def _draws(subject: Subject, prompt_S: np.ndarray, spec: GenerationSpec) -> list[int]:

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-SHARED = ("families", "formats", "tests")  # folders of implementations/ that are no backend
-CONTRACT = tuple(f"implementations.{name}" for name in "interface registry checkpoint checkpoint_writer weights families worker".split())
+SHARED = ("families", "formats", "kernels", "tests", "worker")  # folders of implementations/ that are no backend
+CONTRACT = tuple(
+    f"implementations.{name}" for name in "interface registry checkpoint checkpoint_writer weights families worker kernels.loading".split()
+)
 PORTABLE = ("implementations.interface", "implementations.registry", "implementations.worker")
 IMPORTERS = {"import_module", "__import__", "importorskip"}
 FILE_MODULES = set("os pathlib io shutil tempfile glob fileinput mmap sqlite3 socket subprocess urllib http dbm shelve pickle".split())
@@ -124,7 +126,7 @@ def report_reads_records_only(module: Module) -> list[str]:
 
 def portable_modules_need_numpy_only(module: Module) -> list[str]:
     """Python 3.9 syntax too, and two common calls that parse there and fail when they run."""
-    if module.name not in PORTABLE:
+    if not within(module.name, *PORTABLE):
         return []
     try:
         ast.parse(module.text, feature_version=(3, 9))
@@ -251,6 +253,7 @@ VIOLATIONS = [
     (report_reads_records_only, "harness.report.html", "import scipy.stats"),
     (portable_modules_need_numpy_only, "implementations.interface", "import ml_dtypes"),
     (portable_modules_need_numpy_only, "implementations.worker", "from implementations.checkpoint import Checkpoint"),
+    (portable_modules_need_numpy_only, "implementations.worker.far", "from implementations import weights"),
     (portable_modules_need_numpy_only, "implementations.registry", "match x:\n    case 1: pass"),
     (portable_modules_need_numpy_only, "implementations.worker", "def f(a, b):\n    return zip(a, b, strict=True)"),
     (importing_has_no_effect, "harness.cli", "main()"),
@@ -288,6 +291,10 @@ ALLOWED = [
     ("harness.oracle.model", "import math\nfrom scipy import stats\nfrom harness.oracle import routing"),
     ("harness.report.html", "from .frame import frame\nimport json\nfrom harness import record\nfrom pathlib import Path"),
     ("implementations.worker", "import struct, numpy as np\nfrom implementations.interface import Model"),
+    (
+        "implementations.worker.far",
+        "import socket\nfrom implementations import interface, registry\nfrom implementations.worker import wire",
+    ),
     ("harness.x", "'Doc.'\nX: int = len('abc')\ndef f():\n    print(open('x'))\nif __name__ == '__main__':\n    f()"),
     ("torchlike", "import harness"),
 ]

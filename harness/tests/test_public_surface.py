@@ -23,18 +23,28 @@ SURFACE = {
     "GenerationSpec": "max_new_tokens temperature top_k top_p seed eos_token_ids",
     "GoldenTrainer": "train",
     "InvalidInput": "",
+    "KernelCall": "x_TD topk_ids_TK topk_weights_TK router_logits_TE renormalize",
+    "KernelResult": "y problems",
     "LoadSpec": "dtype device max_batch max_length options",
+    "Loss": "loss",
+    "MoEKernel": "load run arguments",
     "Model": "capabilities prefill decode reset close",
     "ModelCapabilities": "of architecture is_moe num_experts experts_per_token norm_topk_prob max_position_embeddings sliding_window "
     "head_dim_override uses_position supports_cache_reset is_quantized",
     "ModelConfig": "family architecture vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers "
     "num_attention_heads num_key_value_heads head_dim max_position_embeddings rms_norm_eps rope_theta routing moe_layers sliding_window "
-    "qk_norm attention_bias tie_word_embeddings eos_token_ids bos_token_id pad_token_id dtype",
+    "qk_norm attention_bias tie_word_embeddings eos_token_ids bos_token_id pad_token_id dtype shared_expert "
+    "shared_expert_intermediate_size",
+    "Packed": "prefill_packed",
     "PinnedRouting": "topk_ids_LTK topk_weights_LTK",
     "Probe": "route moe_block",
     "Request": "logits routing padding pinned",
+    "Router": "route",
+    "RouterBuilder": "router",
+    "RouterWeights": "weight_ED bias_E correction_bias_E",
     "Routing": "topk_ids_LTK topk_weights_LTK router_logits_LTE dropped_LTK mask_T",
-    "RoutingSpec": "num_experts top_k scoring normalize_topk scoring_dtype tie_rule",
+    "RoutingSpec": "num_experts top_k scoring normalize_topk scoring_dtype tie_rule router_bias correction_bias num_groups top_groups "
+    "scaling_factor",
     "StepOutput": "logits_BSV routing",
     "Unsupported": "",
 }

@@ -1,0 +1,1 @@
+../../examples/moe-harness-backend-example/toy_backend.py

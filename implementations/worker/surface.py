@@ -1,0 +1,29 @@
+"""What may be called through a worker: the methods of the contract, by the kind of thing that stays on the far side.
+
+A new method of the contract is one word here; a test compares the lists with `implementations.interface`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Tuple
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`required`: methods that every such object has. `optional`: those of the runtime-checkable protocols, which it may lack."""
+
+    required: Tuple[str, ...]
+    optional: Tuple[str, ...] = ()
+
+    def methods_of(self, thing: Any) -> List[str]:
+        """Those that `thing` has."""
+        return [name for name in self.required + self.optional if callable(getattr(thing, name, None))]
+
+
+KINDS: Dict[str, Kind] = {
+    "backend": Kind(("capabilities", "from_hf", "to_hf", "load"), ("router", "train")),
+    "model": Kind(("capabilities", "prefill", "decode", "reset", "close"), ("route", "moe_block", "generate", "prefill_packed", "loss")),
+    "router": Kind(("route",)),
+}
+MAKES = {"load": "model", "router": "router"}  # method -> kind of what it returns; it stays on the far side

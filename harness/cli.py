@@ -1,4 +1,4 @@
-"""The command line: run | bench | report | list | convert | golden. Bad input gets one clear line and exit code 2."""
+"""The command line: run | kernel | bench | report | list | convert | golden. Bad input gets one clear line and exit code 2."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ Dtypes = Annotated[list[str] | None, typer.Option("--dtype", metavar="NAME", hel
 Device = Annotated[str, typer.Option(metavar="NAME", help="Where backends load their models: cpu | cuda | ...")]
 Require = Annotated[str | None, typer.Option(metavar="device", help="Fail (exit 3) what did not run on a device.")]
 Keyword = Annotated[str | None, typer.Option("-k", metavar="EXPR", help="Only what matches, as in pytest: routing, ROUTE-04, mixtral, ...")]
+Expect = Annotated[list[Path] | None, typer.Option("--expect", metavar="FILE", help="TOML file of known failures; repeatable.")]
+Profile = Annotated[str | None, typer.Option(metavar="NAME", help="Judge exactly what a profile lists, and say whether it conforms.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Processes for the checks (default: one per core; one in all with -k or on a device)."),
+]
+Pythons = Annotated[
+    list[str] | None,
+    typer.Option("--python", metavar="NAME=PATH", help="Run backend NAME in a worker, under the interpreter PATH; repeatable."),
+]
+Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Longest call of a backend under --python (default: 600).")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the report goes.")]
 RunDir = Annotated[Path | None, typer.Option(metavar="DIR", help=f"Where records go (default: {RUNS}/<id>).")]
 
@@ -42,11 +53,16 @@ def run(
     keyword: Keyword = None,
     bench: Annotated[bool, typer.Option("--bench", help="Also run the benchmarks.")] = False,
     thorough: Annotated[bool, typer.Option("--thorough", help="Twenty times the generated examples, fresh seeds.")] = False,
+    expect: Expect = None,
+    profile: Profile = None,
+    workers: Workers = None,
+    python: Pythons = None,
+    timeout: Timeout = None,
     out: Out = OUT,
     run_dir: RunDir = None,
 ) -> None:
     """Judge backends and write a report. Exit codes: 0 fine, 1 new failure, 2 usage, 3 required device missing, 4 incomplete."""
-    asked = Launch(backend, checkpoint, dtype, device, golden, require, keyword, thorough)
+    asked = Launch(backend, checkpoint, dtype, device, golden, require, keyword, thorough, python, timeout, expect, profile, workers)
     _finish(launch(asked, ["checks", "bench"] if bench else ["checks"], run_dir), out)
 
 
@@ -58,11 +74,14 @@ def bench(
     device: Device = "cpu",
     require: Require = None,
     keyword: Keyword = None,
+    python: Pythons = None,
+    timeout: Timeout = None,
     out: Out = OUT,
     run_dir: RunDir = None,
 ) -> None:
     """Time backends on a 370 M-parameter Mixtral (made on first use, 0.7 GB in the cache) or on your checkpoint. Wrong ones get VOID."""
-    _finish(launch(Launch(backend, checkpoint, dtype, device, None, require, keyword, False), ["bench"], run_dir), out)
+    asked = Launch(backend, checkpoint, dtype, device, None, require, keyword, False, python, timeout)
+    _finish(launch(asked, ["bench"], run_dir), out)
 
 
 @app.command()
@@ -106,7 +125,7 @@ GoldenRoot = Annotated[Path | None, typer.Option("--golden", metavar="DIR", help
 
 @golden_app.command("train")
 def golden_train(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="mixtral | qwen3_moe")],
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help=" | ".join(GOLDEN_CONFIGS))],
     steps: Annotated[int, typer.Option(help="Optimiser steps; the default takes about three minutes on one core.")] = TRAIN_STEPS,
     seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
     golden: GoldenRoot = None,
@@ -175,7 +194,10 @@ def _finish(runs: list[Path], out: Path) -> None:
 
     with _readable_errors():
         verdict = build(runs, out)
-    typer.echo(f"{verdict.word}: {verdict.sentence}\nreport: {out / 'index.html'}")
+    typer.echo(f"{verdict.word}: {verdict.sentence}")
+    for found in verdict.conformances:
+        typer.echo(found.sentence)
+    typer.echo(f"report: {out / 'index.html'}")
     raise typer.Exit(verdict.code)
 
 
@@ -196,6 +218,9 @@ def _readable_errors() -> Iterator[None]:
 @cache
 def application() -> typer.Typer:
     """The commands with their subcommands."""
+    from harness.cli_kernel import kernel
+
+    app.command("kernel")(kernel)
     app.add_typer(golden_app, name="golden")
     return app
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 
+from harness import distributed
 from harness.record import new_run_directory
 
 HERE = Path(__file__).parent
@@ -31,14 +32,21 @@ class Launch:
     require: str | None
     keyword: str | None
     thorough: bool
+    python: list[str] | None = None
+    timeout: float | None = None
+    expect: list[Path] | None = None  # for the checks, as is the profile
+    profile: str | None = None
+    workers: int | None = None  # of the checks; None: see `distributed.default_workers`
 
     def arguments(self) -> Iterator[str]:
-        for name in ("backend", "checkpoint", "dtype"):
+        for name in ("backend", "checkpoint", "dtype", "python"):
             for value in getattr(self, name) or ():
                 yield f"--{name}={value}"
         for name in ("device", "golden", "require"):
             if getattr(self, name):
                 yield f"--{name}={getattr(self, name)}"
+        if self.timeout is not None:
+            yield f"--worker-timeout={self.timeout}"
         if self.keyword:
             yield from ("-k", self.keyword)
         if self.thorough:
@@ -60,16 +68,33 @@ def launch(asked: Launch, parts: list[str], run_dir: Path | None) -> list[Path]:
 
 
 def _pytest(part: str, asked: Launch, directory: Path) -> int:
-    return subprocess.run(pytest_command(part, asked, directory), check=False).returncode
+    # The golden models are so small that a second thread costs more than it brings: much more where the cores are busy.
+    single_thread = part == "checks" and (_workers(part, asked) > 1 or not asked.checkpoint)
+    variables = distributed.environment(single_thread)
+    return subprocess.run(pytest_command(part, asked, directory), env=variables, check=False).returncode
+
+
+def _workers(part: str, asked: Launch) -> int:
+    """Speeds are measured by one process at a time."""
+    if part == "bench":
+        return 0
+    return distributed.default_workers(asked.device, asked.keyword) if asked.workers is None else asked.workers
 
 
 def pytest_command(part: str, asked: Launch, directory: Path) -> list[str]:
     """The command that runs "checks" or "bench" into a run directory. The project around the current directory is not consulted: no ini
     file, no conftest, no cache."""
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(HERE), "--noconftest", "-p", "no:cacheprovider"]
-    command += ["-q", "--tb=line", "--no-header", "-rN", "-W", "ignore", *_plugin(), f"--run-dir={directory}", *asked.arguments()]
+    command += ["-q", "--tb=no", "--no-header", "-rE", "-W", "ignore", *_plugin(), f"--run-dir={directory}", *asked.arguments()]
     timed = ["--benchmark", "--benchmark-quiet"] if part == "bench" else []
-    return [*command, *timed, str(HERE / part)]
+    checked = [*_adopted(asked)] if part == "checks" else []
+    return [*command, *timed, *checked, *distributed.arguments(_workers(part, asked)), str(HERE / part)]
+
+
+def _adopted(asked: Launch) -> Iterator[str]:
+    yield from (f"--expect={path}" for path in asked.expect or ())
+    if asked.profile:
+        yield f"--profile={asked.profile}"
 
 
 def _plugin() -> list[str]:

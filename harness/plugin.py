@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import recording
+from harness import adopters, recording
 from harness.options import CLASH, add_options, option
 
 if TYPE_CHECKING:
     from harness.bench.timing import Timing
-    from harness.cases import Case
+    from harness.cases import Case, RouterCase
     from harness.subject import Subject, Workshop
     from harness.verdict import Verdict
 
@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     benchmark = option(config, "benchmark")
     if benchmark and _distributed(config):
         raise pytest.UsageError("--benchmark times one process at a time: run it without -n / --dist")
-    asked = benchmark or any(option(config, name) for name in ("backend", "checkpoint", "dtype", "require", "thorough"))
+    asked = benchmark or any(option(config, name) for name in ("backend", "checkpoint", "dtype", "python", "require", "thorough"))
     if asked and config.args_source is not config.ArgsSource.ARGS:
         config.args = [str(BENCH if benchmark else CHECKS)]
     if asked:
@@ -68,9 +68,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --benchmark our checks are left out, without it our benchmarks; and what has no subject: golden checks on a user's own."""
+    """With --benchmark our checks are left out, without it our benchmarks; what has no subject: golden checks on a user's own; and what
+    the profile does not list."""
     unwanted = CHECKS if option(config, "benchmark") else BENCH
     left_out = {item for item in items if item.path.is_relative_to(unwanted) or (_is_own(item.path) and not _has_subject(item))}
+    if asked := adopters.profile(config):
+        own = {item: recording.identify(item) for item in items if item not in left_out and _is_own(item.path)}
+        listed = {item: about for item, about in own.items() if asked.asks(about["check"], about["dtype"])}
+        adopters.owe(config, list(listed.values()))
+        left_out |= own.keys() - listed.keys()
     if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=list(left_out))
@@ -88,33 +94,49 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("subject", params, ids=["-".join((b, c.name, d)) for b, c, d in params], indirect=True, scope="session")
 
 
-def _subjects(config: pytest.Config, definition: Any) -> Iterator[tuple[str, Case, str]]:
+def _subjects(config: pytest.Config, definition: Any) -> Iterator[tuple[str, Case | RouterCase, str]]:
     """(backend name, case, dtype) for every combination that the check is about."""
     clause = definition.get_closest_marker("clause")
     limits = clause.kwargs if clause else {}
     timed = clause is None
-    dtypes = option(config, "dtype") or (TIMED_DTYPES if timed else DEFAULT_DTYPES)
+    asked = adopters.profile(config)
+    dtypes = option(config, "dtype") or (TIMED_DTYPES if timed else asked.dtypes if asked else DEFAULT_DTYPES)
     if limits.get("dtypes"):
         dtypes = [d for d in limits["dtypes"] if not option(config, "dtype") or d in dtypes]
     for backend in _backends(config):
-        for case in _timed_cases(config) if timed else _cases(config):
-            if case.golden is not None or not limits.get("golden"):
-                yield from ((backend, case, dtype) for dtype in dtypes)
+        for case in _timed_cases(config) if timed else _judged_cases(config, limits):
+            yield from ((backend, case, dtype) for dtype in dtypes)
+
+
+def _judged_cases(config: pytest.Config, limits: dict[str, Any]) -> Iterator[Case | RouterCase]:
+    """The cases that a clause is about; routers by themselves are asked for unless the user has a checkpoint to be judged on."""
+    from harness.cases import router_cases
+    from harness.checks.clause import concerns
+
+    routers = [] if option(config, "checkpoint") else router_cases()
+    cases: list[Case | RouterCase] = [*_cases(config), *routers]
+    yield from (case for case in cases if concerns(limits, case))
 
 
 def _validate(config: pytest.Config) -> None:
     """UsageError for a backend, dtype or checkpoint that cannot be had, before anything is collected."""
+    from harness.hosts import hosts
     from implementations.interface import DTYPES
-    from implementations.registry import BrokenBackend, UnknownBackend, backend
+    from implementations.registry import BrokenBackend, UnknownBackend
 
+    try:
+        homes = hosts(config)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
     for name in option(config, "backend") or ():
         try:
-            backend(name)
+            homes.check(name)
         except (UnknownBackend, BrokenBackend, ValueError) as error:
             raise pytest.UsageError(f"--backend {name}: {error}") from error
     for dtype in option(config, "dtype") or ():
         if dtype not in DTYPES:
             raise pytest.UsageError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
+    adopters.validate(config)
     _cases(config)
 
 
@@ -161,11 +183,11 @@ def workshop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def subject(request: pytest.FixtureRequest, workshop: Workshop) -> Subject:
     """The backend under judgement, in one case and dtype. Raises Unavailable where it cannot run or a device is required and missing."""
+    from harness.hosts import hosts
     from harness.subject import Subject, Unavailable
-    from implementations.registry import backend
 
     name, case, dtype = request.param
-    chosen = Subject(backend(name), case, dtype, workshop)
+    chosen = Subject(hosts(request.config).backend(name), case, dtype, workshop)
     if reason := chosen.capabilities.unavailable:
         raise Unavailable(reason)
     if option(request.config, "require") == "device" and chosen.capabilities.execution != "device":
@@ -197,8 +219,12 @@ def timing(request: pytest.FixtureRequest, subject: Subject) -> Timing:
 def pytest_collection_finish(session: pytest.Session) -> None:
     own = [item for item in session.items if _is_own(item.path)]
     if own and not session.config.option.collectonly:
-        asked = {"backends": "backend", "dtypes": "dtype", "checkpoints": "checkpoint", "require": "require"}
-        recording.start(session.config, own, {name: option(session.config, key) for name, key in asked.items()})
+        recording.start(session.config, own, _requested(session.config))
+
+
+def _requested(config: pytest.Config) -> dict[str, Any]:
+    asked = {"backends": "backend", "dtypes": "dtype", "checkpoints": "checkpoint", "pythons": "python", "require": "require"}
+    return {name: option(config, key) for name, key in asked.items()}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -213,8 +239,21 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["moe_run_dir"] = str(recording.run_directory(node.config))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, report: Any) -> None:
+    """xdist's controller: a worker died in this item."""
+    recording.conclude_crash(report.node, crashitem, report, _requested(report.node.config))
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     recording.finish(session, exitstatus)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if option(config, "python"):
+        from harness.hosts import close
+
+        close(config)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -2,14 +2,18 @@
 
 A run directory holds `records-<pid>.jsonl` shards. Every record has `schema`, `type`, `time` (UTC, ISO 8601) and the fields of its type:
 
-- `run`: run_id, command (argv), environment (see environment.py), requested {backends, dtypes, checkpoints, require: None | "device"}
+- `run`: run_id, command (argv), environment (see environment.py), requested {backends, dtypes, checkpoints, pythons, require: None | "device"},
+  worker (xdist's worker, "" without)
 - `plan`: items [{node, check, backend, case, dtype, title}]: all that the run intends to judge or time; a benchmark's `check` is
   "BENCH-" and its workload. Repeats (one per worker) are merged by node.
+- `expectations`: entries [{source, check, backend, case, dtype, reason, url, expires, fate: covers | stale | not asked}]: what --expect
+  brought; see expectations.py. Repeats are merged by source
+- `profile`: name, kind, released, sha256, required {check: [dtype]}: what --profile asks for; repeated by every worker
 - `check`: node, check ("ROUTE-01"), title, backend, execution, execution_note, case, dtype, status, reason, metrics, evidence {tokens,
-  experts_hit, flips_excused, ...}, duration_s, reproduce
+  experts_hit, flips_excused, ...}, duration_s, reproduce, expected (None, or the {source, reason, url, expires} that makes it KNOWN)
 - `bench`: node, workload, backend, execution, execution_note, case, dtype, parameters, status, reason, unit ("s"), samples (per round),
   tokens (per round), gate (metrics of the timed object), reproduce
-- `end`: exit_status (pytest's own number), duration_s
+- `end`: exit_status (pytest's own number), duration_s, lost [shard]: of workers that died; the controller wrote the record they owed
 
 A process that opens its part with `run` closes it with `end`; a run may have several parts (workers, checks then benchmarks).
 A metric is {name, value, bound, kind}: kind "judged" passes iff value <= bound, "reported" has no say. The reader adds `shard`, the file's
@@ -35,6 +39,8 @@ FAILING = ("FAIL", "CRASHED", "TIMEOUT", "VOID")  # exit code 1
 REQUIRED = {
     "run": ("run_id",),
     "plan": ("items",),
+    "expectations": ("entries",),
+    "profile": ("name", "required"),
     "check": ("node", "check", "backend", "status"),
     "bench": ("node", "workload", "backend", "status"),
     "end": ("exit_status",),
@@ -182,11 +188,14 @@ def _problem(record: Mapping[str, Any]) -> str | None:
     return None
 
 
+def new_run_id() -> str:
+    return f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}-{secrets.token_hex(2)}"
+
+
 def new_run_directory(root: Path) -> Path:
     """Makes `root/<id>`: id = UTC time to the microsecond and a random part, so it sorts by time. An existing directory is never reused."""
     while True:
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        path = Path(root) / f"{stamp}-{secrets.token_hex(2)}"
+        path = Path(root) / new_run_id()
         try:
             path.mkdir(parents=True)
             return path

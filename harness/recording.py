@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness.record import FAILING, Recorder, new_run_directory
+from harness import adopters, console, distributed
+from harness.expectations import Outcome
+from harness.record import FAILING, Recorder, new_run_id
 
 VERDICT: pytest.StashKey[Any] = pytest.StashKey()
 BENCH: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
@@ -23,28 +25,39 @@ class _State:
 
     def __init__(self, directory: Path):
         self.directory, self.recorder, self.began = directory, Recorder(directory), time.monotonic()
-        self.counts: dict[str, int] = {}
+        self.written: list[dict[str, Any]] = []
         self.device_missing = False
 
 
 def run_directory(config: pytest.Config) -> Path:
-    """The run's directory: the controller's under xdist, --run-dir, or a new one under reports/runs."""
+    """The run's directory: the controller's under xdist, --run-dir, or a new one under reports/runs; made by the first record."""
     if _RUN_DIRECTORY not in config.stash:
         given = getattr(config, "workerinput", {}).get("moe_run_dir") or getattr(config.option, "moe_run_dir", None)
-        config.stash[_RUN_DIRECTORY] = Path(given) if given else new_run_directory(Path("reports") / "runs")
+        config.stash[_RUN_DIRECTORY] = Path(given) if given else Path("reports") / "runs" / new_run_id()
     return config.stash[_RUN_DIRECTORY]
 
 
 def start(config: pytest.Config, items: list[pytest.Item], requested: dict[str, Any]) -> None:
     """Writes the `run` and `plan` records, so that a killed run knows what it owed."""
+    recorder = _open(config, requested).recorder
+    planned = [identify(item) for item in items]
+    recorder.write("plan", items=planned)
+    for kind, fields in adopters.records(config, planned):
+        recorder.write(kind, **fields)
+
+
+def _open(config: pytest.Config, requested: dict[str, Any]) -> _State:
+    """This process's part of the run, begun with its `run` record unless it has begun already."""
     from harness.environment import environment
 
-    state = config.stash[_STATE] = _State(run_directory(config))
-    state.recorder.write("run", run_id=state.directory.name, command=sys.argv, environment=environment(), requested=requested)
-    state.recorder.write("plan", items=[_identity(item) for item in items])
+    if _STATE not in config.stash:
+        state = config.stash[_STATE] = _State(run_directory(config))
+        about = {"command": sys.argv, "environment": environment(), "requested": requested, "worker": distributed.worker_name(config)}
+        state.recorder.write("run", run_id=state.directory.name, **about)
+    return config.stash[_STATE]
 
 
-def _identity(item: pytest.Item) -> dict[str, Any]:
+def identify(item: pytest.Item) -> dict[str, Any]:
     """Who is judged by what: node, check or workload, backend, case, dtype."""
     clause, workload = item.get_closest_marker("clause"), item.get_closest_marker("workload")
     params = getattr(item, "callspec", None)
@@ -61,7 +74,8 @@ def conclude(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.Test
     if not ended or _STATE not in item.config.stash:
         return report
     state = item.config.stash[_STATE]
-    status, reason = _classify(item, call)
+    outcome = adopters.judge(item.config, identify(item), *_classify(item, call))
+    status, reason = outcome.status, outcome.reason
     required = getattr(item.config.option, "moe_require", None) == "device"
     if status in ("UNSUPPORTED", "UNAVAILABLE", "INCONCLUSIVE"):
         state.device_missing |= required and status == "UNAVAILABLE"
@@ -70,8 +84,10 @@ def conclude(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.Test
     elif status in FAILING:
         report.outcome = "failed"
         report.longrepr = report.longrepr or reason
-    state.counts[status] = state.counts.get(status, 0) + 1
-    _write(item, state.recorder, status, reason, call.duration)
+    elif status == "KNOWN":
+        adopters.excuse(report, reason)
+    state.written.append(identify(item) | {"status": status, "reason": reason})
+    _write(item, state.recorder, outcome, call.duration)
     return report
 
 
@@ -80,6 +96,7 @@ def _classify(item: pytest.Item, call: pytest.CallInfo[None]) -> tuple[str, str]
     from harness.subject import Unavailable
     from harness.verdict import Inconclusive
     from implementations.interface import Unsupported
+    from implementations.worker import WorkerTimeout
 
     if call.excinfo is None:
         return _classify_clean(item)
@@ -92,6 +109,7 @@ def _classify(item: pytest.Item, call: pytest.CallInfo[None]) -> tuple[str, str]
         (Unavailable, "UNAVAILABLE"),
         (Inconclusive, "INCONCLUSIVE"),
         (AssertionError, "FAIL"),
+        (WorkerTimeout, "TIMEOUT"),
     )
     for kind, status in kinds:
         if isinstance(error, kind):
@@ -113,53 +131,91 @@ def _with_notes(reason: str, error: BaseException) -> str:
     return text if len(text) <= 2000 else text[:2000] + " ..."
 
 
-def _write(item: pytest.Item, recorder: Recorder, status: str, reason: str, duration: float) -> None:
-    identity = _identity(item)
-    about: dict[str, Any] = _execution(identity["backend"])
-    about |= {"status": status, "reason": reason, "duration_s": duration, "reproduce": _reproduce(item, identity)}
+def _write(item: pytest.Item, recorder: Recorder, outcome: Outcome, duration: float) -> None:
+    identity, status, reason = identify(item), outcome.status, outcome.reason
+    about: dict[str, Any] = _execution(item.config, identity["backend"])
+    about |= {"status": status, "reason": reason, "duration_s": duration, "reproduce": _reproduce(item.config, identity)}
     clause = item.get_closest_marker("clause")
     if clause:
         measured = item.stash[VERDICT].to_record() if VERDICT in item.stash else {"metrics": [], "evidence": {}}
-        recorder.write("check", **identity, **about, **measured)
+        recorder.write("check", **identity, **about, **measured, expected=outcome.expected)
     else:
         identity |= {"workload": identity.pop("check").removeprefix("BENCH-")}
         recorder.write("bench", **(identity | about | item.stash.get(BENCH, {}) | {"status": status, "reason": reason}))
 
 
-def _execution(name: str) -> dict[str, Any]:
-    from implementations.registry import backend
+def _execution(config: pytest.Config, name: str) -> dict[str, Any]:
+    from harness.hosts import hosts
 
     try:
-        capabilities = backend(name).capabilities()
+        capabilities = hosts(config).declared(name)
     except Exception as error:  # a backend may crash anywhere; its record is written all the same
         return {"execution": "", "execution_note": f"capabilities() raised {type(error).__name__}"}
     return {"execution": capabilities.execution, "execution_note": capabilities.execution_note}
 
 
-def _reproduce(item: pytest.Item, identity: dict[str, Any]) -> str:
-    command = "run" if item.get_closest_marker("clause") else "bench"
-    name = item.originalname if isinstance(item, pytest.Function) else item.name
-    own = [path for path in getattr(item.config.option, "moe_checkpoint", None) or () if Path(path).resolve().name == identity["case"]]
+def _reproduce(config: pytest.Config, identity: dict[str, Any]) -> str:
+    command = "bench" if identity["check"].startswith("BENCH-") else "run"
+    name = identity["node"].split("::")[-1].split("[")[0]
+    own = [path for path in getattr(config.option, "moe_checkpoint", None) or () if Path(path).resolve().name == identity["case"]]
     words = ["moe-harness", command, "--backend", identity["backend"], "--dtype", identity["dtype"]]
+    words += _worker(config, identity["backend"])
     if own:
         return shlex.join([*words, "--checkpoint", str(own[0]), "-k", name])
     return shlex.join([*words, "-k", f"{name} and {identity['case']}"])
 
 
+def _worker(config: pytest.Config, backend: str) -> list[str]:
+    """The options of a backend that ran in a worker."""
+    pythons = [word for word in getattr(config.option, "moe_python", None) or () if word.partition("=")[0] == backend]
+    timeout = getattr(config.option, "moe_worker_timeout", None)
+    return [*(f"--python={word}" for word in pythons), *([f"--timeout={timeout:g}"] if pythons and timeout else [])]
+
+
+def conclude_crash(node: Any, nodeid: str, report: pytest.TestReport, requested: dict[str, Any]) -> None:
+    """xdist's controller: writes the record of the check in which a worker died. Without a plan there is nothing of ours to record."""
+    identity = distributed.planned(run_directory(node.config), nodeid)
+    if identity is None:
+        return
+    outcome = adopters.judge(node.config, identity, "CRASHED", distributed.death(node))
+    report.longrepr = outcome.reason
+    if outcome.status == "KNOWN":
+        adopters.excuse(report, outcome.reason)
+    about = {"execution": "", "execution_note": "", "reproduce": _reproduce(node.config, identity), "metrics": [], "evidence": {}}
+    _open(node.config, requested).recorder.write("check", **identity, **about, **vars(outcome))
+    distributed.note_lost(node)
+
+
 def finish(session: pytest.Session, exitstatus: int) -> None:
-    """Writes the `end` record; a required device that was missing makes the exit status 3."""
+    """Writes the `end` record. A required device that was missing makes the exit status 3, a stale known failure 1."""
+    if _device_missing(session.config):
+        session.exitstatus = 3
     if _STATE in session.config.stash:
         state = session.config.stash[_STATE]
-        if state.device_missing:
-            session.exitstatus = 3
-        state.recorder.write("end", exit_status=int(session.exitstatus), duration_s=time.monotonic() - state.began)
+        lost = distributed.lost_shards(session.config, state.directory)
+        state.recorder.write("end", exit_status=int(session.exitstatus), duration_s=time.monotonic() - state.began, lost=lost)
         state.recorder.close()
+    if _stale(session.config):
+        session.exitstatus = session.exitstatus or 1
+
+
+def _device_missing(config: pytest.Config) -> bool:
+    if distributed.is_controller(config) and getattr(config.option, "moe_require", None) == "device":
+        return any(record["status"] == "UNAVAILABLE" for record in distributed.judged(run_directory(config)))
+    return _STATE in config.stash and config.stash[_STATE].device_missing
+
+
+def _stale(config: pytest.Config) -> list[str]:
+    """Sentences about known failures that no check of the run has; said once, not by every worker."""
+    if not adopters.expected(config) or distributed.worker_name(config):
+        return []
+    return adopters.stale(distributed.records(run_directory(config)))
 
 
 def summarise(terminalreporter: Any, config: pytest.Config) -> None:
-    """One line: the counts by status and where the records are."""
-    if _STATE in config.stash:
-        state = config.stash[_STATE]
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(state.counts.items()))
-        terminalreporter.write_sep("-", f"moe-harness: {counts or 'nothing ran'}")
-        terminalreporter.write_line(f"records: {state.directory}")
+    """The counts by status and where the records are; under xdist, of all workers."""
+    if distributed.is_controller(config):
+        if found := distributed.judged(run_directory(config)):
+            console.summary(terminalreporter, found, run_directory(config), _stale(config))
+    elif _STATE in config.stash:
+        console.summary(terminalreporter, config.stash[_STATE].written, config.stash[_STATE].directory, _stale(config))

@@ -13,6 +13,7 @@ import pandas as pd
 
 from harness.record import read_run
 from harness.report.clean import clean
+from harness.report.expected import merged
 from harness.report.metric import finite, judged, metrics_of, worst_metric
 from harness.report.status import NOT_RUN
 
@@ -20,7 +21,7 @@ Record = Mapping[str, Any]
 
 COLUMNS = (
     "id kind run machine node check topic title backend execution execution_note case dtype status reason metric value bound ratio "
-    "metrics evidence duration_s parameters samples tokens reproduce"
+    "metrics evidence duration_s parameters samples tokens reproduce expected"
 ).split()
 _CHECK_ID = re.compile(r"([A-Z][A-Z0-9_]*)-\d+")
 
@@ -29,7 +30,8 @@ _CHECK_ID = re.compile(r"([A-Z][A-Z0-9_]*)-\d+")
 class Run:
     """One run on one machine. `machine` is unique within the frame. A run may have several parts, one shard each. `open`: shards of
     parts that did not end (killed, or not over). `exit_statuses`: of the parts that did. `planned` counts distinct nodes. `truncated`:
-    shards whose last line was cut off. `seconds`: from the first record to the last."""
+    shards whose last line was cut off. `seconds`: from the first record to the last. `expectations`: what became of the entries of
+    --expect; `profile`: the record of --profile, if there is one."""
 
     run_id: str
     machine: str
@@ -43,6 +45,8 @@ class Run:
     exit_statuses: tuple[int, ...]
     seconds: float | None
     started: str
+    expectations: tuple[Record, ...] = ()
+    profile: Record | None = None
 
     @property
     def ended(self) -> bool:
@@ -94,11 +98,18 @@ def _run(directory: Path, records: Sequence[Record]) -> Run:
         shards=tuple(sorted(clean(shard.name) for shard in directory.glob("records-*.jsonl"))),
         truncated=tuple(record["shard"] for record in records if record["type"] == "truncated"),
         planned=len(_plan(records)),
-        open=tuple(sorted({record["shard"] for record in records} - {end["shard"] for end in ends})),
+        open=tuple(sorted({record["shard"] for record in records} - _closed(ends))),
         exit_statuses=tuple(end["exit_status"] for end in ends),
         seconds=_seconds(records),
         started=records[0]["time"] if records else "",
+        expectations=merged(record for record in records if record["type"] == "expectations"),
+        profile=next((record for record in records if record["type"] == "profile"), None),
     )
+
+
+def _closed(ends: Iterable[Record]) -> set[str]:
+    """Shards that ended, and those of dead workers for which xdist's controller wrote what they owed."""
+    return {shard for end in ends for shard in (end["shard"], *(end.get("lost") or ()))}
 
 
 def _seconds(records: Sequence[Record]) -> float | None:
@@ -136,7 +147,7 @@ def _row(run: Run, record: Record) -> dict[str, Any]:
     row |= {name: str(record.get(name) or "") for name in ("title", "execution", "execution_note", "status", "reason", "reproduce")}
     row |= {name: finite(record.get(name)) for name in ("duration_s", "tokens")}
     samples = tuple(finite(sample) for sample in record.get("samples") or ())
-    row |= {"metrics": metrics, "evidence": record.get("evidence") or {}, "samples": samples}
+    row |= {"metrics": metrics, "evidence": record.get("evidence") or {}, "samples": samples, "expected": record.get("expected") or {}}
     row["parameters"] = " ".join(f"{name}={value}" for name, value in (record.get("parameters") or {}).items())
     return _gated(row | _worst(metrics))
 
@@ -172,4 +183,4 @@ def _not_run(run: Run, item: Record, titles: Mapping[str, str]) -> dict[str, Any
     row |= {"status": NOT_RUN, "title": titles.get(check) or str(item.get("title") or "")}
     row |= dict.fromkeys(("execution", "execution_note", "metric", "parameters", "reproduce"), "")
     reason = "planned, but no record" if run.ended else "planned, but the run was killed or is not over"
-    return row | {"reason": reason, "metrics": (), "samples": (), "evidence": {}}
+    return row | {"reason": reason, "metrics": (), "samples": (), "evidence": {}, "expected": {}}

@@ -6,14 +6,17 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from harness.record import FAILING
+from harness.report.expected import stale_notes
 from harness.report.frame import Frame, Run
+from harness.report.profile import conformances
 from harness.report.status import NOT_RUN
 from harness.report.text import multiple, number
 from harness.report.verdict import run_notes
 
 
 def junit(frame: Frame) -> str:
-    """One suite per run; a run that cannot be complete adds a case "run" with an error."""
+    """One suite per run; a run that cannot be complete adds a case "run" with an error, a stale known failure and a subject that does not
+    conform to its profile one with a failure."""
     root = Element("testsuites", name="moe-harness")
     for run in frame.runs:
         _suite(root, frame, run, run_notes(frame, run))
@@ -32,8 +35,17 @@ def _suite(root: Element, frame: Frame, run: Run, notes: list[str]) -> None:
         SubElement(case, "error", type="INCOMPLETE", message="; ".join(notes))
     for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(name, str(len(suite.findall(f"testcase/{tag}"))))
+    for name, sentence in _broken_promises(frame, run):
+        case = SubElement(suite, "testcase", classname="moe-harness", name=name, time="0")
+        SubElement(case, "failure", type="FAIL", message=sentence)
     suite.set("tests", str(len(suite)))
     suite.set("time", f"{sum(float(case.get('time', '0')) for case in suite):.3f}")
+
+
+def _broken_promises(frame: Frame, run: Run) -> list[tuple[str, str]]:
+    """What fails beside the checks: stale known failures, and subjects that do not conform to the profile asked for."""
+    gaps = [("profile", found.sentence) for found in conformances(frame) if found.run == run.run_id and not found.conforms]
+    return [("expectations", note) for note in stale_notes(run)] + gaps
 
 
 def _case(suite: Element, row: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ def _head(frame: Frame) -> str:
     found = verdict(frame)
     counts = ", ".join(f"{amount} {label}" for label, amount in found.counts.items() if amount)
     lines = [f"# {found.word}: {found.sentence}", "", f"Exit {found.code}: {found.meaning}. {counts.capitalize()}."]
-    lines += [f"\n{_escaped(note)}." for note in found.notes]
+    lines += [f"\n{_escaped(text)}." for text in [*(each.sentence for each in found.conformances), *found.notes]]
     return "\n".join([*lines, *(f"\n{_escaped(run.machine)}: {_escaped(provenance(run))}" for run in frame.runs)])
 
 
@@ -79,7 +79,10 @@ def _speed(speed: Speed, place: str) -> tuple[str, ...]:
 
 
 def _skips(frame: Frame) -> str:
-    lines = [(name, str(amount), place, shortened(reason), checks) for name, place, reason, amount, checks in reasons(frame)]
+    lines = [
+        (name, str(amount), place, " ".join(filter(None, (shortened(reason), link))), checks)
+        for name, place, reason, link, amount, checks in reasons(frame)
+    ]
     return _table("Not judged, and why", ("Status", "Count", "Backend", "Reason", "Checks"), lines)
 
 

@@ -1,6 +1,7 @@
 """One verdict per frame: a colour, an exit code, a sentence and the counts behind them.
 
-Exit codes: 0 fine; 1 something fails that was not expected to (FAIL, CRASHED, TIMEOUT, or VOID: the timed object did not conform);
+Exit codes: 0 fine; 1 something fails that was not expected to (FAIL, CRASHED, TIMEOUT, or VOID: the timed object did not conform), a known
+failure is stale, or a subject does not conform to the profile asked for, if only for a gap that it declares: conformance was the question;
 3 the run required a device and a backend was emulated or unavailable; 4 incomplete. 2 (usage) ends a run before there are records.
 """
 
@@ -9,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.record import FAILING
+from harness.report.expected import stale_notes, unasked_notes
 from harness.report.frame import Frame, Run
+from harness.report.profile import Conformance, conformances
 from harness.report.status import NOT_RUN, SKIPPED, STATUSES
 
 MEANINGS = {
@@ -32,6 +35,7 @@ class Verdict:
     sentence: str
     counts: dict[str, int]
     notes: tuple[str, ...]
+    conformances: tuple[Conformance, ...] = ()
 
     @property
     def meaning(self) -> str:
@@ -39,19 +43,22 @@ class Verdict:
 
 
 def exit_code(frame: Frame) -> int:
-    """The exit code of the frame's runs together. A failure is a fact, so it outranks what was not judged."""
-    if frame.rows["status"].isin(FAILING).any():
+    """The exit code of the frame's runs together. A failure is a fact, so it outranks what was not judged; conformance is judged last,
+    since what did not run may still conform."""
+    if frame.rows["status"].isin(FAILING).any() or any(stale_notes(run) for run in frame.runs):
         return 1
     if any(_lacks_device(frame, run) for run in frame.runs):
         return 3
-    return 4 if _incomplete(frame) else 0
+    if _incomplete(frame):
+        return 4
+    return 0 if all(found.conforms for found in conformances(frame)) else 1
 
 
 def verdict(frame: Frame) -> Verdict:
     """The verdict of the frame's runs together."""
     code, counts = exit_code(frame), count(frame)
-    notes = tuple(note for run in frame.runs for note in run_notes(frame, run))
-    return Verdict(code, _colour(code, counts), _word(code, counts), _sentence(code, counts), counts, notes)
+    notes = tuple(note for run in frame.runs for note in [*run_notes(frame, run), *stale_notes(run), *unasked_notes(run)])
+    return Verdict(code, _colour(code, counts), _word(code, counts), _sentence(code, counts), counts, notes, conformances(frame))
 
 
 def count(frame: Frame) -> dict[str, int]:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from harness.bench.timing import ROUNDS
-from harness.cases import golden_cases
+from harness.cases import golden_root
 from harness.record import read_run
 
 pytest_plugins = ["pytester"]
 HONEST = "harness.faults.catalogue:backend"
-CHECKPOINT = str(golden_cases()[0].checkpoint)
+CHECKPOINT = str(golden_root() / "mixtral" / "checkpoint")
 
 
 @pytest.fixture(autouse=True)

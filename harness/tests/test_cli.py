@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.cases import golden_cases
+from harness.cases import golden_root
 from harness.cli import application
 from harness.record import read_run
 
 HONEST = "harness.faults.catalogue:backend"
-CHECKPOINT = golden_cases()[0].checkpoint
+CHECKPOINT = golden_root() / "mixtral" / "checkpoint"
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_users_own_checkpoint(empty: Path) -> None:
     (run,) = (empty / "reports" / "runs").iterdir()
     checks = {r["check"]: r["case"] for r in read_run(run) if r["type"] == "check"}
     # PARITY-01 needs HF's golden logits, which a user's checkpoint does not have: it is not asked, not skipped.
-    assert code == 0 and checks == dict.fromkeys(("PARITY-02", "PARITY-03", "PARITY-04", "PARITY-05"), "checkpoint"), output
+    assert code == 0 and checks == dict.fromkeys(("PARITY-02", "PARITY-03", "PARITY-04", "PARITY-05", "PARITY-06"), "checkpoint"), output
 
 
 def test_killed_run_still_makes_a_report(empty: Path) -> None:

@@ -96,7 +96,7 @@ def test_required_device_that_is_missing_is_exit_3(project: pytest.Pytester) -> 
 
 
 def test_check_that_judges_nothing_does_not_pass(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backend that declares nothing is UNSUPPORTED everywhere, never passed."""
+    """A backend that declares nothing is UNSUPPORTED everywhere, but for what needs no feature: conversion, and a model's declarations."""
     project.makepyfile(
         bare="""
         from dataclasses import replace
@@ -112,16 +112,27 @@ def test_check_that_judges_nothing_does_not_pass(project: pytest.Pytester, monke
         """
     )
     monkeypatch.setenv("PYTHONPATH", str(project.path), prepend=":")
-    result = project.runpytest_subprocess("-q", "--backend", "bare:backend", "-k", "mixtral and float32 and not CONV-01")
+    result = project.runpytest_subprocess("-q", "--backend", "bare:backend", "-k", "mixtral and float32 and not (CONV-01 or CAP-01)")
     assert result.parseoutcomes().keys() <= {"skipped", "deselected"}
     assert {r["status"] for r in records(project) if r["type"] == "check"} == {"UNSUPPORTED"}
 
 
 def test_xdist_workers_share_one_run(project: pytest.Pytester) -> None:
-    result = project.runpytest_subprocess("-q", "-n", "2", "--backend", HONEST, "-k", "ROUTE-09 and float32")
+    result = project.runpytest_subprocess("-q", "-n", "2", "--backend", HONEST, "-k", "ROUTE-09 and float32 and (mixtral or qwen3_moe)")
     result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*moe-harness: 2 PASS*", "records: reports/runs/*"])
     found = records(project)
     assert sum(record["type"] == "check" for record in found) == 2
+
+
+def test_xdist_in_other_projects_leaves_nothing(project: pytest.Pytester) -> None:
+    project.runpytest_subprocess("-q", "-n", "2").assert_outcomes(passed=2)
+    assert not (project.path / "reports").exists()
+
+
+def test_required_device_that_is_missing_is_exit_3_under_xdist(project: pytest.Pytester) -> None:
+    selection = "ROUTE-09 and mixtral and float32"
+    assert project.runpytest_subprocess("-q", "-n", "2", "--require=device", "--backend", HONEST, "-k", selection).ret == 3
 
 
 def test_importing_the_plugin_imports_nothing_heavy(pytester: pytest.Pytester) -> None:

@@ -70,7 +70,8 @@ def test_the_wheel_holds_what_a_run_needs(wheel: Path):
             name = path.relative_to(REPO).as_posix()
             assert name in held and archive.read(name) == path.read_bytes(), name
     templates = [path.relative_to(REPO).as_posix() for path in (REPO / "harness/report/templates").iterdir() if path.is_file()]
-    assert templates and set(templates) <= held
+    profiles = {path.relative_to(REPO).as_posix() for path in (REPO / "harness/profiles").glob("*.toml")}
+    assert templates and profiles and profiles | set(templates) <= held
     assert {"harness/cli.py", "implementations/native/backend.py", "implementations/families/mixtral.py"} <= held
 
 

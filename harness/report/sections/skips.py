@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.report import template
+from harness.report.expected import link
 from harness.report.frame import Frame
 from harness.report.order import Labels
 from harness.report.status import NOT_RUN, rank
@@ -24,18 +25,25 @@ def render(frame: Frame) -> str:
     return template.render("skips", groups=groups[:SHOWN], left_out=len(groups) - len(groups[:SHOWN]))
 
 
-def reasons(frame: Frame) -> list[tuple[str, str, str, int, str]]:
-    """(status, backend, reason, count, checks) by status, then falling count."""
+def reasons(frame: Frame) -> list[tuple[str, str, str, str, int, str]]:
+    """(status, backend, reason, link, count, checks) by status, then falling count. A known failure has the reason and the link of its
+    entry and not what was measured, which differs from check to check."""
     labels = Labels(frame)
-    counts: Counter[tuple[str, str, str]] = Counter()
-    checks: dict[tuple[str, str, str], set[str]] = {}
+    counts: Counter[tuple[str, str, str, str]] = Counter()
+    checks: dict[tuple[str, str, str, str], set[str]] = {}
     for row in frame.records():
         if row["status"] in KINDS:
-            key = (row["status"], labels(row), row["reason"] or "no reason given")
+            key = (row["status"], labels(row), *_reason(row))
             counts[key] += 1
             checks.setdefault(key, set()).add(_name(row))
     ordered = sorted(counts, key=lambda key: (rank(key[0]), -counts[key], key))
     return [(*key, counts[key], _listed(sorted(checks[key]))) for key in ordered]
+
+
+def _reason(row: Mapping[str, Any]) -> tuple[str, str]:
+    if expected := row["expected"]:
+        return f"{expected.get('reason')} (until {expected.get('expires')})", link(expected)
+    return row["reason"] or "no reason given", ""
 
 
 def _name(row: Mapping[str, Any]) -> str:

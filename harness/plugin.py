@@ -3,6 +3,7 @@ projects alone: only items under `harness/checks` and `harness/bench` are ever t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -236,7 +237,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """xdist: every worker writes a shard of the controller's run directory."""
-    node.workerinput["moe_run_dir"] = str(recording.run_directory(node.config))
+    node.workerinput |= {"moe_run_dir": str(recording.run_directory(node.config)), "moe_command": sys.argv}
 
 
 @pytest.hookimpl(optionalhook=True)

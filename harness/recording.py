@@ -52,7 +52,8 @@ def _open(config: pytest.Config, requested: dict[str, Any]) -> _State:
 
     if _STATE not in config.stash:
         state = config.stash[_STATE] = _State(run_directory(config))
-        about = {"command": sys.argv, "environment": environment(), "requested": requested, "worker": distributed.worker_name(config)}
+        command = getattr(config, "workerinput", {}).get("moe_command", sys.argv)
+        about = {"command": command, "environment": environment(), "requested": requested, "worker": distributed.worker_name(config)}
         state.recorder.write("run", run_id=state.directory.name, **about)
     return config.stash[_STATE]
 

@@ -123,6 +123,8 @@ def test_xdist_workers_share_one_run(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*moe-harness: 2 PASS*", "records: reports/runs/*"])
     found = records(project)
     assert sum(record["type"] == "check" for record in found) == 2
+    commands = [record["command"] for record in found if record["type"] == "run"]
+    assert len(commands) >= 2 and all("--backend" in command for command in commands)  # the user's, not xdist's own
 
 
 def test_xdist_in_other_projects_leaves_nothing(project: pytest.Pytester) -> None:

@@ -2,7 +2,9 @@
 
 `expected.safetensors` of a family holds, in float32 unless said otherwise: `input_ids_BS` (int64), `logits_BSV`, `router_logits_LTE`,
 `topk_ids_LTK` (int64), `topk_weights_LTK`, all by HF in float32 on those ids; `gap_LT` (float64, the oracle's gap of rank K to K+1);
-`greedy_prompts_BS`, `greedy_ids_BS` (int64) and `greedy_lead_BS` (logits between the best and the second-best token at each generated id).
+`greedy_prompts_BS`, `greedy_ids_BS` (int64) and `greedy_lead_BS` (logits between the best and the second-best token at each generated id);
+`labels_BS` (int64, the input ids with -100 over a stretch of every row and over all but three tokens of the last) and `loss` (float64, no
+dimensions: HF's float32 loss over those labels, in nats).
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ from harness.judge import bounds
 from harness.judge.distance import relative_rms
 from harness.oracle.model import Oracle
 from harness.oracle.routing import gap
-from implementations.interface import Generate, GenerationSpec, GoldenTrainer, LoadSpec, Model, Request
+from implementations.interface import Generate, GenerationSpec, GoldenTrainer, LoadSpec, Loss, Model, Request
 from implementations.registry import backend
 
 REFERENCE = "hf:eager"
 ROWS, LENGTH, GREEDY_PROMPT, GREEDY_NEW = 4, 64, 16, 24
+IGNORED = -100  # HF's label for "does not count"
 MANIFEST, HELDOUT, EXPECTED = "manifest.json", "heldout.txt", "expected.safetensors"
 
 
@@ -75,6 +78,7 @@ def make(root: Path) -> None:
         expected = _reference_outputs(case, prompts_BS, _clearest_windows(case.oracle, text[len(text) // 2 :], ROWS, GREEDY_PROMPT))
         expected["gap_LT"] = np.concatenate([_gaps(case.oracle, row) for row in prompts_BS], axis=1)
         save_file(expected, root / case.name / EXPECTED)
+        (root / case.name / EXPECTED).chmod(0o644)  # safetensors makes it private to its owner
         _update_manifest(root, case.name, oracle_relative_rms=_disagreement(Case(case.name, case.checkpoint, case.golden)))
     _update_manifest(root)
 
@@ -89,16 +93,17 @@ def _clearest_windows(oracle: Oracle, text: bytes, rows: int, length: int, candi
 
 def _gaps(oracle: Oracle, input_ids_S: np.ndarray) -> np.ndarray:
     """gap_LS of the oracle's own run."""
-    return np.stack([gap(logits, oracle.config.routing.top_k) for logits in oracle.forward(input_ids_S).router_logits_LSE])
+    routers = enumerate(oracle.forward(input_ids_S).router_logits_LSE)
+    return np.stack([gap(oracle.ranking(layer, logits_SE), oracle.config.routing) for layer, logits_SE in routers])
 
 
 def _reference_outputs(case: Case, prompts_BS: np.ndarray, greedy_prompts_BS: np.ndarray) -> dict[str, np.ndarray]:
     model = backend(REFERENCE).load(str(case.checkpoint), LoadSpec(dtype="float32", max_length=128))
-    assert isinstance(model, Generate)
+    assert isinstance(model, Generate) and isinstance(model, Loss)
     out = model.prefill(prompts_BS, np.full(ROWS, LENGTH), Request(logits="all", routing=True))
     assert out.logits_BSV is not None and out.routing is not None and out.routing.router_logits_LTE is not None
     generated = model.generate(greedy_prompts_BS, np.full(ROWS, GREEDY_PROMPT), GenerationSpec(GREEDY_NEW, eos_token_ids=()))
-    greedy_ids_BS = np.array(generated, np.int64)
+    greedy_ids_BS, labels_BS = np.array(generated, np.int64), _labels(prompts_BS)
     return {
         "input_ids_BS": prompts_BS,
         "logits_BSV": out.logits_BSV,
@@ -108,7 +113,18 @@ def _reference_outputs(case: Case, prompts_BS: np.ndarray, greedy_prompts_BS: np
         "greedy_prompts_BS": greedy_prompts_BS,
         "greedy_ids_BS": greedy_ids_BS,
         "greedy_lead_BS": _leads(model, greedy_prompts_BS, greedy_ids_BS),
+        "labels_BS": labels_BS,
+        "loss": np.array(model.loss(prompts_BS, np.full(ROWS, LENGTH), labels_BS), np.float64),
     }
+
+
+def _labels(prompts_BS: np.ndarray) -> np.ndarray:
+    """Another stretch is left out of every row, at the start of the first and at the end of the third; of the last, three tokens stay."""
+    labels_BS = prompts_BS.copy()
+    for row, (start, stop) in enumerate([(0, 9), (20, 33), (50, LENGTH)]):
+        labels_BS[row, start:stop] = IGNORED
+    labels_BS[-1, ~np.isin(np.arange(LENGTH), [7, 30, LENGTH - 1])] = IGNORED
+    return labels_BS
 
 
 def _leads(model: Model, prompts_BS: np.ndarray, ids_BS: np.ndarray) -> np.ndarray:
@@ -119,6 +135,16 @@ def _leads(model: Model, prompts_BS: np.ndarray, ids_BS: np.ndarray) -> np.ndarr
     assert out.logits_BSV is not None
     ranked = np.sort(out.logits_BSV[:, prompts_BS.shape[1] - 1 :], axis=-1)
     return ranked[..., -1] - ranked[..., -2]
+
+
+def _oracle_loss(case: Case) -> float:
+    """Mean cross entropy of the golden labels under the oracle's logits, in nats."""
+    nats: list[np.ndarray] = []
+    for row, labels_S in enumerate(case.expected["labels_BS"]):
+        at = np.flatnonzero(labels_S[1:] != IGNORED)
+        logits_SV = case.free_run(row).logits_SV[at]
+        nats.append(np.logaddexp.reduce(logits_SV, axis=-1) - logits_SV[np.arange(len(at)), labels_S[at + 1]])
+    return float(np.concatenate(nats).mean())
 
 
 def _disagreement(case: Case) -> float:
@@ -188,4 +214,8 @@ def _verify_case(case: Case, rerun: bool) -> Verified:
     for name, value in (("the oracle", against_oracle), ("HF run again", again)):
         if value is not None and not value <= allowed:
             raise GoldenError(f"{case.name}: golden logits differ from {name} by {value:.2g}, {allowed:.2g} allowed")
+    # A token's cross entropy moves by at most twice the largest error of its logits.
+    loss, largest = float(case.expected["loss"]), float(np.abs(case.expected["logits_BSV"]).max())
+    if not abs(loss - _oracle_loss(case)) <= 2 * allowed * largest:
+        raise GoldenError(f"{case.name}: golden loss {loss:.7f} differs from the oracle's {_oracle_loss(case):.7f}")
     return Verified(case.name, case.prompts_BS.size, against_oracle, again)

@@ -25,22 +25,22 @@ GOLDEN_CONFIGS = {
         head_dim=32, rms_norm_eps=1e-6, rope_theta=10000.0, routing=RoutingSpec(num_experts=16, top_k=4), qk_norm="head", **_SHARED,
     ),
     "qwen2_moe": ModelConfig(
-        family="qwen2_moe", architecture="Qwen2MoeForCausalLM", hidden_size=128, intermediate_size=224, moe_intermediate_size=64,
-        head_dim=16, rms_norm_eps=1e-6, rope_theta=1e6, routing=RoutingSpec(num_experts=20, top_k=4, normalize_topk=False),
+        family="qwen2_moe", architecture="Qwen2MoeForCausalLM", hidden_size=128, intermediate_size=224, moe_intermediate_size=32,
+        head_dim=16, rms_norm_eps=1e-6, rope_theta=1e6, routing=RoutingSpec(num_experts=12, top_k=4, normalize_topk=False),
         attention_bias=("q", "k", "v"), shared_expert="gated", shared_expert_intermediate_size=160, **_SHARED | {"moe_layers": (0, 2)},
     ),
     "olmoe": ModelConfig(
-        family="olmoe", architecture="OlmoeForCausalLM", hidden_size=128, intermediate_size=64, moe_intermediate_size=64, head_dim=16,
-        rms_norm_eps=1e-5, rope_theta=10000.0, routing=RoutingSpec(num_experts=24, top_k=3, normalize_topk=False),
+        family="olmoe", architecture="OlmoeForCausalLM", hidden_size=128, intermediate_size=32, moe_intermediate_size=32, head_dim=16,
+        rms_norm_eps=1e-5, rope_theta=10000.0, routing=RoutingSpec(num_experts=12, top_k=3, normalize_topk=False),
         qk_norm="projection", **_SHARED,
     ),
     "dots1": ModelConfig(
-        family="dots1", architecture="Dots1ForCausalLM", hidden_size=96, intermediate_size=160, moe_intermediate_size=64, head_dim=32,
-        rms_norm_eps=1e-5, rope_theta=1e6, qk_norm="head", shared_expert="ungated", shared_expert_intermediate_size=128,
+        family="dots1", architecture="Dots1ForCausalLM", hidden_size=96, intermediate_size=160, moe_intermediate_size=32, head_dim=24,
+        rms_norm_eps=1e-5, rope_theta=1e6, qk_norm="head", shared_expert="ungated", shared_expert_intermediate_size=64,
         routing=RoutingSpec(
             num_experts=16, top_k=3, scoring="sigmoid", correction_bias=True, num_groups=4, top_groups=2, scaling_factor=2.5
         ),
-        **_SHARED | {"moe_layers": (1, 2)},
+        **_SHARED | {"moe_layers": (1, 2), "num_key_value_heads": 2},
     ),
 }  # fmt: skip
 TRAIN_STEPS = 2400  # about three minutes on one core

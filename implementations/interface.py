@@ -293,8 +293,8 @@ class Packed(Protocol):
     """Feature `packed`. Several sequences in one row, none seeing another; positions start at 0 in each."""
 
     def prefill_packed(self, input_ids_T: np.ndarray, cu_seqlens: np.ndarray, request: Request) -> StepOutput:
-        """Sequence i is `input_ids_T[cu_seqlens[i] : cu_seqlens[i + 1]]`; int64, from 0 to T, rising. The KV cache is neither read nor
-        written. `logits`: all -> (1, T, V) float32; last -> (1, number of sequences, V). InvalidInput as in `prefill`."""
+        """Sequence i is `input_ids_T[cu_seqlens[i] : cu_seqlens[i + 1]]`; int64, from 0 to T, rising. Each fits `max_length`. The KV cache
+        is neither read nor written. `logits`: all -> (1, T, V) float32; last -> (1, number of sequences, V). InvalidInput as in `prefill`."""
         ...
 
 
@@ -303,8 +303,8 @@ class Loss(Protocol):
     """Feature `loss`: HF's `labels=`."""
 
     def loss(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, labels_BS: np.ndarray, padding: str = "right") -> float:
-        """Mean cross entropy (nats) of labels_BS[:, s] under the logits at s - 1, over all s >= 1 whose label is not -100; int64. Without
-        the auxiliary load-balancing loss. The KV cache is neither read nor written. InvalidInput as in `prefill`, and where no label is
+        """Mean cross entropy (nats) of labels_BS[:, s] under the logits at s - 1, over all s whose label is not -100 and where both
+        positions are valid; int64. Without the auxiliary load-balancing loss. The KV cache is neither read nor written. InvalidInput as in `prefill`, and where no label is
         left."""
         ...
 
@@ -337,9 +337,9 @@ class RouterBuilder(Protocol):
 
 @dataclass(frozen=True)
 class KernelCall:
-    """What one call of a fused MoE kernel is given, on the host. `x_TD`, `router_logits_TE`: float32, exactly representable in the dtype under
-    test; `topk_ids_TK`: int64; `topk_weights_TK`: float32. `router_logits_TE` is None where no logits give those weights. `renormalize`:
-    whether a kernel that selects for itself divides the K scores by their sum. T may be 0."""
+    """What one call of a fused MoE kernel is given, on the host. `x_TD`, `router_logits_TE`: float32, exactly representable in the dtype
+    under test; `topk_ids_TK`: int64; `topk_weights_TK`: float32. `router_logits_TE` is None where no logits give those weights.
+    `renormalize`: whether a kernel that selects for itself divides the K scores by their sum. T may be 0."""
 
     x_TD: np.ndarray
     topk_ids_TK: np.ndarray

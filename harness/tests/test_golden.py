@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from harness import golden
-from harness.cases import golden_root
+from harness.cases import Case, golden_root
 from harness.golden_models import GOLDEN_CONFIGS, LOAD_RANGE, MAX_BITS_PER_BYTE, MIN_GAP
+from harness.oracle import routing
 from implementations.checkpoint import Checkpoint
 
 
@@ -55,3 +60,35 @@ def test_training_reached_the_bars(family: str) -> None:
     assert facts["loss"] < MAX_BITS_PER_BYTE
     assert LOAD_RANGE[0] <= facts["load_min"] and facts["load_max"] <= LOAD_RANGE[1]
     assert facts["gap_median"] >= MIN_GAP
+
+
+@pytest.mark.parametrize("family", sorted(GOLDEN_CONFIGS))
+def test_labels_are_the_prompts_with_gaps(family: str) -> None:
+    expected = load_file(golden_root() / family / "expected.safetensors")
+    labels_BS, prompts_BS = expected["labels_BS"], expected["input_ids_BS"]
+    kept = labels_BS != -100
+    assert np.array_equal(labels_BS[kept], prompts_BS[kept]) and labels_BS.dtype == np.int64
+    assert (~kept).any(1).all() and kept.sum(1)[-1] == 3 and kept.sum(1).min() >= 3
+    assert expected["loss"].dtype == np.float64 and expected["loss"].shape == () and 0.5 < expected["loss"] < 4
+
+
+def test_a_loss_that_is_not_the_models_is_found(copy: Path) -> None:
+    """A thousandth of a nat more, with the manifest brought up to date."""
+    file = copy / "dots1" / "expected.safetensors"
+    expected = load_file(file)
+    save_file(expected | {"loss": np.array(expected["loss"] + 1e-3)}, file)
+    manifest = golden.read_manifest(copy)
+    manifest["sha256"]["dots1/expected.safetensors"] = sha256(file.read_bytes()).hexdigest()
+    (copy / golden.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(golden.GoldenError, match="golden loss .* differs from the oracle's"):
+        golden.verify(copy, rerun=False)
+
+
+def test_correction_biases_of_the_golden_models_matter() -> None:
+    """Float32 on disk, not zero, and without them other experts would be chosen."""
+    oracle = Case("dots1", golden_root() / "dots1" / "checkpoint").oracle
+    x_LSD = oracle.forward(load_file(golden_root() / "dots1" / "expected.safetensors")["input_ids_BS"][0]).x_LSD
+    for layer, x_SD in enumerate(x_LSD):
+        logits_SE, ids_SK, _ = oracle.route(layer, x_SD)
+        without = routing.select(routing.ranking(logits_SE, oracle.config.routing, None), oracle.config.routing)
+        assert (np.sort(ids_SK) != np.sort(without)).any(-1).mean() > 0.1

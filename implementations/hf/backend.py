@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from implementations import families
-from implementations.interface import DTYPES, Capabilities, LoadSpec, Model, ModelConfig, Unsupported
+from implementations.interface import DTYPES, Capabilities, LoadSpec, Model, ModelConfig, Router, RouterWeights, RoutingSpec, Unsupported
 
 # transformers' `experts_implementation`: a loop over experts, one batched product, one grouped product (integrations/moe.py).
 KERNELS = ("eager", "batched_mm", "grouped_mm")
-FEATURES = "prefill decode reset chunked_prefill left_padding right_padding pinned probe routing generate train".split()
+# Not nan_pads: transformers' attention gives a pad's value the weight 0, and 0 * NaN is NaN (seen with sdpa and eager).
+FEATURES = "prefill decode reset chunked_prefill left_padding right_padding pinned probe routing generate packed loss router train".split()
 LOSSY = (
     "lm_head.weight: a stored copy of a tied head is not written back; transformers keeps one tensor, the embedding.",
+    "correction biases: written in float32, in which transformers keeps them, also where they were stored in the config's dtype.",
     "shards: transformers cuts shards by its own rule, so file names and tensor order may differ.",
 )
 # (distribution, lowest version that has what is used here, first major version that is untried)
@@ -29,7 +31,7 @@ def backend(variant: str | None = None) -> HFBackend:
 
 @dataclass(frozen=True)
 class HFBackend:
-    """Backend and GoldenTrainer of interface.py. `kernel`: transformers' `experts_implementation`."""
+    """Backend, RouterBuilder and GoldenTrainer of interface.py. `kernel`: transformers' `experts_implementation`."""
 
     name: str
     kernel: str
@@ -67,6 +69,14 @@ class HFBackend:
         from implementations.hf.loading import load
 
         return load(path, spec, self.kernel)
+
+    def router(self, spec: RoutingSpec, weights: RouterWeights, load: LoadSpec) -> Router:
+        """One of transformers' router modules. Raises Unsupported for a spec that none of them can route, InvalidInput for weights that do
+        not fit the spec or a bad LoadSpec."""
+        self._require()
+        from implementations.hf.loading import load_router
+
+        return load_router(spec, weights, load)
 
     def train(self, config: ModelConfig, text: bytes, heldout: bytes, steps: int, seed: int, dst: str) -> dict[str, float]:
         self._require()

@@ -12,6 +12,7 @@ import numpy as np
 from implementations.interface import GenerationSpec, InvalidInput, PinnedRouting, Request, RoutingSpec, Unsupported
 
 LOGITS, PADDING = ("all", "last", "none"), ("left", "right")
+IGNORED = -100  # the label that HF's losses skip
 WINDOW_OF_ONE = "a sliding window of 1 with a cache: transformers keeps every old position instead of none"
 
 
@@ -71,6 +72,49 @@ def decode_chunk(token_ids_B: np.ndarray, vocab_size: int) -> Chunk:
         raise InvalidInput(f"token_ids_B has shape {ids_B.shape}; one token per row is expected")
     _check_ids(ids_B, vocab_size)
     return Chunk(ids_B.astype(np.int64)[:, None], np.ones((len(ids_B), 1), dtype=bool))
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """Several sequences in one row. `ends`: where each ends."""
+
+    chunk: Chunk
+    positions_1T: np.ndarray
+    ends: np.ndarray
+
+
+def packed_row(input_ids_T: np.ndarray, cu_seqlens: np.ndarray, vocab_size: int, max_length: int) -> PackedRow:
+    """Raises InvalidInput: ids that are no integer vector, empty or outside [0, V); `cu_seqlens` that do not rise from 0 to T; a sequence
+    longer than `max_length`."""
+    ids_T, bounds = np.asarray(input_ids_T), np.asarray(cu_seqlens)
+    if ids_T.ndim != 1 or ids_T.size == 0:
+        raise InvalidInput(f"input_ids_T has shape {ids_T.shape}; a non-empty stream of shape (T,) is expected")
+    _check_ids(ids_T, vocab_size)
+    if bounds.ndim != 1 or bounds.size < 2 or not np.issubdtype(bounds.dtype, np.integer):
+        raise InvalidInput(f"cu_seqlens has shape {bounds.shape} and dtype {bounds.dtype}; at least two integers are expected")
+    sizes: np.ndarray = bounds[1:].astype(np.int64) - bounds[:-1]
+    if bounds[0] != 0 or bounds[-1] != len(ids_T) or sizes.min() < 1:
+        raise InvalidInput(f"cu_seqlens {bounds.tolist()} does not rise from 0 to {len(ids_T)}")
+    if sizes.max() > max_length:
+        raise InvalidInput(f"a packed sequence of {sizes.max()}, loaded for max_length {max_length}")
+    positions_T = np.arange(len(ids_T)) - np.repeat(bounds[:-1], sizes)
+    chunk = Chunk(ids_T.astype(np.int64)[None], np.ones((1, len(ids_T)), dtype=bool))
+    return PackedRow(chunk, positions_T[None], bounds[1:].astype(np.int64))
+
+
+def loss_labels(labels_BS: np.ndarray, chunk: Chunk, vocab_size: int) -> np.ndarray:
+    """The labels that count: -100 also where a label, or the token that predicts it, is a pad. Raises InvalidInput: not the integers of
+    the ids' shape, outside [0, V) and not -100, or none left."""
+    labels = np.asarray(labels_BS)
+    if labels.shape != chunk.ids_BS.shape or not np.issubdtype(labels.dtype, np.integer):
+        raise InvalidInput(f"labels_BS is {labels.dtype} of shape {labels.shape}; integers of shape {chunk.ids_BS.shape} are expected")
+    predicted_BS = np.pad(chunk.valid_BS[:, 1:] & chunk.valid_BS[:, :-1], ((0, 0), (1, 0)))
+    labels = np.where(predicted_BS, labels, IGNORED).astype(np.int64)
+    if ((labels < 0) | (labels >= vocab_size))[labels != IGNORED].any():
+        raise InvalidInput(f"labels reach from {labels.min()} to {labels.max()}; [0, {vocab_size}) and {IGNORED} are expected")
+    if (labels == IGNORED).all():
+        raise InvalidInput("no label is left to take the loss over")
+    return labels
 
 
 def _check_ids(ids: np.ndarray, vocab_size: int) -> None:

@@ -10,9 +10,20 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from implementations.checkpoint import CONFIG, Checkpoint
-from implementations.hf.model import HFModel
+from implementations.hf.model import HFModel, window
 from implementations.hf.quiet import quiet
-from implementations.interface import DTYPES, CheckpointError, InvalidInput, LoadSpec, ModelConfig, Unsupported
+from implementations.hf.routers import router
+from implementations.interface import (
+    DTYPES,
+    CheckpointError,
+    InvalidInput,
+    LoadSpec,
+    ModelConfig,
+    Router,
+    RouterWeights,
+    RoutingSpec,
+    Unsupported,
+)
 
 ATTENTION = ("sdpa", "eager")
 # What transformers raises on files or configs it refuses. Not among them: MemoryError, and errors of the device.
@@ -20,15 +31,14 @@ REFUSALS = (ValueError, TypeError, KeyError, OSError, RuntimeError, StrictDatacl
 # ModelConfig fields that transformers' configs hold under the same name, whatever the family.
 SAME_NAME = (
     "vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
-    "max_position_embeddings rms_norm_eps sliding_window tie_word_embeddings attention_bias"
+    "max_position_embeddings rms_norm_eps tie_word_embeddings bos_token_id pad_token_id shared_expert_intermediate_size"
 ).split()
 
 
 def load(path: str | Path, spec: LoadSpec, kernel: str) -> HFModel:
     """A model that obeys `spec`. Raises as `HFBackend.load` says."""
     device, attention = _device(spec.device), _attention(spec)
-    if spec.dtype not in DTYPES:
-        raise InvalidInput(f"dtype {spec.dtype!r}; known: {', '.join(DTYPES)}")
+    _check_dtype(spec)
     if spec.max_batch < 1 or spec.max_length < 1:
         raise InvalidInput(f"max_batch {spec.max_batch} and max_length {spec.max_length} must be positive")
     module, config = open_module(path, spec.dtype, attention, kernel)
@@ -65,17 +75,46 @@ def _check_loading(path: str | Path, info: dict[str, Any]) -> None:
 
 def _check_config(path: Path, theirs: Any, ours: ModelConfig) -> None:
     """A default that transformers fills in, or a key that it ignores, would make it a reference for another model."""
-    expected = {name: getattr(ours, name) for name in SAME_NAME}
-    expected |= {"num_experts": ours.routing.num_experts, "num_experts_per_tok": ours.routing.top_k}
-    expected |= {"norm_topk_prob": ours.routing.normalize_topk, "bos_token_id": ours.bos_token_id, "pad_token_id": ours.pad_token_id}
+    expected = {name: getattr(ours, name) for name in SAME_NAME} | _by_their_names(ours)
     read = {name: getattr(theirs, name) for name in expected if hasattr(theirs, name)}  # not every family has every field
-    expected |= {"head_dim": ours.head_dim, "rope_theta": ours.rope_theta, "eos_token_id": ours.eos_token_ids}
-    read["eos_token_id"] = _ids(theirs.eos_token_id)
+    expected |= {"head_dim": ours.head_dim, "rope_theta": ours.rope_theta, "eos_token_ids": ours.eos_token_ids}
+    expected["sliding_window"] = ours.sliding_window
+    read["eos_token_ids"] = _ids(theirs.eos_token_id)
     read["head_dim"] = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
     read["rope_theta"] = theirs.rope_parameters["rope_theta"]
+    read["sliding_window"] = window(theirs)
     for name, value in read.items():
         if value != expected[name]:
             raise CheckpointError(path, f"transformers reads {name} as {value!r}, expected {expected[name]!r}")
+
+
+def _by_their_names(ours: ModelConfig) -> dict[str, Any]:
+    """Fields that some of transformers' configs have, under their names there."""
+    routing, shared = ours.routing, ours.shared_expert_intermediate_size
+    return {
+        **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), routing.num_experts),
+        **dict.fromkeys(("attention_bias", "qkv_bias"), bool(ours.attention_bias)),
+        "num_experts_per_tok": routing.top_k,
+        "norm_topk_prob": routing.normalize_topk,
+        "n_group": routing.num_groups,
+        "topk_group": routing.top_groups,
+        "routed_scaling_factor": routing.scaling_factor,
+        "n_shared_experts": shared // ours.moe_intermediate_size,
+        "first_k_dense_replace": ours.num_hidden_layers - len(ours.moe_layers),
+        "clip_qkv": None,
+    }
+
+
+def load_router(spec: RoutingSpec, weights: RouterWeights, load: LoadSpec) -> Router:
+    """A router of transformers by itself. Raises as `HFBackend.router` says."""
+    _attention(load)
+    _check_dtype(load)
+    return router(spec, weights, load, _device(load.device))
+
+
+def _check_dtype(spec: LoadSpec) -> None:
+    if spec.dtype not in DTYPES:
+        raise InvalidInput(f"dtype {spec.dtype!r}; known: {', '.join(DTYPES)}")
 
 
 def _device(name: str) -> torch.device:

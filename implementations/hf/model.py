@@ -1,8 +1,9 @@
-"""One loaded transformers model with its DynamicCache, behind the Model, Probe and Generate protocols."""
+"""One loaded transformers model with its DynamicCache, behind the Model, Probe, Generate, Packed and Loss protocols."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from implementations.hf.generation import generate
 from implementations.hf.inputs import Chunk, Slots
 from implementations.hf.memory import check_gather
 from implementations.hf.routing import RouterTap, moe_blocks
+from implementations.hf.tensors import hidden_states, host
 from implementations.interface import (
     GenerationSpec,
     InvalidInput,
@@ -25,6 +27,13 @@ from implementations.interface import (
     Routing,
     StepOutput,
 )
+
+EXPERT_COUNTS = ("num_experts", "num_local_experts")  # transformers' names for E
+
+
+def window(theirs: Any) -> int | None:
+    """The sliding window of a transformers config: some have none, and Qwen2MoeConfig writes 0 for none."""
+    return getattr(theirs, "sliding_window", None) or None
 
 
 class HFModel:
@@ -40,11 +49,11 @@ class HFModel:
         return ModelCapabilities(
             architecture=type(self._module).__name__,
             is_moe=bool(self._config.moe_layers),
-            num_experts=theirs.num_experts,
+            num_experts=next(getattr(theirs, name) for name in EXPERT_COUNTS if hasattr(theirs, name)),
             experts_per_token=theirs.num_experts_per_tok,
             norm_topk_prob=getattr(theirs, "norm_topk_prob", self._config.routing.normalize_topk),  # Mixtral has no such field
             max_position_embeddings=theirs.max_position_embeddings,
-            sliding_window=theirs.sliding_window,
+            sliding_window=window(theirs),
             head_dim_override=self._config.head_dim * theirs.num_attention_heads != theirs.hidden_size,
             uses_position=True,
             supports_cache_reset=True,
@@ -82,7 +91,7 @@ class HFModel:
             if pinned is not None:
                 pinned = inputs.check_pinned(pinned, 1, self._config.routing, np.ones(len(x_TD), dtype=bool))
                 stack.enter_context(RouterTap([block.gate], self._config.routing, pinned))
-            return _host(block(x_1TD)[0])
+            return host(block(x_1TD)[0])
 
     def generate(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, spec: GenerationSpec, padding: str = "right") -> list[list[int]]:
         """transformers' own `generate`. Raises InvalidInput also when prompt and new tokens cannot fit `max_length`."""
@@ -92,6 +101,40 @@ class HFModel:
         inputs.check_room(self._slots, chunk, self._spec.max_batch, self._spec.max_length)
         eos = self._eos if spec.eos_token_ids is None else spec.eos_token_ids
         return generate(self._module, chunk, spec, eos, self._config.pad_token_id)
+
+    def prefill_packed(self, input_ids_T: np.ndarray, cu_seqlens: np.ndarray, request: Request) -> StepOutput:
+        """transformers tells the sequences apart by positions that start again, where neither mask nor cache is given."""
+        packed = inputs.packed_row(input_ids_T, cu_seqlens, self._config.vocab_size, self._spec.max_length)
+        inputs.check_request(request)
+        check_gather(self._module, self._config, packed.chunk.ids_BS.size)
+        tap = self._tap(request, packed.chunk)
+        keep = {"all": 0, "none": 1}.get(request.logits, self._device(packed.ends - 1))
+        with torch.inference_mode(), ExitStack() as stack:
+            if tap is not None:
+                stack.enter_context(tap)
+            ids_1T, positions_1T = self._device(packed.chunk.ids_BS), self._device(packed.positions_1T)
+            output = self._module(input_ids=ids_1T, position_ids=positions_1T, use_cache=False, logits_to_keep=keep)
+        logits = None if request.logits == "none" else host(output.logits)
+        return StepOutput(logits, tap.routing(np.ones(ids_1T.numel(), dtype=bool)) if tap is not None and request.routing else None)
+
+    def loss(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, labels_BS: np.ndarray, padding: str = "right") -> float:
+        """By the model's own loss, over its logits in float32."""
+        chunk = inputs.prefill_chunk(input_ids_BS, lengths_B, padding, self._config.vocab_size)
+        labels_BS = inputs.loss_labels(labels_BS, chunk, self._config.vocab_size)
+        slots = Slots.empty().append(chunk)
+        inputs.check_room(Slots.empty(), chunk, self._spec.max_batch, self._spec.max_length)
+        inputs.check_window(slots, chunk, self._config.sliding_window)
+        check_gather(self._module, self._config, chunk.ids_BS.size)
+        with torch.inference_mode():
+            output = self._module(
+                input_ids=self._device(chunk.ids_BS),
+                attention_mask=self._mask(slots),
+                position_ids=self._device(Slots.empty().positions_BS(chunk)),
+                labels=self._device(labels_BS),
+                use_cache=False,
+                output_router_logits=False,  # a config may ask for them, which adds the balance loss
+            )
+        return float(output.loss)
 
     def _step(self, chunk: Chunk, request: Request) -> StepOutput:
         """Checks everything, then runs: a rejected call leaves the cache as it was."""
@@ -113,12 +156,11 @@ class HFModel:
         return StepOutput(logits, tap.routing(chunk.valid_BS.reshape(-1)) if tap is not None and request.routing else None)
 
     def _forward(self, chunk: Chunk, slots: Slots, logits: str) -> np.ndarray | None:
-        """Without pads the mask is left out, which lets transformers take its unmasked attention path."""
         last_B = chunk.last_B()
         kept = np.unique(last_B)
         output = self._module(
             input_ids=self._device(chunk.ids_BS),
-            attention_mask=None if slots.valid_BX.all() else self._device(slots.valid_BX.astype(np.int64)),
+            attention_mask=self._mask(slots),
             position_ids=self._device(self._slots.positions_BS(chunk)),
             past_key_values=self._cache,
             use_cache=True,
@@ -127,9 +169,13 @@ class HFModel:
         if logits == "none":
             return None
         if logits == "all":
-            return _host(output.logits)
+            return host(output.logits)
         column_B = self._device(np.searchsorted(kept, last_B))
-        return _host(output.logits.take_along_dim(column_B[:, None, None], dim=1))
+        return host(output.logits.take_along_dim(column_B[:, None, None], dim=1))
+
+    def _mask(self, slots: Slots) -> torch.Tensor | None:
+        """None without pads, which lets transformers take its unmasked attention path."""
+        return None if slots.valid_BX.all() else self._device(slots.valid_BX.astype(np.int64))
 
     def _tap(self, request: Request, chunk: Chunk) -> RouterTap | None:
         if not request.routing and request.pinned is None:
@@ -145,18 +191,7 @@ class HFModel:
         return blocks[layer]
 
     def _hidden(self, x_TD: np.ndarray) -> torch.Tensor:
-        x_TD = np.asarray(x_TD)
-        if x_TD.ndim != 2 or x_TD.shape[1] != self._config.hidden_size or x_TD.dtype != np.float32:
-            raise InvalidInput(f"x_TD has shape {x_TD.shape} and dtype {x_TD.dtype}; float32 (T, {self._config.hidden_size}) is expected")
-        x = torch.from_numpy(np.ascontiguousarray(x_TD))
-        rounded = x.to(self._module.dtype)
-        if not torch.allclose(rounded.float(), x, rtol=0, atol=0, equal_nan=True):
-            raise InvalidInput(f"x_TD is not exactly representable in {self._spec.dtype}")
-        return rounded.to(self._module.device)
+        return hidden_states(x_TD, self._config.hidden_size, self._module.dtype, self._module.device)
 
     def _device(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._module.device)
-
-
-def _host(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.float().cpu().contiguous().numpy()

@@ -57,9 +57,13 @@ class RouterTap:
             return torch.from_numpy(self._pinned.topk_weights_LTK[index])
         return own_weights(logits_TE, ids_TK, self._spec)
 
+    def seen(self) -> list[RouterOutput]:
+        """What the last call's routers returned, in order."""
+        return [self._seen[i] for i in range(len(self._routers))]
+
     def routing(self, mask_T: np.ndarray) -> Routing:
         """What was seen, for tokens of which `mask_T` are valid. L may be 0."""
-        seen = [self._seen[i] for i in range(len(self._routers))]
+        seen = self.seen()
         E, K, T = self._spec.num_experts, self._spec.top_k, len(mask_T)
         return Routing(
             topk_ids_LTK=_stack([ids for _, _, ids in seen], (0, T, K), np.int64),
@@ -70,12 +74,13 @@ class RouterTap:
 
 
 def own_weights(logits_TE: torch.Tensor, ids_TK: torch.Tensor, spec: RoutingSpec) -> torch.Tensor:
-    """Combine weights that the router would give these experts, in float32 like transformers' routers: softmax over all experts, gathered,
-    then divided by their sum if `normalize_topk`."""
-    if spec.scoring != "softmax":
-        raise Unsupported(f"pinned routing without weights for routers that score by {spec.scoring}")
-    weights_TK = torch.softmax(logits_TE, dim=-1, dtype=torch.float32).gather(1, ids_TK)
-    return weights_TK / weights_TK.sum(dim=-1, keepdim=True) if spec.normalize_topk else weights_TK
+    """Combine weights that the router would give these experts, in float32 like transformers' routers: scores of all experts, gathered,
+    divided by their sum if `normalize_topk`, times the scaling factor. Groups and correction bias only select."""
+    scores_TE = logits_TE.float().sigmoid() if spec.scoring == "sigmoid" else torch.softmax(logits_TE, dim=-1, dtype=torch.float32)
+    weights_TK = scores_TE.gather(1, ids_TK)
+    if spec.normalize_topk:
+        weights_TK = weights_TK / (weights_TK.sum(dim=-1, keepdim=True) + (1e-20 if spec.scoring == "sigmoid" else 0.0))
+    return weights_TK * spec.scaling_factor
 
 
 def _stack(parts: list[torch.Tensor], empty: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -18,19 +18,23 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from implementations import families
-from implementations.checkpoint import CONFIG
+from implementations.checkpoint import CONFIG, SINGLE
 from implementations.checkpoint_writer import new_directory, write_json
-from implementations.hf.balance import Balance, balance_loss
+from implementations.hf.balance import Balance, Selection, balance_loss
 from implementations.hf.loading import open_module
 from implementations.hf.quiet import quiet
+from implementations.hf.routing import RouterTap, moe_blocks
 from implementations.hf.windows import IGNORED, Windows
 from implementations.interface import ModelConfig
+
+CORRECTION = "e_score_correction_bias"
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Hyperparameters. `balance`: weight of the balance loss. `router_logit_std`: spread of a router's logits at initialisation, in logits:
-    HF's own std of 0.02 starts near uniform and ends with margins too narrow to judge by. `lengths`: of the windows, in turn."""
+    HF's own std of 0.02 starts near uniform and ends with margins too narrow to judge by. `correction_spread`: correction biases are drawn
+    within plus and minus so much and stay as they are, since at zero no check would see them. `lengths`: of the windows, in turn."""
 
     tokens: int = 1024
     lengths: Tuple[int, ...] = (128, 128, 128, 512)
@@ -41,6 +45,7 @@ class Recipe:
     final_rate: float = 0.02
     balance: float = 0.1
     router_logit_std: float = 2.0
+    correction_spread: float = 0.15
     clip: float = 1.0
     betas: Tuple[float, float] = field(default=(0.9, 0.95))
 
@@ -83,10 +88,12 @@ def single_thread() -> Iterator[None]:
 
 
 def build(config: ModelConfig, recipe: Recipe = Recipe()) -> torch.nn.Module:
-    """HF's own model class in float32, initialised by HF but for the routers. Draws from torch's global generator."""
+    """HF's own model class in float32, initialised by HF but for routers and correction biases. Draws from torch's global generator."""
     model = AutoModelForCausalLM.from_config(_hf_config(config), dtype=torch.float32, experts_implementation="eager")
     for weight_ED in _routers(model):
         torch.nn.init.normal_(weight_ED, std=recipe.router_logit_std / math.sqrt(config.hidden_size))  # its input has unit RMS
+    for correction_E in [buffer for name, buffer in model.named_buffers() if name.endswith(CORRECTION)]:
+        torch.nn.init.uniform_(correction_E, -recipe.correction_spread, recipe.correction_spread)
     return model
 
 
@@ -133,23 +140,30 @@ def _rate(share: float, recipe: Recipe) -> float:
 
 
 def _loss(model: torch.nn.Module, config: ModelConfig, recipe: Recipe, ids_BS: torch.Tensor, labels_BS: torch.Tensor) -> torch.Tensor:
-    logits_BSV, router_logits = _forward(model, ids_BS)
+    logits_BSV, selections = _forward(model, config, ids_BS)
     cross_entropy = F.cross_entropy(logits_BSV.flatten(0, 1), labels_BS.flatten(), ignore_index=IGNORED)
-    return cross_entropy + recipe.balance * balance_loss(router_logits, config.routing.top_k, ids_BS.flatten() != config.pad_token_id)
+    return cross_entropy + recipe.balance * balance_loss(selections, config.routing, ids_BS.flatten() != config.pad_token_id)
 
 
-def _forward(model: Any, ids_BS: torch.Tensor) -> Tuple[torch.Tensor, Tuple[torch.Tensor, ...]]:
-    """Logits and the router logits (T, E) of each MoE layer. Goes round the model's own `forward`, which adds HF's balance loss. Pads come
-    last, so no attention mask is needed."""
-    output = model.model(ids_BS, use_cache=False, output_router_logits=True)
-    return model.lm_head(output.last_hidden_state), output.router_logits
+def _forward(model: Any, config: ModelConfig, ids_BS: torch.Tensor) -> Tuple[torch.Tensor, List[Selection]]:
+    """Logits and what each MoE layer's router chose. Goes round the model's own `forward`, which adds HF's balance loss. Pads come last, so
+    no attention mask is needed."""
+    routers = [block.gate for block in moe_blocks(model, config)]
+    with RouterTap(routers, config.routing) as tap:
+        hidden_BSD = model.model(ids_BS, use_cache=False).last_hidden_state
+    corrections = [getattr(router, CORRECTION, None) for router in routers]
+    return model.lm_head(hidden_BSD), [Selection(x, ids, c) for (x, _, ids), c in zip(tap.seen(), corrections)]
 
 
 def write(model: Any, config: ModelConfig, dst: str) -> None:
-    """bf16, by transformers' own `save_pretrained`: the layout on disk is theirs, not ours. config.json is as `Family.to_hf` has it."""
+    """Parameters in bf16, correction biases (buffers) in float32, by transformers' own `save_pretrained`: the layout on disk is theirs, not
+    ours. config.json is as `Family.to_hf` has it."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
     with new_directory(dst) as scratch, quiet():
-        model.to(torch.bfloat16).save_pretrained(scratch)
+        model.save_pretrained(scratch)
         (scratch / "generation_config.json").unlink(missing_ok=True)
+        (scratch / SINGLE).chmod(0o644)  # safetensors makes it private to its owner
         write_json(scratch / CONFIG, families.family(config.family).to_hf(config))
 
 
@@ -159,7 +173,13 @@ def evaluate(model: torch.nn.Module, config: ModelConfig, text: bytes) -> Tuple[
     S = config.max_position_embeddings
     bytes_BS = torch.from_numpy(np.frombuffer(text[: len(text) // S * S], np.uint8).astype(np.int64)).view(-1, S)
     ids_BS = torch.cat([torch.full_like(bytes_BS[:, :1], config.bos_token_id or 0), bytes_BS[:, :-1]], 1)
-    parts = [_forward(model, rows) for rows in ids_BS.split(8)]
+    parts = [_forward(model, config, rows) for rows in ids_BS.split(8)]
     nats = sum(F.cross_entropy(p[0].flatten(0, 1), rows.flatten(), reduction="sum").item() for p, rows in zip(parts, bytes_BS.split(8)))
-    router_logits = [torch.cat(layer) for layer in zip(*(p[1] for p in parts))]
-    return nats / math.log(2) / bytes_BS.numel(), Balance.of(router_logits, config.routing.top_k)
+    selections = [_joined(layer) for layer in zip(*(p[1] for p in parts))]
+    return nats / math.log(2) / bytes_BS.numel(), Balance.of(selections, config.routing)
+
+
+def _joined(parts: Tuple[Selection, ...]) -> Selection:
+    """One layer's selections over all batches."""
+    logits_TE, ids_TK = (torch.cat(tensors) for tensors in zip(*((part.logits_TE, part.ids_TK) for part in parts)))
+    return Selection(logits_TE, ids_TK, parts[0].correction_E)

@@ -1,1 +1,1 @@
-"""The native backend: Mixtral and Qwen3-MoE written from scratch in PyTorch, one code for CPU and CUDA."""
+"""The native backend: every family here written from scratch in PyTorch, one code for CPU and CUDA."""

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from implementations.native.blocks import Block
-from implementations.native.cache import KVCache, Slots
+from implementations.native.cache import Memory, Slots
 from implementations.native.linear import Linear
-from implementations.native.norm import RMSNorm
+from implementations.native.norm import ProjectionNorm, RMSNorm
 from implementations.native.rope import Rotation
 
 
@@ -20,7 +20,7 @@ from implementations.native.rope import Rotation
 class View:
     """What every layer of one call shares: rotations of the positions, where to write, what to look at. `end`: slots in use afterwards."""
 
-    cache: KVCache
+    memory: Memory
     rotation: Rotation
     slots: Slots | None
     blocks: List[Block]
@@ -29,11 +29,12 @@ class View:
 
 @dataclass(frozen=True)
 class Attention:
-    """`qkv`: D -> (H + 2N) P, queries first, then keys, then values. `qk_norm`: over P, with its own weight per head [H + N, P] (Qwen3)."""
+    """`qkv`: D -> (H + 2N) P, queries first, then keys, then values. `qk_norm`: over P, with a weight per head [H + N, P] (Qwen3), or over
+    whole projections (OLMoE)."""
 
     qkv: Linear
     out: Linear
-    qk_norm: RMSNorm | None
+    qk_norm: RMSNorm | ProjectionNorm | None
     heads: int
     kv_heads: int
 
@@ -46,7 +47,7 @@ class Attention:
             qk_BSHP = self.qk_norm(qk_BSHP)
         qk_BSHP = view.rotation(qk_BSHP)
         q_BSHP = qk_BSHP[:, :, :H]
-        keys, values = view.cache.store(layer, qk_BSHP[:, :, H:], v_BSNP, view.slots, view.end)
+        keys, values = view.memory.store(layer, qk_BSHP[:, :, H:], v_BSNP, view.slots, view.end)
         parts = [_attend(q_BSHP[:, b.columns], keys[:, :, b.slots], values[:, :, b.slots], b) for b in view.blocks]
         return self.out((parts[0] if len(parts) == 1 else torch.cat(parts, 1)).reshape(B, S, -1))
 

@@ -1,11 +1,12 @@
 """The native backend as the registry sees it. Importing this module does not import torch.
 
 Reading order: loading (checkpoint -> network), network, attention, router, experts, linear; then model (the contract), batch, cache,
-blocks, generation.
+blocks, packed, loss, generation, routers.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Tuple
 
@@ -14,11 +15,14 @@ import numpy as np
 from implementations import families
 from implementations.checkpoint import Checkpoint
 from implementations.checkpoint_writer import convert
-from implementations.interface import DTYPES, Backend, Capabilities, LoadSpec, Model, Unsupported
+from implementations.interface import DTYPES, Backend, Capabilities, LoadSpec, Model, Router, RouterWeights, RoutingSpec, Unsupported
 from implementations.native.layout import native_layout
-from implementations.weights import scatter
+from implementations.weights import Placement, scatter
 
-FEATURES = ("prefill", "decode", "reset", "chunked_prefill", "left_padding", "right_padding", "pinned", "probe", "routing", "generate")
+# nan_pads: keys and values of pads never enter the cache, and everything but attention works row by row.
+FEATURES = (
+    "prefill decode reset chunked_prefill left_padding right_padding nan_pads pinned probe routing generate packed loss router".split()
+)
 
 
 def backend(variant: str | None = None) -> Backend:
@@ -37,7 +41,7 @@ class NativeBackend:
         """Decided by importing torch, here and not before. The CUDA path is written but has not yet been run on hardware."""
         device, reason = _torch_device()
         return Capabilities(
-            features=FEATURES,
+            features=tuple(FEATURES),
             families=tuple(sorted(families.families())),
             dtypes=DTYPES,
             execution="device" if device == "cuda" else "cpu",
@@ -49,14 +53,14 @@ class NativeBackend:
     def from_hf(self, src: str, dst: str) -> None:
         """Per-expert HF tensors -> canonical stacked tensors, under their canonical names; everything else is copied as it is."""
         with Checkpoint(src) as source:
-            sizes = {name: _bytes(source.shape(name), source.config.dtype) for name in source.names()}
+            sizes = {name: source.bytes(name) for name in source.names()}
             convert(source, dst, (sizes, source.tensor))
 
     def to_hf(self, src: str, dst: str) -> None:
         """The inverse of `from_hf`, bit for bit."""
         with Checkpoint(src, native_layout) as source:
             placements = {p.source: p for p in source.family.layout(source.config, source.stored_head)}
-            sizes = {name: _bytes(p.shape, source.config.dtype) for name, p in placements.items()}
+            sizes = {name: _share(p, source) for name, p in placements.items()}
             canonical = lru_cache(maxsize=1)(source.tensor)  # the layout goes canonical tensor by canonical tensor
 
             def read(name: str) -> np.ndarray:
@@ -65,15 +69,25 @@ class NativeBackend:
 
             convert(source, dst, (sizes, read))
 
+    def router(self, spec: RoutingSpec, weights: RouterWeights, load: LoadSpec) -> Router:
+        """A router by itself. Raises Unsupported for scores that are not computed here, InvalidInput for weights that do not fit."""
+        self._require()
+        from implementations.native.routers import build
+
+        return build(spec, weights, load)
+
     def load(self, path: str, spec: LoadSpec) -> Model:
         """Loads a native or an HF directory. CheckpointError as the contract says; InvalidInput for a bad spec, Unsupported without torch
         or the device."""
-        _, reason = _torch_device()
-        if reason is not None:
-            raise Unsupported(reason)
+        self._require()
         from implementations.native.loading import load
 
         return load(path, spec)
+
+    def _require(self) -> None:
+        _, reason = _torch_device()
+        if reason is not None:
+            raise Unsupported(reason)
 
 
 def _torch_device() -> Tuple[str, str | None]:
@@ -86,5 +100,7 @@ def _torch_device() -> Tuple[str, str | None]:
         return "cpu", f"torch cannot be imported: {type(error).__name__}: {error}"
 
 
-def _bytes(shape: Tuple[int, ...], dtype: str) -> int:
-    return int(np.prod(shape, dtype=np.int64)) * (4 if dtype == "float32" else 2)
+def _share(placement: Placement, source: Checkpoint) -> int:
+    """Bytes of one HF tensor: its share of the canonical one that holds it."""
+    elements, whole = (math.prod(shape) for shape in (placement.shape, source.shape(placement.name)))
+    return source.bytes(placement.name) * elements // whole

@@ -43,9 +43,10 @@ def place(ids_BS: np.ndarray, lengths_B: np.ndarray, padding: str, starts_B: np.
     return Batch(np.where(valid_BS, ids_BS, 0), valid_BS, positions_BS, first_B + lengths_B - 1, starts_B, ends_B)
 
 
-def check_prompt(ids_BS: Any, lengths_B: Any, padding: str, max_batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, lengths) as int64. Raises InvalidInput: not integers, wrong rank, empty, too many rows, lengths outside 1..S, unknown side."""
-    ids_BS, lengths_B = _integers("input_ids", ids_BS, 2), _integers("lengths", lengths_B, 1)
+def check_prompt(ids_BS: Any, lengths_B: Any, padding: str, max_batch: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, lengths) as int64. Raises InvalidInput: not integers, wrong rank, empty, too many rows, lengths outside 1..S, unknown side,
+    an id outside [0, V)."""
+    ids_BS, lengths_B = integers("input_ids", ids_BS, 2), integers("lengths", lengths_B, 1)
     rows, columns = ids_BS.shape
     if rows == 0 or columns == 0:
         raise InvalidInput(f"empty prompt: input_ids of shape {ids_BS.shape}")
@@ -57,25 +58,33 @@ def check_prompt(ids_BS: Any, lengths_B: Any, padding: str, max_batch: int) -> t
         raise InvalidInput(f"lengths must be 1..{columns}, got {lengths_B.tolist()}")
     if padding not in ("left", "right"):
         raise InvalidInput(f"padding must be 'left' or 'right', got {padding!r}")
+    check_range(ids_BS, vocab_size)
     return ids_BS, lengths_B
 
 
-def check_tokens(token_ids_B: Any) -> np.ndarray:
+def check_tokens(token_ids_B: Any, vocab_size: int) -> np.ndarray:
     """One id per row, as int64. Raises InvalidInput."""
-    return _integers("token_ids", token_ids_B, 1)
+    ids_B = integers("token_ids", token_ids_B, 1)
+    if ids_B.size:
+        check_range(ids_B, vocab_size)
+    return ids_B
 
 
-def check_placed(batch: Batch, vocab_size: int, max_length: int) -> None:
-    """Raises InvalidInput for a valid token outside [0, V) or a row longer than the cache. What stands at pads is not looked at."""
-    ids = batch.ids_BS
+def check_range(ids: np.ndarray, vocab_size: int, name: str = "token id") -> None:
+    """Raises InvalidInput for an id outside [0, V), at a pad too."""
     if ids.min() < 0 or ids.max() >= vocab_size:
-        row, column = np.argwhere((ids < 0) | (ids >= vocab_size))[0]
-        raise InvalidInput(f"token id {ids[row, column]} at row {row}, column {column} is outside [0, {vocab_size})")
+        where = np.argwhere((ids < 0) | (ids >= vocab_size))[0].tolist()
+        raise InvalidInput(f"{name} {ids[tuple(where)]} at {where} is outside [0, {vocab_size})")
+
+
+def check_room(batch: Batch, max_length: int) -> None:
+    """Raises InvalidInput for a row longer than the cache."""
     if batch.ends_B.max() > max_length:
         raise InvalidInput(f"{batch.ends_B.max()} positions, loaded with max_length {max_length}")
 
 
-def _integers(name: str, value: Any, rank: int) -> np.ndarray:
+def integers(name: str, value: Any, rank: int) -> np.ndarray:
+    """As int64. Raises InvalidInput: another dtype or rank."""
     array = np.asarray(value)
     if array.ndim != rank or not (array.dtype.kind in "iu" or array.size == 0):
         raise InvalidInput(f"{name} must be an integer array of rank {rank}, got {array.dtype} of shape {array.shape}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,21 @@ class Slots:
     row: Tensor
     column: Tensor
     slot: Tensor
+
+
+class Memory(Protocol):
+    """Where a call's keys and values go, and what it reads with them."""
+
+    def store(self, layer: int, keys_BSNP: Tensor, values_BSNP: Tensor, slots: Slots | None, end: int) -> tuple[Tensor, Tensor]:
+        """Takes the call's own; returns what its queries may look at, keys and values, [B, N, slots, P] each."""
+        ...
+
+
+class NoCache:
+    """The call sees its own keys and values, and nothing is kept."""
+
+    def store(self, layer: int, keys_BSNP: Tensor, values_BSNP: Tensor, slots: Slots | None, end: int) -> tuple[Tensor, Tensor]:
+        return keys_BSNP.transpose(1, 2), values_BSNP.transpose(1, 2)
 
 
 class KVCache:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from implementations.native.linear import Linear
+from implementations.native.sigmoid import sigmoid
 
 
 def least_rows(dtype: torch.dtype, packed: bool) -> int:
@@ -46,6 +47,26 @@ class MLP:
         return self.down(swiglu(self.gate_up(x)))
 
 
+def filled(mlp: MLP, x_MD: Tensor, least_rows: int) -> Tensor:
+    """`mlp` of some rows, multiplied together with as many zero rows as `least_rows` asks for."""
+    missing = least_rows - len(x_MD)
+    return mlp(F.pad(x_MD, (0, 0, 0, missing)))[: len(x_MD)] if missing > 0 else mlp(x_MD)
+
+
+@dataclass(frozen=True)
+class SharedExpert:
+    """One more SwiGLU, through which every token goes. `gate`: D -> 1, whose sigmoid multiplies the result (Qwen1.5-MoE), or None.
+    `least_rows`: as in LoopExperts."""
+
+    mlp: MLP
+    gate: Linear | None
+    least_rows: int
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        y_TD = filled(self.mlp, x_TD, self.least_rows) if len(x_TD) > 1 else self.mlp(x_TD)
+        return y_TD if self.gate is None else sigmoid(self.gate(x_TD)) * y_TD
+
+
 @dataclass(frozen=True)
 class LoopExperts:
     """One expert after the other. The loop runs on the host, so on a GPU it waits for the routing of every layer.
@@ -75,10 +96,7 @@ class LoopExperts:
                 yield e, rows
 
     def _multiply(self, e: int, x_MD: Tensor) -> Tensor:
-        missing = self.least_rows - len(x_MD)
-        if missing > 0:
-            return self.experts[e](F.pad(x_MD, (0, 0, 0, missing)))[: len(x_MD)]
-        return self.experts[e](x_MD)
+        return filled(self.experts[e], x_MD, self.least_rows)
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from implementations.checkpoint import HEAD, Checkpoint
-from implementations.interface import DTYPES, InvalidInput, LoadSpec, ModelConfig, Unsupported
+from implementations.interface import DTYPES, InvalidInput, LoadSpec, RoutingSpec, Unsupported
 from implementations.native.attention import Attention
 from implementations.native.cache import KVCache
-from implementations.native.experts import MLP, Experts, GroupedExperts, LoopExperts, least_rows
+from implementations.native.experts import MLP, Experts, GroupedExperts, LoopExperts, SharedExpert, least_rows
 from implementations.native.layout import layout_of
 from implementations.native.linear import Linear, can_pack, linear
 from implementations.native.model import NativeModel
 from implementations.native.network import Layer, MoE, Network
-from implementations.native.norm import RMSNorm
+from implementations.native.norm import ProjectionNorm, RMSNorm
 from implementations.native.rope import Rope
-from implementations.native.router import Router
+from implementations.native.router import Router, logits_dtype
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {"pack": ("auto", "true", "false"), "experts": ("auto", "loop", "grouped")}
 
@@ -40,7 +40,7 @@ def load(path: str, spec: LoadSpec) -> NativeModel:
     plan = make_plan(spec)
     with Checkpoint(path, layout_of(path)) as checkpoint:
         config = checkpoint.config
-        _check_supported(config)
+        check_supported(config.routing)
         network = _Builder(checkpoint, plan).network(spec.max_length)
     return NativeModel(config, network, KVCache(config, spec.max_batch, spec.max_length, plan.dtype, plan.device))
 
@@ -78,8 +78,7 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _check_supported(config: ModelConfig) -> None:
-    routing = config.routing
+def check_supported(routing: RoutingSpec) -> None:
     if routing.scoring not in ("softmax", "sigmoid") or routing.scoring_dtype != "float32":
         raise Unsupported(f"{routing.scoring} scores in {routing.scoring_dtype}")
 
@@ -89,6 +88,13 @@ def to_torch(array: np.ndarray) -> Tensor:
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def make_router(spec: RoutingSpec, plan: Plan, weight_ED: Tensor, bias_E: Tensor | None, correction_E: Tensor | None) -> Router:
+    """Weight and bias in the plan's dtype, the correction in float32, all on the plan's device."""
+    dtype = logits_dtype(spec, plan.dtype)
+    packed = plan.pack if dtype == plan.dtype else plan.pack and can_pack(dtype, plan.device)
+    return Router(linear(weight_ED.to(dtype), None if bias_E is None else bias_E.to(dtype), packed), spec, dtype, correction_E)
 
 
 class _Builder:
@@ -115,23 +121,39 @@ class _Builder:
         config = self._config
         H, N = config.num_attention_heads, config.num_key_value_heads
         qkv, out = (self._fused(name, parts) for parts in (("q", "k", "v"), ("o",)))
-        return Attention(qkv, out, self._qk_norm(name) if config.qk_norm else None, H, N)
+        return Attention(qkv, out, self._qk_norm(name), H, N)
 
     def _fused(self, name: str, parts: tuple[str, ...]) -> Linear:
-        """One linear map whose outputs are those of `parts`, one after the other."""
-        weight = torch.cat([self._tensor(f"{name}.{part}.weight") for part in parts])
-        bias = torch.cat([self._tensor(f"{name}.{part}.bias") for part in parts]) if self._config.attention_bias else None
-        return self._linear(weight, bias)
+        """One linear map whose outputs are those of `parts`, one after the other. A part without a bias has zeros where another has one."""
+        weights, biased = [self._tensor(f"{name}.{part}.weight") for part in parts], self._config.attention_bias
+        bias = None
+        if set(parts) & set(biased):
+            bias = torch.cat([self._tensor(f"{name}.{p}.bias") if p in biased else w.new_zeros(len(w)) for p, w in zip(parts, weights)])
+        return self._linear(torch.cat(weights), bias)
 
-    def _qk_norm(self, name: str) -> RMSNorm:
-        """q's weight for each query head, k's for each key head: [H + N, P]."""
+    def _qk_norm(self, name: str) -> RMSNorm | ProjectionNorm | None:
+        """Over heads: q's weight for each query head, k's for each key head, [H + N, P]."""
+        if self._config.qk_norm == "none":
+            return None
+        if self._config.qk_norm == "projection":
+            return ProjectionNorm(self._norm(f"{name}.q_norm"), self._norm(f"{name}.k_norm"))
         heads = {"q": self._config.num_attention_heads, "k": self._config.num_key_value_heads}
         weights = [self._tensor(f"{name}.{part}_norm.weight").expand(count, -1) for part, count in heads.items()]
         return RMSNorm(torch.cat(weights), self._config.rms_norm_eps)
 
     def _moe(self, name: str) -> MoE:
-        router = Router(self._linear(self._tensor(f"{name}.router.weight")), self._config.routing)
-        return MoE(router, self._experts(f"{name}.gate_up.weight", f"{name}.down.weight"))
+        shared = None if self._config.shared_expert == "none" else self._shared(f"{name}.shared")
+        return MoE(self._router(f"{name}.router"), self._experts(f"{name}.gate_up.weight", f"{name}.down.weight"), shared)
+
+    def _router(self, name: str) -> Router:
+        spec = self._config.routing
+        bias_E = self._tensor(f"{name}.bias") if spec.router_bias else None
+        correction_E = self._tensor(f"{name}.correction_bias", torch.float32) if spec.correction_bias else None
+        return make_router(spec, self._plan, self._tensor(f"{name}.weight"), bias_E, correction_E)
+
+    def _shared(self, name: str) -> SharedExpert:
+        gate = self._linear(self._tensor(f"{name}.gate.weight")) if self._config.shared_expert == "gated" else None
+        return SharedExpert(self._mlp(name), gate, least_rows(self._plan.dtype, self._plan.pack))
 
     def _experts(self, gate_up: str, down: str) -> Experts:
         if self._plan.grouped:
@@ -150,10 +172,10 @@ class _Builder:
         """Packed where the plan says so, which copies: a tied head then exists twice, as rows to look up and as a matrix to multiply by."""
         return linear(weight_OI, bias_O, packed=self._plan.pack)
 
-    def _tensor(self, name: str) -> Tensor:
-        """A canonical tensor on the device, filled region by region."""
+    def _tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """A canonical tensor on the device, in the plan's dtype or another, filled region by region."""
         checkpoint = self._checkpoint
-        target = torch.empty(checkpoint.shape(name), dtype=self._plan.dtype, device=self._plan.device)
+        target = torch.empty(checkpoint.shape(name), dtype=dtype or self._plan.dtype, device=self._plan.device)
         for placement in checkpoint.placements(name):
             target[placement.region].copy_(to_torch(checkpoint.source(placement.source)))
         return target

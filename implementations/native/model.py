@@ -16,17 +16,20 @@ from implementations.interface import (
     PinnedRouting,
     Request,
     Routing,
+    RoutingSpec,
     StepOutput,
 )
-from implementations.native.batch import Batch, check_placed, check_prompt, check_tokens, place
+from implementations.native.batch import Batch, check_prompt, check_room, check_tokens, place
 from implementations.native.cache import KVCache
 from implementations.native.generation import generate
+from implementations.native.loss import IGNORED, check_labels, cross_entropy
 from implementations.native.network import MoE, Network
+from implementations.native.packed import check_stream, valid_stream
 from implementations.native.router import Choice, Pin
 
 
 class NativeModel:
-    """`Model`, `Probe` and `Generate`. A call that raises InvalidInput has changed nothing."""
+    """`Model`, `Probe`, `Generate`, `Packed` and `Loss`. A call that raises InvalidInput has changed nothing."""
 
     def __init__(self, config: ModelConfig, network: Network, cache: KVCache):
         self.config, self._network, self._cache = config, network, cache
@@ -36,7 +39,7 @@ class NativeModel:
 
     def prefill(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, request: Request) -> StepOutput:
         """See the contract. May be called again to append a further chunk to every row, ragged or not."""
-        ids_BS, lengths_B = check_prompt(input_ids_BS, lengths_B, request.padding, self._cache.max_batch)
+        ids_BS, lengths_B = self._prompt(input_ids_BS, lengths_B, request.padding)
         held_B = self._cache.lengths_B if self._cache.lengths_B.size else np.zeros_like(lengths_B)
         if held_B.shape != lengths_B.shape:
             raise InvalidInput(f"{len(lengths_B)} rows, but the cache holds {len(held_B)}")
@@ -44,7 +47,7 @@ class NativeModel:
 
     def decode(self, token_ids_B: np.ndarray, request: Request) -> StepOutput:
         """See the contract."""
-        ids_B = check_tokens(token_ids_B)
+        ids_B = check_tokens(token_ids_B, self.config.vocab_size)
         held_B = self._cache.lengths_B
         if not held_B.size:
             raise InvalidInput("decode before any prefill")
@@ -77,14 +80,38 @@ class NativeModel:
 
     def generate(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, spec: GenerationSpec, padding: str = "right") -> List[List[int]]:
         """Generate, see the contract. InvalidInput as in prefill, and for a spec out of range or more tokens than the cache holds."""
-        ids_BS, lengths_B = check_prompt(input_ids_BS, lengths_B, padding, self._cache.max_batch)
-        check_placed(place(ids_BS, lengths_B, padding, np.zeros_like(lengths_B)), self.config.vocab_size, self._cache.max_length)
+        ids_BS, lengths_B = self._prompt(input_ids_BS, lengths_B, padding)
         return generate(self, self.config, self._cache.max_length, (ids_BS, lengths_B, padding), spec)
 
+    @torch.inference_mode()
+    def prefill_packed(self, input_ids_T: np.ndarray, cu_seqlens: np.ndarray, request: Request) -> StepOutput:
+        """Packed, see the contract."""
+        stream = check_stream(input_ids_T, cu_seqlens, self.config.vocab_size, self._cache.max_length)
+        _check_request(request)
+        valid_T = np.ones(stream.ids_1T.size, bool)
+        x_1TD, choices = self._network.hidden_packed(stream, self._pins(request.pinned, len(self.config.moe_layers), valid_T))
+        if request.logits == "last":
+            x_1TD = x_1TD[:, self._to_device(stream.bounds[1:] - 1)]
+        logits = None if request.logits == "none" else self._network.logits(x_1TD).cpu().numpy()
+        return StepOutput(logits, self._routing(choices, valid_T) if request.routing else None)
+
+    @torch.inference_mode()
+    def loss(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, labels_BS: np.ndarray, padding: str = "right") -> float:
+        """Loss, see the contract. The valid tokens run as a packed stream: no pads, no cache, and logits only where a label asks."""
+        ids_BS, lengths_B = self._prompt(input_ids_BS, lengths_B, padding)
+        batch = place(ids_BS, lengths_B, padding, np.zeros_like(lengths_B))
+        check_room(batch, self._cache.max_length)
+        labels_T = check_labels(labels_BS, batch.valid_BS, self.config.vocab_size)[batch.valid_BS]
+        x_1TD, _ = self._network.hidden_packed(valid_stream(ids_BS, batch.valid_BS))
+        asked = np.flatnonzero(labels_T != IGNORED)
+        return cross_entropy(self._network.logits(x_1TD[0, self._to_device(asked - 1)]), labels_T[asked])
+
+    def _prompt(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, padding: str) -> tuple[np.ndarray, np.ndarray]:
+        return check_prompt(input_ids_BS, lengths_B, padding, self._cache.max_batch, self.config.vocab_size)
+
     def _step(self, batch: Batch, request: Request) -> StepOutput:
-        check_placed(batch, self.config.vocab_size, self._cache.max_length)
-        if request.logits not in ("all", "last", "none"):
-            raise InvalidInput(f"logits must be all, last or none, got {request.logits!r}")
+        check_room(batch, self._cache.max_length)
+        _check_request(request)
         pins = self._pins(request.pinned, len(self.config.moe_layers), batch.valid_BS.ravel())
         with torch.inference_mode():
             x_BSD, choices = self._network.hidden(batch, self._cache, pins)
@@ -121,21 +148,36 @@ class NativeModel:
         return moes[layer]
 
     def _states(self, x_TD: np.ndarray) -> Tensor:
-        x = np.asarray(x_TD)
-        _checked("x_TD", x, (x.shape[0] if x.ndim else 0, self.config.hidden_size), np.floating)
-        return self._to_device(x.astype(np.float32)).to(self._network.embed_VD.dtype)
+        return states(x_TD, self.config.hidden_size, self._network.embed_VD.dtype, self._network.embed_VD.device)
 
     def _routing(self, choices: Sequence[Choice], mask_T: np.ndarray) -> Routing:
-        T, K, E = len(mask_T), self.config.routing.top_k, self.config.routing.num_experts
-        return Routing(
-            topk_ids_LTK=_stack([c.ids_TK for c in choices], (T, K), torch.int64),
-            topk_weights_LTK=_stack([c.weights_TK for c in choices], (T, K), torch.float32),
-            router_logits_LTE=_stack([c.logits_TE for c in choices], (T, E), torch.float32),
-            mask_T=mask_T,
-        )
+        return routing_of(choices, mask_T, self.config.routing)
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._network.embed_VD.device)
+
+
+def states(x_TD: np.ndarray, hidden_size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A probe's input on the device. Raises InvalidInput."""
+    x = np.asarray(x_TD)
+    _checked("x_TD", x, (x.shape[0] if x.ndim else 0, hidden_size), np.floating)
+    return torch.from_numpy(np.ascontiguousarray(x.astype(np.float32))).to(device).to(dtype)
+
+
+def routing_of(choices: Sequence[Choice], mask_T: np.ndarray, spec: RoutingSpec) -> Routing:
+    """On the host; L is the number of choices and may be 0."""
+    T, K, E = len(mask_T), spec.top_k, spec.num_experts
+    return Routing(
+        topk_ids_LTK=_stack([c.ids_TK for c in choices], (T, K), torch.int64),
+        topk_weights_LTK=_stack([c.weights_TK for c in choices], (T, K), torch.float32),
+        router_logits_LTE=_stack([c.logits_TE for c in choices], (T, E), torch.float32),
+        mask_T=mask_T,
+    )
+
+
+def _check_request(request: Request) -> None:
+    if request.logits not in ("all", "last", "none"):
+        raise InvalidInput(f"logits must be all, last or none, got {request.logits!r}")
 
 
 def _checked(name: str, array: Any, shape: tuple[int, ...], kind: type) -> np.ndarray:

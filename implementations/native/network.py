@@ -13,10 +13,11 @@ from torch import Tensor
 from implementations.native.attention import Attention, View
 from implementations.native.batch import Batch
 from implementations.native.blocks import blocks
-from implementations.native.cache import KVCache
-from implementations.native.experts import MLP, Experts, combine
+from implementations.native.cache import KVCache, NoCache
+from implementations.native.experts import MLP, Experts, SharedExpert, combine
 from implementations.native.linear import Linear
 from implementations.native.norm import RMSNorm
+from implementations.native.packed import Stream
 from implementations.native.rope import Rope
 from implementations.native.router import Choice, Pin, Router
 
@@ -25,10 +26,12 @@ from implementations.native.router import Choice, Pin, Router
 class MoE:
     router: Router
     experts: Experts
+    shared: SharedExpert | None = None
 
     def __call__(self, x_TD: Tensor, pin: Pin | None = None) -> Tuple[Tensor, Choice]:
         choice = self.router(x_TD, pin)
-        return combine(self.experts(x_TD, choice.ids_TK), choice.weights_TK), choice
+        y_TD = combine(self.experts(x_TD, choice.ids_TK), choice.weights_TK)
+        return (y_TD if self.shared is None else y_TD + self.shared(x_TD)), choice
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,17 @@ class Network:
 
         `pins`: one per MoE layer, or none at all.
         """
-        view = self._view(batch, cache)
-        x_BSD = F.embedding(self._tensor(batch.ids_BS), self.embed_VD)
+        x_BSD = F.embedding(self._tensor(batch.ids_BS), self.embed_VD)  # at pads row 0: even a NaN there stays in rows nobody reads
+        return self._layers(x_BSD, self._view(batch, cache), pins)
+
+    def hidden_packed(self, stream: Stream, pins: Sequence[Pin | None] = ()) -> Tuple[Tensor, List[Choice]]:
+        """The same over a stream of sequences that do not see each other, without a cache; B = 1."""
+        rotation = self.rope.at(self._tensor(stream.positions_1T))
+        seen = stream.blocks(self.window, self.group, self.embed_VD.device)
+        view = View(NoCache(), rotation, None, seen, stream.ids_1T.shape[1])
+        return self._layers(F.embedding(self._tensor(stream.ids_1T), self.embed_VD), view, pins)
+
+    def _layers(self, x_BSD: Tensor, view: View, pins: Sequence[Pin | None]) -> Tuple[Tensor, List[Choice]]:
         next_pin: Iterator[Pin | None] = iter(pins)
         choices: List[Choice] = []
         for i, layer in enumerate(self.layers):

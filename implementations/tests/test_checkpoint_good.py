@@ -35,6 +35,20 @@ QWEN = {
     "head_dim": 4, "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [], "attention_bias": False, "sliding_window": None,
     "use_sliding_window": False,
 }  # fmt: skip
+QWEN2 = {
+    **COMMON, **CURRENT, "architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe", "intermediate_size": 14,
+    "moe_intermediate_size": 8, "shared_expert_intermediate_size": 11, "num_experts": 5, "norm_topk_prob": False, "decoder_sparse_step": 1,
+    "mlp_only_layers": [1], "sliding_window": 32768, "use_sliding_window": False, "max_window_layers": 21,
+}  # fmt: skip
+OLMOE = {
+    **COMMON, **LEGACY, "architectures": ["OlmoeForCausalLM"], "model_type": "olmoe", "intermediate_size": 8, "num_experts": 5,
+    "norm_topk_prob": False, "clip_qkv": None, "attention_bias": False,
+}  # fmt: skip
+DOTS = {
+    **COMMON, **CURRENT, "architectures": ["Dots1ForCausalLM"], "model_type": "dots1", "intermediate_size": 14, "moe_intermediate_size": 8,
+    "head_dim": 4, "n_routed_experts": 5, "n_shared_experts": 2, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+    "norm_topk_prob": True, "routed_scaling_factor": 2.5, "attention_bias": False, "sliding_window": None, "scoring_func": "noaux_tc",
+}  # fmt: skip
 MIXTRAL_CURRENT = {**MIXTRAL, **CURRENT, "head_dim": None}
 MIXTRAL_LEGACY = {**MIXTRAL, **LEGACY}
 QWEN_CURRENT = {**QWEN, **CURRENT, "num_local_experts": 5}
@@ -45,6 +59,8 @@ Tensors = dict[str, np.ndarray]
 
 def dense_layers(raw: Raw) -> list[int]:
     """Written out for the configs of this file: `decoder_sparse_step` 2 leaves experts in every second layer, counted from one."""
+    if raw["model_type"] == "dots1":
+        return list(range(raw["first_k_dense_replace"]))
     sparse = range(raw["num_hidden_layers"]) if raw.get("decoder_sparse_step", 1) == 1 else range(1, raw["num_hidden_layers"], 2)
     return [i for i in range(raw["num_hidden_layers"]) if i not in sparse or i in raw.get("mlp_only_layers", [])]
 
@@ -59,35 +75,47 @@ def hf_shapes(raw: Raw) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from ((layer + "input_layernorm.weight", (D,)), (layer + "post_attention_layernorm.weight", (D,)))
         for part, shape in (("q_proj", (q, D)), ("k_proj", (kv, D)), ("v_proj", (kv, D)), ("o_proj", (D, q))):
             yield f"{layer}self_attn.{part}.weight", shape
-            if raw.get("attention_bias"):
+            if raw.get("attention_bias") or (raw["model_type"] == "qwen2_moe" and part != "o_proj"):
                 yield f"{layer}self_attn.{part}.bias", shape[:1]
-        yield from ((layer + name, shape) for name, shape in ffn_shapes(raw, i, P))
+        norms = {"qwen3_moe": (P, P), "dots1": (P, P), "olmoe": (q, kv)}.get(raw["model_type"], ())
+        yield from ((f"{layer}self_attn.{part}_norm.weight", (width,)) for part, width in zip("qk", norms))
+        yield from ((layer + name, shape) for name, shape in ffn_shapes(raw, i))
     yield "model.norm.weight", (D,)
     if not raw["tie_word_embeddings"]:
         yield "lm_head.weight", (V, D)
 
 
-def ffn_shapes(raw: Raw, layer: int, P: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def ffn_shapes(raw: Raw, layer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     D, mixtral = raw["hidden_size"], raw["model_type"] == "mixtral"
-    if not mixtral:
-        yield from (("self_attn.q_norm.weight", (P,)), ("self_attn.k_norm.weight", (P,)))
     if layer in dense_layers(raw):
         width = raw["intermediate_size"]
         yield from (("mlp.gate_proj.weight", (width, D)), ("mlp.up_proj.weight", (width, D)), ("mlp.down_proj.weight", (D, width)))
         return
-    block, F = ("block_sparse_moe", raw["intermediate_size"]) if mixtral else ("mlp", raw["moe_intermediate_size"])
+    block, F = "block_sparse_moe" if mixtral else "mlp", raw.get("moe_intermediate_size", raw["intermediate_size"])
     gate, up, down = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
     yield f"{block}.gate.weight", (5, D)
     for e in range(5):
         expert = f"{block}.experts.{e}."
         yield from ((f"{expert}{gate}.weight", (F, D)), (f"{expert}{up}.weight", (F, D)), (f"{expert}{down}.weight", (D, F)))
+    shared = {"qwen2_moe": ("shared_expert", 11), "dots1": ("shared_experts", 16)}.get(raw["model_type"])
+    if shared is not None:
+        name, width = shared
+        yield from ((f"mlp.{name}.{part}.weight", (width, D)) for part in ("gate_proj", "up_proj"))
+        yield f"mlp.{name}.down_proj.weight", (D, width)
+    if raw["model_type"] == "qwen2_moe":
+        yield "mlp.shared_expert_gate.weight", (1, D)
+    if raw["model_type"] == "dots1":
+        yield "mlp.gate.e_score_correction_bias", (5,)
 
 
 def random_tensors(raw: Raw, seed: int = 0) -> Tensors:
-    """Random BITS: NaNs with payloads, denormals and negative zeros must survive too."""
-    rng, dtype = np.random.default_rng(seed), DTYPES[raw.get("dtype") or raw["torch_dtype"]]
-    shapes = dict(hf_shapes(raw))
-    return {name: np.frombuffer(rng.bytes(dtype.itemsize * int(np.prod(s))), dtype).reshape(s) for name, s in shapes.items()}
+    """Random BITS: NaNs with payloads, denormals and negative zeros must survive too. Correction biases are float32 in every model."""
+    rng, usual = np.random.default_rng(seed), DTYPES[raw.get("dtype") or raw["torch_dtype"]]
+    tensors = {}
+    for name, shape in hf_shapes(raw):
+        dtype = DTYPES["float32"] if name.endswith("correction_bias") else usual
+        tensors[name] = np.frombuffer(rng.bytes(dtype.itemsize * int(np.prod(shape))), dtype).reshape(shape)
+    return tensors
 
 
 def write_directory(path: Path, raw: Raw, tensors: Tensors, shards: int = 1) -> Path:
@@ -129,6 +157,11 @@ def expected_layer(raw: Raw, hf: Tensors, i: int) -> Iterator[tuple[str, np.ndar
     yield "moe.router.weight", hf[f"{layer}{block}.gate.weight"]
     yield "moe.gate_up.weight", np.concatenate([gate, up], axis=1)
     yield "moe.down.weight", down
+    optional = {"gate.e_score_correction_bias": "router.correction_bias", "shared_expert_gate.weight": "shared.gate.weight"}
+    optional |= {"shared_expert.down_proj.weight": "shared.down.weight", "shared_experts.down_proj.weight": "shared.down.weight"}
+    yield from ((f"moe.{ours}", hf[f"{layer}mlp.{name}"]) for name, ours in optional.items() if f"{layer}mlp.{name}" in hf)
+    for shared in (f"{layer}mlp.{name}" for name in ("shared_expert", "shared_experts") if f"{layer}mlp.{name}.up_proj.weight" in hf):
+        yield "moe.shared.gate_up.weight", np.concatenate([hf[f"{shared}.gate_proj.weight"], hf[f"{shared}.up_proj.weight"]])
 
 
 def assert_same_bits(checkpoint: Checkpoint, expected: Tensors) -> None:
@@ -144,6 +177,10 @@ GOOD: dict[str, tuple[Raw, int]] = {
     "mixtral legacy, sharded": (MIXTRAL_LEGACY, 3),
     "qwen3_moe current, sharded": (QWEN_CURRENT, 2),
     "qwen3_moe legacy": (QWEN_LEGACY, 1),
+    "qwen2_moe, sharded": (QWEN2, 2),
+    "olmoe, bias": ({**OLMOE, "attention_bias": True}, 1),
+    "dots1, float32 correction in bfloat16": ({**DOTS, "dtype": "bfloat16"}, 1),
+    "dots1, dense only": ({**DOTS, "first_k_dense_replace": 3}, 1),
     "num_experts and num_local_experts agree": ({**QWEN_CURRENT, "num_experts": 5}, 1),
     "bfloat16": ({**QWEN_CURRENT, "dtype": "bfloat16"}, 2),
     "float16": ({**MIXTRAL_LEGACY, "torch_dtype": "float16"}, 1),
@@ -164,6 +201,18 @@ def test_a_good_directory_is_read_bit_for_bit(tmp_path: Path, raw: Raw, shards: 
         assert checkpoint.raw_config == raw
         assert checkpoint.config.moe_layers == tuple(i for i in range(3) if i not in dense_layers(raw))
         assert all(checkpoint.source(name).tobytes() == array.tobytes() for name, array in tensors.items())
+
+
+@pytest.mark.parametrize("stored, size", [("float32", 4), ("bfloat16", 2)])
+def test_a_correction_bias_may_have_the_models_dtype(tmp_path: Path, stored: str, size: int):
+    raw = {**DOTS, "dtype": "bfloat16"}
+    tensors = random_tensors(raw)
+    name = "model.layers.2.mlp.gate.e_score_correction_bias"
+    tensors[name] = tensors[name].astype(DTYPES[stored])
+    with Checkpoint(write_directory(tmp_path / "m", raw, tensors)) as checkpoint:
+        assert checkpoint.tensor("layers.2.moe.router.correction_bias").tobytes() == tensors[name].tobytes()
+        assert checkpoint.bytes("layers.2.moe.router.correction_bias") == 5 * size
+        assert checkpoint.bytes("layers.2.moe.router.weight") == 5 * 12 * 2
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["without stored head", "with stored head"])

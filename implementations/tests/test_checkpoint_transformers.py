@@ -33,6 +33,20 @@ MODELS = {
     "qwen3_moe tied": lambda: transformers.Qwen3MoeForCausalLM(
         transformers.Qwen3MoeConfig(**SIZES, intermediate_size=28, moe_intermediate_size=12, num_experts=7, tie_word_embeddings=True)
     ),
+    "qwen2_moe": lambda: transformers.Qwen2MoeForCausalLM(
+        transformers.Qwen2MoeConfig(
+            **SIZES, intermediate_size=28, moe_intermediate_size=12, shared_expert_intermediate_size=20, num_experts=7, mlp_only_layers=[1]
+        )
+    ),
+    "olmoe": lambda: transformers.OlmoeForCausalLM(
+        transformers.OlmoeConfig(**SIZES | {"head_dim": 4, "pad_token_id": 0}, intermediate_size=12, num_experts=7)
+    ),
+    "dots1": lambda: transformers.Dots1ForCausalLM(
+        transformers.Dots1Config(
+            **SIZES, intermediate_size=28, moe_intermediate_size=12, n_routed_experts=6, n_shared_experts=2, n_group=3, topk_group=2,
+            first_k_dense_replace=1, sliding_window=None,
+        )
+    ),
 }  # fmt: skip
 
 
@@ -42,21 +56,28 @@ def bits(tensor: Any) -> bytes:
 
 
 def hf_parameters(model: Any) -> dict[str, Any]:
-    """transformers' parameters in memory under canonical names: it stacks experts itself, and only a dense MLP's gate and up are apart."""
-    state, found = dict(model.named_parameters()), {}
+    """transformers' tensors in memory under canonical names: it stacks experts itself, and only a single MLP's gate and up are apart."""
+    state, found = {**dict(model.named_parameters()), **corrections(model)}, {}
     for name, tensor in state.items():
-        if name.endswith("mlp.gate_proj.weight"):
+        if name.endswith(".gate_proj.weight"):
             found[canonical_name(name)] = torch.cat([tensor, state[name.replace("gate_proj", "up_proj")]])
-        elif not name.endswith("mlp.up_proj.weight"):
+        elif not name.endswith(".up_proj.weight"):
             found[canonical_name(name)] = tensor
     return found
+
+
+def corrections(model: Any) -> dict[str, Any]:
+    """The only buffers that are stored."""
+    return {name: buffer for name, buffer in model.named_buffers() if name.endswith("correction_bias")}
 
 
 def canonical_name(name: str) -> str:
     renames = (
         ("model.", ""), ("embed_tokens", "embed"), ("input_layernorm", "attention_norm"), ("post_attention_layernorm", "ffn_norm"),
         ("self_attn", "attention"), ("mlp.experts.gate_up_proj", "moe.gate_up.weight"), ("mlp.experts.down_proj", "moe.down.weight"),
-        ("mlp.gate.weight", "moe.router.weight"), ("mlp.gate_proj", "mlp.gate_up"), ("_proj", ""),
+        ("mlp.gate.weight", "moe.router.weight"), ("mlp.gate.e_score_", "moe.router."), ("mlp.shared_expert_gate", "moe.shared.gate"),
+        ("mlp.shared_experts.", "moe.shared."), ("mlp.shared_expert.", "moe.shared."), ("shared.gate_proj", "shared.gate_up"),
+        ("mlp.gate_proj", "mlp.gate_up"), ("_proj", ""),
     )  # fmt: skip
     for old, new in renames:
         name = name.replace(old, new)
@@ -67,15 +88,16 @@ def fill(model: Any) -> None:
     """Every parameter random: transformers starts norms at one and biases at zero, which would hide an exchange of two of them."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in [*model.parameters(), *corrections(model).values()]:
             parameter.copy_(torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype, shard_size", [("float32", "1GB"), ("bfloat16", "8KB"), ("float16", "1GB")])
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("shard_size", ["1GB", "8KB"])
 def test_what_transformers_saves_is_read_bit_for_bit(tmp_path: Path, name: str, dtype: str, shard_size: str):
-    model = MODELS[name]().to(getattr(torch, dtype))
+    model = MODELS[name]()
+    for parameter in model.parameters():  # not the correction biases, which transformers keeps in float32
+        parameter.data = parameter.data.to(getattr(torch, dtype))
     fill(model)
     model.save_pretrained(tmp_path, max_shard_size=shard_size)
     assert (tmp_path / "model.safetensors.index.json").exists() is (shard_size == "8KB")
@@ -84,13 +106,14 @@ def test_what_transformers_saves_is_read_bit_for_bit(tmp_path: Path, name: str, 
         assert sorted(checkpoint.names()) == sorted(expected)
         for canonical, parameter in expected.items():
             found = checkpoint.tensor(canonical)
-            assert found.dtype.name == dtype and found.shape == tuple(parameter.shape), canonical
+            assert f"torch.{found.dtype.name}" == str(parameter.dtype) and found.shape == tuple(parameter.shape), canonical
             assert found.tobytes() == bits(parameter), canonical
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
-@pytest.mark.parametrize("tied, stored", [(False, True), (True, False), (True, True)], ids=["head", "tied", "tied with head"])
+@pytest.mark.parametrize("family", sorted(families.families()))
+@pytest.mark.parametrize(
+    "dtype, tied, stored", [("bfloat16", False, True), ("float32", True, False), ("float16", True, True)], ids=["head", "tied", "both"]
+)
 def test_what_we_write_is_loaded_by_transformers(tmp_path: Path, family: str, dtype: str, tied: bool, stored: bool):
     config = tiny_config(family, dtype, tie_word_embeddings=tied)
     tensors = tiny_tensors(config, stored_head=stored)
@@ -105,11 +128,12 @@ def test_what_we_write_is_loaded_by_transformers(tmp_path: Path, family: str, dt
         assert bits(parameter) == np.ascontiguousarray(tensors[name]).tobytes(), name
 
 
-@pytest.mark.parametrize("family, name", [("mixtral", "mixtral-8x7b"), ("qwen3_moe", "qwen3-30b-a3b")])
+@pytest.mark.parametrize("family, name", [(f.name, name) for f in families.families().values() for name in sorted(f.public)])
 def test_transformers_counts_the_same_parameters(tmp_path: Path, family: str, name: str):
     """On the meta device: shapes without memory."""
     raw = families.family(family).public[name]
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(tmp_path))
-    assert sum(parameter.numel() for parameter in model.parameters()) == parameter_counts(families.family(family).parse(raw))[0]
+    stored = [*model.parameters(), *corrections(model).values()]
+    assert sum(tensor.numel() for tensor in stored) == parameter_counts(families.family(family).parse(raw))[0]

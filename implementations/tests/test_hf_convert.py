@@ -39,9 +39,8 @@ def rewrite(path: Path, raw: dict[str, Any]) -> None:
     (path / "config.json").write_text(json.dumps(raw))
 
 
-@pytest.mark.parametrize("name", ["hf", "hf:batched_mm", "hf:grouped_mm"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("dtype, name", [("float32", "hf"), ("bfloat16", "hf:batched_mm"), ("float16", "hf:grouped_mm")])
+@pytest.mark.parametrize("family", sorted(families.families()))
 def test_round_trip_is_bit_exact(tmp_path: Path, family: str, dtype: str, name: str):
     tiny_checkpoint(tmp_path / "a", family, seed=7, dtype=dtype)
     (tmp_path / "a" / "tokenizer.json").write_text('{"x": 1}')
@@ -54,12 +53,13 @@ def test_round_trip_is_bit_exact(tmp_path: Path, family: str, dtype: str, name: 
         assert (tmp_path / "c" / side).read_bytes() == (tmp_path / "a" / side).read_bytes()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("style", ["current", "legacy"])
 def test_round_trip_of_fuzzed_configs(tmp_path: Path, seed: int, style: str):
     rng = np.random.default_rng(seed)
-    family = ("mixtral", "qwen3_moe")[seed % 2]
-    E = int(rng.integers(1, 9))
+    family = sorted(families.families())[seed % 5]
+    free = families.family(family).free
+    E = int(rng.integers(2, 9))
     changes: dict[str, Any] = dict(
         num_experts=E,
         top_k=int(rng.integers(1, E + 1)),
@@ -69,12 +69,18 @@ def test_round_trip_of_fuzzed_configs(tmp_path: Path, seed: int, style: str):
         rope_theta=float(rng.choice([1e4, 1234567.0])),
         eos_token_ids=((), (5,), (5, 7))[seed % 3],
         pad_token_id=(None, 0)[seed % 2],
-        head_dim=2 * int(rng.integers(2, 7)),
-        sliding_window=(None, 3)[int(rng.integers(2))],
+        normalize_topk=bool(rng.integers(2)) if "normalize_topk" in free else True,
     )
-    if family == "qwen3_moe":
-        changes["moe_layers"] = ((0, 1, 2), (1,), ())[seed // 2]
-        changes |= {"attention_bias": bool(rng.integers(2)), "normalize_topk": bool(rng.integers(2))}
+    if "head_dim" in free:
+        changes["head_dim"] = 2 * int(rng.integers(2, 7))
+    else:
+        changes["hidden_size"] = 8 * int(rng.integers(2, 6))
+    if "sliding_window" in free:
+        changes["sliding_window"] = (None, 3)[int(rng.integers(2))]
+    if "dense_layers" in free:
+        changes["moe_layers"] = ((0, 1, 2), (1,), ())[seed % 3]
+    if "attention_bias" in free:
+        changes["attention_bias"] = ((), tuple("qkv") if family == "qwen2_moe" else tuple("qkvo"))[int(rng.integers(2))]
     config = tiny_checkpoint(tmp_path / "a", family, seed=seed, **changes)
     if style == "legacy":
         rewrite(tmp_path / "a", legacy(json.loads((tmp_path / "a" / "config.json").read_text())))
@@ -85,8 +91,7 @@ def test_round_trip_of_fuzzed_configs(tmp_path: Path, seed: int, style: str):
         assert written.config == config
 
 
-@pytest.mark.parametrize("stored_head", [True, False])
-@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("family, stored_head", [("mixtral", True), ("qwen3_moe", False), ("olmoe", True), ("dots1", False)])
 def test_tied_head(tmp_path: Path, family: str, stored_head: bool):
     """A stored copy of a tied head is the one tensor that is declared lost."""
     tiny_checkpoint(tmp_path / "a", family, tie_word_embeddings=True, stored_head=stored_head)
@@ -114,6 +119,23 @@ def test_sharded_source(tmp_path: Path):
     registry.backend("hf").to_hf(str(tmp_path / "a"), str(tmp_path / "b"))
     assert stored(tmp_path / "a") == stored(tmp_path / "b")
     assert not (tmp_path / "b" / "model.safetensors.index.json").exists()  # it fits one shard of transformers' size
+
+
+def test_a_correction_bias_in_the_models_dtype_is_widened(tmp_path: Path):
+    """Declared lossy: transformers keeps it in float32. Its values stay."""
+    config = tiny_config("dots1", dtype="bfloat16")
+    description, tensors = families.family("dots1"), tiny_tensors(config)
+    narrow = {name: t.astype("bfloat16") if name.endswith("correction_bias") else t for name, t in tensors.items()}
+    write_checkpoint(tmp_path / "a", description.to_hf(config), dict(scatter(description.layout(config, True), narrow)))
+    registry.backend("hf").from_hf(str(tmp_path / "a"), str(tmp_path / "b"))
+    before, after = stored(tmp_path / "a"), stored(tmp_path / "b")
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {f"model.layers.{i}.mlp.gate.e_score_correction_bias" for i in config.moe_layers}
+    for i in config.moe_layers:
+        with Checkpoint(tmp_path / "b") as written:
+            name = f"layers.{i}.moe.router.correction_bias"
+            assert np.array_equal(written.tensor(name), narrow[name].astype(np.float32))
+    assert any(sentence.startswith("correction biases: ") for sentence in registry.backend("hf").capabilities().lossy)
 
 
 def test_absent_token_ids_stay_absent(tmp_path: Path):

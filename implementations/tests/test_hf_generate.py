@@ -35,8 +35,9 @@ def greedy_by_steps(model: Any, row: np.ndarray, new: int) -> list[int]:
     return ids
 
 
-@pytest.mark.parametrize("padding", ["left", "right"])
-@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "family, padding", [("mixtral", "left"), ("qwen3_moe", "right"), ("qwen2_moe", "left"), ("olmoe", "right"), ("dots1", "left")]
+)
 def test_greedy_equals_steps_of_each_row_alone(tmp_path: Path, family: str, padding: str):
     model, _ = load(tmp_path, family)
     ids = prompts()

@@ -21,8 +21,11 @@ from implementations.interface import (  # noqa: E402
     GoldenTrainer,
     InvalidInput,
     LoadSpec,
+    Loss,
+    Packed,
     Probe,
     Request,
+    RouterBuilder,
     Unsupported,
 )
 from implementations.tests.tiny import tiny_checkpoint  # noqa: E402
@@ -80,16 +83,28 @@ def test_what_transformers_reports_is_an_error(tmp_path: Path, monkeypatch: pyte
         registry.backend("hf").load(str(tmp_path / "c"), LoadSpec())
 
 
-@pytest.mark.parametrize("field", ["vocab_size", "sliding_window", "rope_parameters", "num_experts_per_tok", "head_dim", "eos_token_id"])
-def test_config_that_transformers_reads_differently_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str):
+FORGED = {
+    "qwen3_moe": "vocab_size sliding_window rope_parameters num_experts_per_tok head_dim eos_token_id attention_bias",
+    "qwen2_moe": "qkv_bias shared_expert_intermediate_size norm_topk_prob",
+    "olmoe": "clip_qkv num_experts",
+    "dots1": "n_group topk_group routed_scaling_factor n_shared_experts first_k_dense_replace n_routed_experts",
+}
+FORGED_VALUES = {
+    "rope_parameters": {"rope_theta": 3.0, "rope_type": "default"}, "attention_bias": True, "qkv_bias": False, "norm_topk_prob": True,
+    "first_k_dense_replace": 2, "clip_qkv": 1.0, "routed_scaling_factor": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family, field", [(family, field) for family, fields in FORGED.items() for field in fields.split()])
+def test_config_that_transformers_reads_differently_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, field: str):
     from implementations.hf import loading
 
-    tiny_checkpoint(tmp_path / "c", "qwen3_moe")
+    tiny_checkpoint(tmp_path / "c", family)
     original = loading.AutoModelForCausalLM.from_pretrained
 
     def forged(*args: Any, **kwargs: Any) -> Any:
         module, info = original(*args, **kwargs)
-        setattr(module.config, field, {"rope_theta": 3.0, "rope_type": "default"} if field == "rope_parameters" else 1)
+        setattr(module.config, field, FORGED_VALUES.get(field, 1))
         return module, info
 
     monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", forged)
@@ -120,8 +135,9 @@ def test_loading_leaves_settings_alone_and_is_silent(tmp_path: Path, capfd: pyte
 
 def test_declared_protocols_are_there(tmp_path: Path):
     model, _ = load(tmp_path)
-    assert isinstance(model, Probe) and isinstance(model, Generate) and isinstance(registry.backend("hf"), GoldenTrainer)
-    assert {"probe", "generate", "train"} <= set(registry.backend("hf").capabilities().features)
+    assert all(isinstance(model, protocol) for protocol in (Probe, Generate, Packed, Loss))
+    assert isinstance(registry.backend("hf"), GoldenTrainer) and isinstance(registry.backend("hf"), RouterBuilder)
+    assert {"probe", "generate", "packed", "loss", "router", "train"} <= set(registry.backend("hf").capabilities().features)
 
 
 def test_missing_library_is_a_reason_and_not_a_crash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 
 import torch  # noqa: E402
 
+from implementations import families  # noqa: E402
 from implementations.interface import (  # noqa: E402
     InvalidInput,
     Request,
@@ -22,7 +23,8 @@ from implementations.tests.tiny_hf import ALL, assert_same_maths, full, load, on
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FAMILIES = ("mixtral", "qwen3_moe")
+FAMILIES = sorted(families.families())
+WINDOWED = [family for family in FAMILIES if "sliding_window" in families.family(family).free]
 LENGTHS = np.array([12, 5, 9])
 
 
@@ -47,8 +49,7 @@ def test_attention_option_reaches_transformers(tmp_path: Path):
     assert_same_maths(eager.prefill(ids, full(ids), ALL).logits_BSV, sdpa.prefill(ids, full(ids), ALL).logits_BSV, config)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("padding, attention", [("left", "sdpa"), ("right", "sdpa"), ("right", "eager")])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ragged_rows_equal_rows_alone(tmp_path: Path, family: str, padding: str, attention: str):
     """Prefill, a ragged second chunk and a decode step; `all` and `last`."""
@@ -71,8 +72,7 @@ def valid(row: np.ndarray, length: int, padding: str) -> np.ndarray:
     return row[:length] if padding == "right" else row[len(row) - length :]
 
 
-@pytest.mark.parametrize("window", [None, 2, 5])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family, window", [(family, None) for family in FAMILIES] + [(family, w) for family in WINDOWED for w in (2, 5)])
 def test_chunks_and_decode_equal_the_whole(tmp_path: Path, family: str, window: int | None):
     model, config = load(tmp_path, family, sliding_window=window)
     ids = prompts()
@@ -132,8 +132,7 @@ def test_last_is_the_last_of_all_and_none_is_none(tmp_path: Path):
     assert model.decode(ids[:, 0], Request("all")).logits_BSV.shape == (3, 1, config.vocab_size)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["hf", "hf:batched_mm", "hf:grouped_mm"])
+@pytest.mark.parametrize("family, name", [("mixtral", "hf"), ("qwen3_moe", "hf:batched_mm"), ("dots1", "hf:grouped_mm")])
 def test_reset_is_bit_equal_to_a_fresh_load(tmp_path: Path, family: str, name: str):
     model, _ = load(tmp_path, family, name)
     ids = prompts()
@@ -229,6 +228,9 @@ def test_dtype_is_the_one_asked_for(tmp_path: Path, family: str, dtype: str):
     model, config = load(tmp_path, family, dtype=dtype)
     ids = prompts()
     assert {str(p.dtype) for p in model._module.parameters()} == {f"torch.{dtype}"}
+    corrections = [buffer for name, buffer in model._module.named_buffers() if name.endswith("correction_bias")]
+    assert len(corrections) == (len(config.moe_layers) if config.routing.correction_bias else 0)
+    assert all(buffer.dtype == torch.float32 and buffer.abs().min() > 0 for buffer in corrections)
     assert np.isfinite(model.prefill(ids, LENGTHS, Request("all", padding="left")).logits_BSV).all()
     capabilities = model.capabilities()
     assert (capabilities.architecture, capabilities.num_experts, capabilities.experts_per_token, capabilities.norm_topk_prob) == (
@@ -237,7 +239,8 @@ def test_dtype_is_the_one_asked_for(tmp_path: Path, family: str, dtype: str):
         config.routing.top_k,
         config.routing.normalize_topk,
     )
-    assert capabilities.head_dim_override == (family == "qwen3_moe") and capabilities.is_moe and not capabilities.is_quantized
+    assert capabilities.head_dim_override == (config.head_dim * 4 != 32) and capabilities.sliding_window is None
+    assert capabilities.is_moe and not capabilities.is_quantized
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

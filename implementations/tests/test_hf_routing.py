@@ -14,32 +14,55 @@ pytest.importorskip("transformers")
 
 import torch  # noqa: E402
 
+from implementations import families  # noqa: E402
 from implementations.interface import InvalidInput, ModelConfig, PinnedRouting, Request, Routing  # noqa: E402
 from implementations.tests.tiny import tiny_tensors  # noqa: E402
 from implementations.tests.tiny_hf import ALL, assert_same_maths, full, load, one_thread, prompts  # noqa: E402, F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-FAMILIES = ("mixtral", "qwen3_moe")
+FAMILIES = sorted(families.families())
+CHOICES = [("mixtral", True), ("qwen3_moe", True), ("qwen3_moe", False), ("olmoe", False), ("dots1", True), ("dots1", False)]
 KERNELS = ("hf", "hf:batched_mm", "hf:grouped_mm")
 LENGTHS = np.array([12, 5, 9])
 
 
-def recomputed(config: ModelConfig, routing: Routing) -> tuple[np.ndarray, np.ndarray]:
-    """(ids_LTK, weights_LTK) in float64 from the router logits, as the RoutingSpec says."""
+def scores_of(config: ModelConfig, routing: Routing) -> np.ndarray:
+    """scores_LTE in float64 from the router logits."""
     assert routing.router_logits_LTE is not None
     logits = routing.router_logits_LTE.astype(np.float64)
+    if config.routing.scoring == "sigmoid":
+        return 1 / (1 + np.exp(-logits))
     scores = np.exp(logits - logits.max(-1, keepdims=True))
-    scores /= scores.sum(-1, keepdims=True)
-    ids = np.argsort(-scores, axis=-1)[..., : config.routing.top_k]
-    weights = np.take_along_axis(scores, ids, axis=-1)
-    return ids, weights / weights.sum(-1, keepdims=True) if config.routing.normalize_topk else weights
+    return scores / scores.sum(-1, keepdims=True)
+
+
+def ranking_of(config: ModelConfig, scores_LTE: np.ndarray) -> np.ndarray:
+    """What selection ranks, -inf outside of the best groups."""
+    spec = config.routing
+    ranking = scores_LTE.copy()
+    if spec.correction_bias:
+        tensors = tiny_tensors(config)
+        ranking += np.stack([tensors[f"layers.{i}.moe.router.correction_bias"] for i in config.moe_layers])[:, None]
+    if spec.num_groups == 1:
+        return ranking
+    grouped = ranking.reshape(*ranking.shape[:2], spec.num_groups, -1)
+    totals = np.sort(grouped, axis=-1)[..., -2:].sum(-1)
+    worst = np.argsort(-totals, axis=-1)[..., spec.top_groups :]
+    np.put_along_axis(grouped, worst[..., None], -np.inf, axis=2)
+    return grouped.reshape(ranking.shape)
+
+
+def weights_of(config: ModelConfig, scores_LTE: np.ndarray, ids_LTK: np.ndarray) -> np.ndarray:
+    weights = np.take_along_axis(scores_LTE, ids_LTK, axis=-1)
+    normalised = weights / weights.sum(-1, keepdims=True) if config.routing.normalize_topk else weights
+    return normalised * config.routing.scaling_factor
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family, normalize", [("mixtral", True), ("qwen3_moe", True), ("qwen3_moe", False)])
+@pytest.mark.parametrize("family, normalize", CHOICES)
 def test_routing_shapes_and_values(tmp_path: Path, family: str, dtype: str, normalize: bool):
-    """Layer 1 of the Qwen3-MoE model is dense, so L is 2 of 3 layers. Weights are as combined: in the model's dtype in Qwen3-MoE, always in
-    float32 in Mixtral."""
+    """Layer 1 of the Qwen3-MoE model is dense, so L is 2 of 3 layers. Weights are as combined: always in float32 in Mixtral and dots.llm1,
+    in the model's dtype in the others."""
     model, config = load(tmp_path, family, dtype=dtype, normalize_topk=normalize)
     ids = prompts()
     routing = model.prefill(ids, LENGTHS, Request("none", routing=True, padding="left")).routing
@@ -49,12 +72,15 @@ def test_routing_shapes_and_values(tmp_path: Path, family: str, dtype: str, norm
     assert routing.topk_ids_LTK.dtype == np.int64 and routing.topk_weights_LTK.dtype == np.float32 and routing.dropped_LTK is None
     assert np.array_equal(routing.mask_T.reshape(3, 12), np.arange(12) >= 12 - LENGTHS[:, None])
     # Rounding the weight to bfloat16 errs by 2^-8 relative at most, float32 softmax by a few units.
-    expected_ids, expected = recomputed(config, routing)
-    gap = np.diff(-np.sort(-routing.router_logits_LTE, axis=-1), axis=-1) == 0  # equal bfloat16 logits: either expert may come first
-    clear = ~gap[..., : K + 1].any(axis=-1)
+    scores = scores_of(config, routing)
+    ranking = ranking_of(config, scores)
+    ranked = -np.sort(-ranking, axis=-1)
+    clear = ranked[..., K - 1] - ranked[..., K] > 1e-6  # equal bfloat16 logits: either expert may come first
     assert clear.mean() > 0.5
-    assert np.array_equal(routing.topk_ids_LTK[clear], expected_ids[clear])
-    rounded = family == "qwen3_moe" and dtype == "bfloat16"
+    chosen = np.sort(np.argsort(-ranking, axis=-1)[..., :K], axis=-1)
+    assert np.array_equal(np.sort(routing.topk_ids_LTK, axis=-1)[clear], chosen[clear])
+    rounded = family not in ("mixtral", "dots1") and dtype == "bfloat16"
+    expected = weights_of(config, scores, routing.topk_ids_LTK)
     np.testing.assert_allclose(routing.topk_weights_LTK[clear], expected[clear], rtol=2.0**-8 if rounded else 2.0**-20)
     in_bfloat16 = routing.topk_weights_LTK.astype(ml_dtypes.bfloat16).astype(np.float32)
     assert np.array_equal(in_bfloat16, routing.topk_weights_LTK) == rounded
@@ -82,9 +108,8 @@ def test_capture_is_only_there_when_asked_for_and_changes_nothing(tmp_path: Path
     assert not any(module._forward_hooks for module in model._module.modules())
 
 
-@pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family, normalize", [("mixtral", True), ("qwen3_moe", True), ("qwen3_moe", False)])
+@pytest.mark.parametrize("name, dtype", list(zip(KERNELS, ["float32", "bfloat16", "bfloat16"])))
+@pytest.mark.parametrize("family, normalize", CHOICES)
 def test_pinning_the_own_routing_reproduces_the_run(tmp_path: Path, family: str, normalize: bool, dtype: str, name: str):
     """Bit for bit: the same ids in the same order, and weights that go through the same operations."""
     model, _ = load(tmp_path, family, name, dtype=dtype, normalize_topk=normalize)
@@ -98,9 +123,9 @@ def test_pinning_the_own_routing_reproduces_the_run(tmp_path: Path, family: str,
         assert np.array_equal(again.routing.topk_weights_LTK, own.routing.topk_weights_LTK)
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_pinning_other_experts_uses_them(tmp_path: Path, name: str):
-    model, config = load(tmp_path, "qwen3_moe", name)
+@pytest.mark.parametrize("family, name", [("qwen3_moe", "hf"), ("dots1", "hf"), ("qwen2_moe", "hf:batched_mm"), ("dots1", "hf:grouped_mm")])
+def test_pinning_other_experts_uses_them(tmp_path: Path, family: str, name: str):
+    model, config = load(tmp_path, family, name)
     ids = prompts()
     own = model.prefill(ids, full(ids), ALL)
     model.reset()
@@ -108,11 +133,8 @@ def test_pinning_other_experts_uses_them(tmp_path: Path, name: str):
     pinned = model.prefill(ids, full(ids), replace(ALL, pinned=PinnedRouting(other)))
     assert np.array_equal(pinned.routing.topk_ids_LTK, other)
     assert np.abs(pinned.logits_BSV - own.logits_BSV).max() > 0.1
-    _, scores = recomputed(replace(config, routing=replace(config.routing, top_k=config.routing.num_experts)), pinned.routing)
-    order = np.argsort(-pinned.routing.router_logits_LTE, axis=-1)
-    weights = np.take_along_axis(scores, np.argsort(order, axis=-1), axis=-1)  # softmax of every expert, in expert order
-    weights = np.take_along_axis(weights, other, axis=-1)
-    np.testing.assert_allclose(pinned.routing.topk_weights_LTK, weights / weights.sum(-1, keepdims=True), rtol=2.0**-20)
+    expected = weights_of(config, scores_of(config, pinned.routing), other)
+    np.testing.assert_allclose(pinned.routing.topk_weights_LTK, expected, rtol=2.0**-20)
 
 
 def test_pinned_decode_and_junk_at_pads(tmp_path: Path):
@@ -159,8 +181,7 @@ def test_bad_pinned_routing_is_rejected_and_changes_nothing(tmp_path: Path, chan
     assert model.decode(ids[:, 0], ALL).logits_BSV.tobytes() == expected.logits_BSV.tobytes()
 
 
-@pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family, name", [("mixtral", "hf:batched_mm"), ("qwen3_moe", "hf:grouped_mm"), *((f, "hf") for f in FAMILIES)])
 def test_probe_equals_the_block_inside_the_model(tmp_path: Path, family: str, name: str):
     """Bit for bit: the same module on the same input."""
     model, config = load(tmp_path, family, name)
@@ -192,15 +213,22 @@ def test_probe_leaves_the_cache_alone(tmp_path: Path):
     assert model.decode(ids[:, 0], ALL).logits_BSV.tobytes() == expected.tobytes()
 
 
+def swiglu(gate_up: np.ndarray, down: np.ndarray, x: np.ndarray) -> np.ndarray:
+    gate, up = np.split(gate_up @ x, 2)
+    return down @ (gate / (1 + np.exp(-gate)) * up)
+
+
 def formula(tensors: dict[str, np.ndarray], index: int, x_TD: np.ndarray, routing: PinnedRouting | Routing) -> np.ndarray:
-    """y = sum_k w_k down_k(silu(gate_k x) * (up_k x)) in float64."""
+    """y = sum_k w_k down_k(silu(gate_k x) * (up_k x)) in float64, plus the shared expert, times the sigmoid of its gate if it has one."""
     assert routing.topk_weights_LTK is not None
-    gate_up, down = (tensors[f"layers.{index}.moe.{part}.weight"].astype(np.float64) for part in ("gate_up", "down"))
+    moe = {n.split(".moe.")[1]: t.astype(np.float64) for n, t in tensors.items() if n.startswith(f"layers.{index}.moe.")}
     y_TD = np.zeros(x_TD.shape)
     for t, x in enumerate(x_TD.astype(np.float64)):
         for e, weight in zip(routing.topk_ids_LTK[0, t], routing.topk_weights_LTK[0, t]):
-            gate, up = np.split(gate_up[e] @ x, 2)
-            y_TD[t] += weight * (down[e] @ (gate / (1 + np.exp(-gate)) * up))
+            y_TD[t] += weight * swiglu(moe["gate_up.weight"][e], moe["down.weight"][e], x)
+        if "shared.down.weight" in moe:
+            share = 1 / (1 + np.exp(-moe["shared.gate.weight"][0] @ x)) if "shared.gate.weight" in moe else 1.0
+            y_TD[t] += share * swiglu(moe["shared.gate_up.weight"], moe["shared.down.weight"], x)
     return y_TD
 
 
@@ -220,7 +248,7 @@ def test_block_is_the_formula(tmp_path: Path, family: str):
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["qwen2_moe", "dots1"])
 def test_probe_of_no_tokens(tmp_path: Path, family: str, name: str):
     model, config = load(tmp_path, family, name)
     x_TD = np.zeros((0, 32), np.float32)

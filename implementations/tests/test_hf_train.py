@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ import torch  # noqa: E402
 from implementations import families  # noqa: E402
 from implementations.checkpoint import Checkpoint  # noqa: E402
 from implementations.hf import train as trainer  # noqa: E402
-from implementations.hf.balance import Balance, balance_loss, loads, median_gap  # noqa: E402
+from implementations.hf.balance import Balance, Selection, balance_loss, loads, median_gap  # noqa: E402
 from implementations.hf.windows import IGNORED, Windows  # noqa: E402
-from implementations.interface import ModelConfig  # noqa: E402
+from implementations.interface import ModelConfig, RoutingSpec  # noqa: E402
 
-FAMILIES = ("mixtral", "qwen3_moe")
+FAMILIES = ("mixtral", "qwen2_moe", "olmoe", "dots1")
 TEXT = b"".join(b"Paragraph %d says %d.\n\n" % (i, i * i) for i in range(3000))
 HELDOUT = TEXT[-4096:]
 FACTS = {"steps", "loss", "parameters", "load_min", "load_max", "gap_median"}
@@ -29,10 +30,19 @@ FACTS = {"steps", "loss", "parameters", "load_min", "load_max", "gap_median"}
 
 def small(family: str) -> ModelConfig:
     config = families.family(family).parse(next(iter(families.family(family).public.values())))
-    sizes: dict[str, Any] = dict(hidden_size=32, head_dim=4 if family == "mixtral" else 8, intermediate_size=32, moe_intermediate_size=32)
+    head_dim = 4 if family in ("mixtral", "olmoe") else 8
+    sizes: dict[str, Any] = dict(hidden_size=32, head_dim=head_dim, intermediate_size=32, moe_intermediate_size=32)
+    sizes["shared_expert_intermediate_size"] = 0 if config.shared_expert == "none" else 64
     sizes |= dict(vocab_size=272, num_attention_heads=8, num_key_value_heads=4, num_hidden_layers=2, moe_layers=(0, 1))
     tokens: dict[str, Any] = dict(bos_token_id=256, eos_token_ids=(257,), pad_token_id=258, max_position_embeddings=128)
-    return replace(config, routing=replace(config.routing, num_experts=12, top_k=2), **sizes, **tokens)
+    return replace(config, routing=replace(config.routing, num_experts=12, top_k=2), **sizes, **tokens, dtype="bfloat16")
+
+
+SOFTMAX = RoutingSpec(4, 1)
+
+
+def selected(logits_TE: torch.Tensor, top_k: int = 1) -> Selection:
+    return Selection(logits_TE, logits_TE.topk(top_k).indices)
 
 
 def test_windows_are_shifted_and_bounded_by_special_ids() -> None:
@@ -63,20 +73,44 @@ def one_hot_logits(experts: list[int]) -> torch.Tensor:
 def test_balance_loss_sees_an_imbalance_that_layers_cancel() -> None:
     """Each layer starves half of the experts, the other half than its neighbour: over the layers together the load is uniform."""
     layers, everyone = [one_hot_logits([0, 1, 0, 1]), one_hot_logits([2, 3, 2, 3])], torch.ones(4, dtype=torch.bool)
-    assert balance_loss(layers, 1, everyone).item() == pytest.approx(2.0, rel=1e-6)
-    assert balance_loss([one_hot_logits([0, 1, 2, 3])] * 2, 1, everyone).item() == pytest.approx(1.0, rel=1e-6)
+    assert balance_loss([selected(x) for x in layers], SOFTMAX, everyone).item() == pytest.approx(2.0, rel=1e-6)
+    assert balance_loss([selected(one_hot_logits([0, 1, 2, 3]))] * 2, SOFTMAX, everyone).item() == pytest.approx(1.0, rel=1e-6)
 
 
 def test_balance_loss_ignores_pads() -> None:
     mask_T = torch.tensor([True, True, True, True, False, False])
-    assert balance_loss([one_hot_logits([0, 1, 2, 3, 0, 0])], 1, mask_T).item() == pytest.approx(1.0, rel=1e-6)
+    assert balance_loss([selected(one_hot_logits([0, 1, 2, 3, 0, 0]))], SOFTMAX, mask_T).item() == pytest.approx(1.0, rel=1e-6)
+
+
+def test_balance_loss_follows_the_selections_and_not_the_logits() -> None:
+    """A correction bias sends all tokens to expert 3, whose scores are the lowest. Sigmoid scores are divided by their sum."""
+    logits_TE = torch.tensor([[2.0, 2.0, 2.0, 0.0]] * 4)
+    spec = RoutingSpec(4, 1, "sigmoid", correction_bias=True)
+    loss = balance_loss([Selection(logits_TE, torch.full((4, 1), 3))], spec, torch.ones(4, dtype=torch.bool))
+    high = 1 / (1 + math.exp(-2))
+    assert loss.item() == pytest.approx(4 * 0.5 / (3 * high + 0.5), rel=1e-6)
+
+
+def test_gap_of_corrected_scores_and_of_groups() -> None:
+    """Scores .5 + .3 lead .6 + 0 by .2: the first expert would have to fall to a score of .3, or the second to rise to .8."""
+    logit = lambda p: math.log(p / (1 - p))  # noqa: E731
+    scores, correction = [0.5, 0.6, 0.1, 0.1], torch.tensor([0.3, 0.0, 0.0, 0.0])
+    logits_TE = torch.tensor([[logit(p) for p in scores]])
+    spec = RoutingSpec(4, 1, "sigmoid", correction_bias=True)
+    selection = Selection(logits_TE, torch.zeros(1, 1, dtype=torch.long), correction)
+    assert median_gap(selection, spec) == pytest.approx(min(logit(0.5) - logit(0.3), logit(0.8) - logit(0.6)), rel=1e-5)
+    grouped = replace(spec, num_groups=2, top_groups=1)  # .8 + .6 against .2: 1.2 apart, four times that in logits; the experts decide
+    assert median_gap(selection, grouped) == pytest.approx(median_gap(selection, spec), rel=1e-6)
+    even = Selection(torch.tensor([[logit(p) for p in (0.5, 0.1, 0.35, 0.26)]]), torch.zeros(1, 1, dtype=torch.long))
+    assert median_gap(even, grouped) == pytest.approx(4 * 0.01, rel=1e-4)  # .61 against .60
 
 
 def test_measures_of_balance() -> None:
     logits_TE = torch.tensor([[4.0, 3.0, 2.5, 0.0], [4.0, 0.0, 3.0, 2.0], [4.0, 3.0, 0.0, 1.0]])
-    assert loads(logits_TE, 2).tolist() == pytest.approx([2.0, 4 / 3, 2 / 3, 0.0])
-    assert median_gap(logits_TE, 2) == pytest.approx(1.0)  # of 0.5, 1, 2
-    balance = Balance.of([logits_TE, 0.5 * logits_TE], 2)
+    spec = RoutingSpec(4, 2)
+    assert loads(selected(logits_TE, 2)).tolist() == pytest.approx([2.0, 4 / 3, 2 / 3, 0.0])
+    assert median_gap(selected(logits_TE, 2), spec) == pytest.approx(1.0)  # of 0.5, 1, 2
+    balance = Balance.of([selected(logits_TE, 2), selected(0.5 * logits_TE, 2)], spec)
     assert (balance.load_min, balance.load_max, balance.gap_median) == pytest.approx((0.0, 2.0, 0.5))
 
 
@@ -89,6 +123,9 @@ def test_training_writes_a_strict_checkpoint_and_repeats_bit_for_bit(family: str
     assert 0.0 <= facts["load_min"] <= 1.0 <= facts["load_max"] <= config.routing.num_experts / config.routing.top_k
     with Checkpoint(tmp_path / "a") as checkpoint:
         assert checkpoint.config == config and checkpoint.stored_head
+        corrections = [checkpoint.tensor(name) for name in checkpoint.names() if name.endswith("correction_bias")]
+    assert len(corrections) == (2 if config.routing.correction_bias else 0)
+    assert all(c.dtype == np.float32 and 0.01 < np.abs(c).mean() < 0.15 == np.ceil(100 * np.abs(c).max() / 15) * 0.15 for c in corrections)
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["config.json", "model.safetensors"]
     assert trainer.train(config, TEXT, HELDOUT, 8, 7, str(tmp_path / "b"), recipe) == facts
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()

@@ -19,7 +19,10 @@ CASES = [
     ("mixtral", "bfloat16", dict(sliding_window=5)),
     ("mixtral", "float32", dict(tie_word_embeddings=True, stored_head=False)),
     ("mixtral", "float16", dict(tie_word_embeddings=True, stored_head=True)),
-    ("qwen3_moe", "bfloat16", dict(attention_bias=True)),
+    ("qwen3_moe", "bfloat16", dict(attention_bias=("q", "k", "v", "o"))),
+    ("qwen2_moe", "bfloat16", {}),
+    ("olmoe", "float16", {}),
+    ("dots1", "bfloat16", {}),
     ("qwen3_moe", "float32", dict(tie_word_embeddings=True, stored_head=False)),
 ]
 

@@ -60,6 +60,8 @@ BAD_PREFILLS = {
     "empty": (np.zeros((1, 0), np.int64), np.array([0]), LAST),
     "no rows": (np.zeros((0, 3), np.int64), np.zeros(0, np.int64), LAST),
     "id too large": (np.array([[3, 96]]), np.array([2]), LAST),
+    "id at a pad": (np.array([[3, 5, 96]]), np.array([2]), LAST),
+    "id negative at a left pad": (np.array([[-1, 5, 7]]), np.array([2]), Request(padding="left")),
     "id negative": (np.array([[3, -1]]), np.array([2]), LAST),
     "too long": (ids(1, 13), np.array([13]), LAST),
     "too many rows": (ids(3, 2), np.full(3, 2), LAST),

@@ -28,8 +28,12 @@ CASES: Dict[str, Tuple[str, Dict[str, Any]]] = {
     "mixtral-top1-tied": ("mixtral", dict(top_k=1, tie_word_embeddings=True, stored_head=False)),
     "mixtral-head_dim": ("mixtral", dict(head_dim=16)),
     "qwen3_moe": ("qwen3_moe", {}),
-    "qwen3_moe-bias-window": ("qwen3_moe", dict(attention_bias=True, sliding_window=7, normalize_topk=False)),
+    "qwen3_moe-bias-window": ("qwen3_moe", dict(attention_bias=tuple("qkvo"), sliding_window=7, normalize_topk=False)),
     "qwen3_moe-tied": ("qwen3_moe", dict(tie_word_embeddings=True)),
+    "qwen2_moe": ("qwen2_moe", {}),
+    "olmoe": ("olmoe", {}),
+    "dots1": ("dots1", {}),
+    "dots1-one-group-unscaled": ("dots1", dict(num_groups=1, top_groups=1, scaling_factor=1.0, normalize_topk=False)),
 }
 
 
@@ -134,18 +138,19 @@ def test_chunks_and_decode_equal_one_forward(pair, side):
 def test_routing(pair):
     reference, model, _ = pair
     routing = model.prefill(tokens(), np.full(3, 20), Request(logits="none", routing=True)).routing
-    with torch.no_grad():
-        logits = reference(torch.from_numpy(tokens()), output_router_logits=True).router_logits
-    expected = torch.stack(logits).numpy()
-    assert routing.router_logits_LTE.shape == expected.shape
-    assert worst(routing.router_logits_LTE, expected) < BOUND
-    K, normalize = model.config.routing.top_k, model.config.routing.normalize_topk
-    scores = torch.from_numpy(expected).double().softmax(-1)
-    weights, ids = scores.topk(K)
-    weights = weights / weights.sum(-1, keepdim=True) if normalize else weights
-    assert np.array_equal(routing.topk_ids_LTK, ids.numpy())
+    seen: list[Any] = []
+    hooks = [
+        reference.model.layers[i].mlp.gate.register_forward_hook(lambda _, args, out: seen.append(out)) for i in model.config.moe_layers
+    ]
+    reference_logits(reference, tokens())
+    [hook.remove() for hook in hooks]
+    logits, weights, ids = (torch.stack(parts).detach() for parts in zip(*seen, strict=True))
+    assert routing.router_logits_LTE.shape == logits.shape and worst(routing.router_logits_LTE, logits.numpy()) < BOUND
+    order, theirs = (torch.argsort(torch.as_tensor(x), dim=-1) for x in (routing.topk_ids_LTK, ids))
+    assert np.array_equal(np.sort(routing.topk_ids_LTK, axis=-1), ids.gather(-1, theirs).numpy())
     # Softmax turns an absolute error of the logits (|logit| < 32) into a relative one of the weights.
-    assert np.allclose(routing.topk_weights_LTK, weights.numpy(), rtol=32 * BOUND, atol=0)
+    observed = torch.from_numpy(routing.topk_weights_LTK).gather(-1, order)
+    assert np.allclose(observed, weights.gather(-1, theirs).numpy(), rtol=32 * BOUND, atol=0)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -170,11 +175,19 @@ def test_every_option_computes_the_same(pair, options):
 
 
 @pytest.mark.parametrize(
-    "change", [dict(sliding_window=19), dict(rope_theta=10010.0), dict(rms_norm_eps=5e-5), dict(normalize_topk=False)], ids=str
+    "family, change",
+    [
+        ("mixtral", dict(sliding_window=19)),
+        ("mixtral", dict(rope_theta=10010.0)),
+        ("mixtral", dict(rms_norm_eps=5e-5)),
+        ("qwen3_moe", dict(normalize_topk=False)),
+        ("dots1", dict(scaling_factor=2.501)),
+        ("dots1", dict(top_groups=3)),
+    ],
+    ids=str,
 )
-def test_the_bound_sees_small_defects(tmp_path, change):
+def test_the_bound_sees_small_defects(tmp_path, family, change):
     """The negative control: one config field a little off must show. The same weights, read with another config."""
-    family = "qwen3_moe" if "normalize_topk" in change else "mixtral"
     tiny_checkpoint(tmp_path / "right", family)
     tiny_checkpoint(tmp_path / "wrong", family, **change)
     outputs = []

@@ -67,8 +67,13 @@ def test_shapes_hold_what_the_config_says(config: ModelConfig):
         assert shapes.get(f"layers.{i}.moe.router.weight") == ((E, D) if sparse else None)
         assert shapes.get(f"layers.{i}.moe.gate_up.weight") == ((E, 2 * F, D) if sparse else None)
         assert shapes.get(f"layers.{i}.mlp.gate_up.weight") == (None if sparse else (2 * config.intermediate_size, D))
-    assert (f"layers.{i}.attention.q.bias" in shapes) is config.attention_bias
-    assert (f"layers.{i}.attention.q_norm.weight" in shapes) is config.qk_norm
+        corrected, shared = sparse and config.routing.correction_bias, sparse and config.shared_expert != "none"
+        assert shapes.get(f"layers.{i}.moe.router.correction_bias") == ((E,) if corrected else None)
+        assert shapes.get(f"layers.{i}.moe.shared.down.weight") == ((D, config.shared_expert_intermediate_size) if shared else None)
+        assert (f"layers.{i}.moe.shared.gate.weight" in shapes) is (sparse and config.shared_expert == "gated")
+    assert {part for part in "qkvo" if f"layers.{i}.attention.{part}.bias" in shapes} == set(config.attention_bias)
+    widths = {"none": None, "head": (config.head_dim,), "projection": (config.num_key_value_heads * config.head_dim,)}
+    assert shapes.get(f"layers.{i}.attention.k_norm.weight") == widths[config.qk_norm]
     assert set(shapes) - set(canonical_shapes(config, stored_head=False)) == {"lm_head.weight"}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from implementations import families
 from implementations.checkpoint_writer import write_checkpoint
 from implementations.interface import ModelConfig, RoutingSpec
-from implementations.weights import Shape, canonical_shapes, scatter
+from implementations.weights import Shape, canonical_shapes, scatter, stored_dtypes
 
 COMMON: Dict[str, Any] = dict(
     vocab_size=96,
@@ -46,31 +46,75 @@ QWEN3_MOE = ModelConfig(
     head_dim=12,
     routing=RoutingSpec(num_experts=10, top_k=3, normalize_topk=True),
     moe_layers=(0, 2),
-    qk_norm=True,
+    qk_norm="head",
     **COMMON,
 )
+QWEN2_MOE = ModelConfig(
+    family="qwen2_moe",
+    architecture="Qwen2MoeForCausalLM",
+    intermediate_size=40,
+    moe_intermediate_size=24,
+    head_dim=8,
+    routing=RoutingSpec(num_experts=10, top_k=3, normalize_topk=False),
+    moe_layers=(0, 2),
+    attention_bias=("q", "k", "v"),
+    shared_expert="gated",
+    shared_expert_intermediate_size=28,
+    **COMMON,
+)
+OLMOE = ModelConfig(
+    family="olmoe",
+    architecture="OlmoeForCausalLM",
+    intermediate_size=24,
+    moe_intermediate_size=24,
+    head_dim=8,
+    routing=RoutingSpec(num_experts=10, top_k=3, normalize_topk=False),
+    moe_layers=(0, 1, 2),
+    qk_norm="projection",
+    **COMMON,
+)
+# Two of four groups of three: six experts stand for three places.
+DOTS1 = ModelConfig(
+    family="dots1",
+    architecture="Dots1ForCausalLM",
+    intermediate_size=44,
+    moe_intermediate_size=24,
+    head_dim=10,
+    routing=RoutingSpec(12, 3, "sigmoid", correction_bias=True, num_groups=4, top_groups=2, scaling_factor=2.5),
+    moe_layers=(1, 2),
+    qk_norm="head",
+    shared_expert="ungated",
+    shared_expert_intermediate_size=48,
+    **COMMON,
+)
+TINY = {config.family: config for config in (MIXTRAL, QWEN3_MOE, QWEN2_MOE, OLMOE, DOTS1)}
 NUMPY_DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 ROUTING_FIELDS = {field.name for field in fields(RoutingSpec)}
 
 
 def tiny_config(family: str = "mixtral", dtype: str = "float32", **overrides: Any) -> ModelConfig:
     """The family's tiny config. `overrides`: fields of ModelConfig, or of RoutingSpec (`top_k=1`). A change of `num_hidden_layers` resets
-    `moe_layers` to all layers, and Mixtral's two intermediate sizes stay equal, as the family demands."""
-    base = {"mixtral": MIXTRAL, "qwen3_moe": QWEN3_MOE}[family]
+    `moe_layers` to all layers, one of `num_experts` the groups to one; what the family's config.json cannot say by itself follows."""
+    base, free = TINY[family], families.family(family).free
     routing = {key: overrides.pop(key) for key in list(overrides) if key in ROUTING_FIELDS}
     if "num_hidden_layers" in overrides:
         overrides.setdefault("moe_layers", tuple(range(overrides["num_hidden_layers"])))
-    if family == "mixtral":
+    if "num_experts" in routing:
+        routing = {"num_groups": 1, "top_groups": 1, **routing}
+    if "hidden_size" in overrides and "head_dim" not in free:
+        overrides["head_dim"] = overrides["hidden_size"] // overrides.get("num_attention_heads", base.num_attention_heads)
+    if base.shared_expert == "ungated" and "moe_intermediate_size" in overrides:
+        overrides.setdefault("shared_expert_intermediate_size", 2 * overrides["moe_intermediate_size"])
+    if "moe_intermediate_size" not in free:
         size = overrides.get("moe_intermediate_size", overrides.get("intermediate_size", base.intermediate_size))
         overrides.update(intermediate_size=size, moe_intermediate_size=size)
     return replace(base, dtype=dtype, routing=replace(base.routing, **routing), **overrides)
 
 
 def tiny_tensors(config: ModelConfig, seed: int = 0, stored_head: bool = True) -> Dict[str, np.ndarray]:
-    """Canonical tensors in the config's dtype. A stored head of a tied model equals the embedding."""
-    rng = np.random.default_rng(seed)
-    dtype = NUMPY_DTYPES[config.dtype]
-    tensors = {name: _tensor(rng, name, shape).astype(dtype) for name, shape in canonical_shapes(config, stored_head).items()}
+    """Canonical tensors in the config's dtype, correction biases in float32. A stored head of a tied model equals the embedding."""
+    rng, shapes = np.random.default_rng(seed), canonical_shapes(config, stored_head)
+    tensors = {name: _tensor(rng, name, shape).astype(NUMPY_DTYPES[stored_dtypes(name, config)[0]]) for name, shape in shapes.items()}
     if config.tie_word_embeddings and stored_head:
         tensors["lm_head.weight"] = tensors["embed.weight"]
     return tensors
@@ -81,7 +125,7 @@ def _tensor(rng: np.random.Generator, name: str, shape: Shape) -> np.ndarray:
     draw = rng.standard_normal(shape)
     if name.endswith("norm.weight"):
         return 1 + 0.2 * draw
-    if name.endswith(".bias"):
+    if name.endswith("bias"):
         return 0.2 * draw
     if name == "embed.weight":
         return draw

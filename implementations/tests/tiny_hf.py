@@ -53,7 +53,8 @@ def assert_same_maths(got: np.ndarray, expected: np.ndarray, config: ModelConfig
     formula.
     """
     D, F, attention = config.hidden_size, config.moe_intermediate_size, config.num_attention_heads * config.head_dim
-    layer = D + config.head_dim + S + attention + D + max(F, config.intermediate_size) + config.routing.top_k
+    widest = max(F, config.intermediate_size, config.shared_expert_intermediate_size)
+    layer = D + config.head_dim + S + attention + D + widest + config.routing.top_k
     n = config.num_hidden_layers * layer + D
     error = np.abs(got - expected).max() / np.abs(expected).max()
     assert error <= 4 * np.sqrt(n) * 2.0**-24, f"relative error {error:.2e}"

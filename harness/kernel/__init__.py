@@ -1,0 +1,1 @@
+"""The kernel door: one fused MoE function, judged case by case against the oracle."""

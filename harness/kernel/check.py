@@ -1,0 +1,102 @@
+"""One case's outputs against the oracle's. Legend: T tokens, K top-k, D hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.judge import bounds
+from harness.judge.block import block_metrics, kernel_bound
+from harness.judge.distance import relative_rms
+from harness.judge.metric import Metric
+from harness.kernel.cases import Case
+from harness.kernel.locate import locate, ranges
+from harness.kernel.weights import Weights
+from implementations.interface import KernelCall, KernelResult
+
+
+@dataclass(frozen=True)
+class Line:
+    """How a case ended. `status`: as in harness/record.py. `metrics`: the worst of all calls."""
+
+    name: str
+    group: str
+    about: str
+    status: str
+    reason: str = ""
+    metrics: tuple[Metric, ...] = ()
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What every call of a case should give: (T, D) in float64, and the error allowed. Spoilt rows hold the output for zeros."""
+
+    outputs: tuple[np.ndarray, ...]
+    bound: float
+
+
+def expect(case: Case, weights: Weights, dtype: str) -> Expected:
+    """The oracle's outputs. They do not depend on the arrays that a kernel was given and may have written to."""
+    outputs = tuple(weights.outputs(np.nan_to_num(call.x_TD), call.topk_ids_TK, call.topk_weights_TK) for call in case.calls)
+    return Expected(outputs, kernel_bound(dtype, weights.shape.D, weights.shape.F))
+
+
+def judge(case: Case, expected: Expected, results: Sequence[KernelResult]) -> Line:
+    """PASS or FAIL, with the reasons of the first call that is wrong."""
+    reasons: list[str] = []
+    worst: dict[str, Metric] = {}
+    for i, (call, want_TD, result) in enumerate(zip(case.calls, expected.outputs, results, strict=True)):
+        last = i == len(case.calls) - 1
+        metrics, found = _judge_call(call, want_TD, result, expected.bound, case.spoilt_T if last else None)
+        for metric in metrics:
+            worst[metric.name] = max(worst.get(metric.name, metric), metric, key=_severity)
+        about = f"in call {i + 1} of {len(case.calls)} ({count(len(call.x_TD))}): " if len(case.calls) > 1 else ""
+        reasons += [about + "; ".join(found)] if found else []
+    tokens = sum(len(call.x_TD) for call in case.calls)
+    every = (*worst.values(), *_repeat(case, results))
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return Line(case.name, case.group, case.about, "FAIL" if reasons else "PASS", "".join(reasons[:1]) + more, every, tokens)
+
+
+def count(tokens: int) -> str:
+    return f"{tokens} token{'' if tokens == 1 else 's'}"
+
+
+def _severity(metric: Metric) -> float:
+    return np.inf if np.isnan(metric.severity) else metric.severity
+
+
+def _judge_call(
+    call: KernelCall, want_TD: np.ndarray, result: KernelResult, bound: float, spoilt_T: np.ndarray | None
+) -> tuple[list[Metric], list[str]]:
+    reasons = list(result.problems)
+    if result.y.shape != want_TD.shape:
+        return [], [*reasons, f"shape {result.y.shape}, expected {want_TD.shape}"]
+    observed_TD, ids_TK = result.y, call.topk_ids_TK
+    if spoilt_T is not None:
+        observed_TD = np.where(spoilt_T[:, None], want_TD, observed_TD)  # the others keep their numbers
+    with np.errstate(invalid="ignore", over="ignore"):
+        metrics = block_metrics(observed_TD, want_TD, ids_TK, bound)
+    wrong = [metric for metric in metrics if metric.violated]
+    if wrong:
+        allowed = bounds.WORST_TOKEN * bound
+        where = locate(observed_TD, want_TD, ids_TK, allowed) or locate(observed_TD, want_TD, ids_TK, bound) or "spread over all tokens"
+        reasons.append(f"{where}: {_not_finite(observed_TD) or max(wrong, key=_severity)}")
+    return metrics, reasons
+
+
+def _not_finite(y_TD: np.ndarray) -> str:
+    bad = np.nonzero(~np.isfinite(y_TD).all(-1))[0]
+    return f"NaN or infinity in {len(bad)} of {len(y_TD)} tokens ({ranges(bad.tolist())})" if len(bad) else ""
+
+
+def _repeat(case: Case, results: Sequence[KernelResult]) -> list[Metric]:
+    """How far the last call is from the first, where it should give the same. Reported: atomics and other orders of summation are honest,
+    and both calls are held against the oracle."""
+    if case.repeats_T is None or any(result.y.shape != call.x_TD.shape for result, call in zip(results, case.calls, strict=True)):
+        return []
+    return [Metric("repeat_difference", relative_rms(results[-1].y, results[0].y[case.repeats_T]))]

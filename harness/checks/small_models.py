@@ -55,6 +55,14 @@ def hidden_states(subject: Subject, tokens: int, seed: int = 0) -> np.ndarray:
     return round_to(x_TD, subject.dtype)
 
 
+def excerpts(subject: Subject, rows: int, length: int, seed: int = 1) -> np.ndarray:
+    """Token ids (rows, length) cut out of the case's prompts, each row elsewhere: for golden models, text of the kind that bounds were
+    measured on (bytes drawn at random lead to hidden states that amplify rounding)."""
+    prompts_BS, random = subject.case.prompts_BS, np.random.default_rng(seed)
+    starts = random.integers(0, prompts_BS.shape[1] - length + 1, rows)
+    return np.stack([prompts_BS[row % len(prompts_BS), start : start + length] for row, start in enumerate(starts)])
+
+
 def text(subject: Subject, rows: int, length: int, seed: int = 1) -> np.ndarray:
     """Random token ids (rows, length), specials left out."""
     return np.random.default_rng(seed).integers(0, min(256, subject.config.vocab_size), (rows, length))

@@ -11,7 +11,7 @@ import numpy as np
 from harness.checks.against_oracle import judge_traces
 from harness.checks.clause import clause
 from harness.checks.passes import changed_bits, pinned_request, prefill, prefill_and_decode, request
-from harness.checks.small_models import text
+from harness.checks.small_models import excerpts, text
 from harness.judge.metric import Metric
 from harness.subject import Subject
 from harness.verdict import Verdict
@@ -22,7 +22,7 @@ LENGTH, DECODED = 16, 2
 @clause("BATCH-01", "A row gets the same, within rounding, in a batch of 1, 2, 3, 5 or 8")
 def test_any_batch_size_equals_oracle(subject: Subject, verdict: Verdict) -> None:
     subject.needs("prefill", "decode")
-    tokens_BS = text(subject, 8, LENGTH + DECODED)
+    tokens_BS = excerpts(subject, 8, LENGTH + DECODED)
     for rows in (1, 2, 3, 5, 8):
         head_BS, lengths_B = tokens_BS[:rows, :LENGTH].copy(), np.full(rows, LENGTH)
         traces = prefill_and_decode(subject.model(), head_BS, lengths_B, DECODED, request(subject), tokens_BS[:rows, LENGTH:])
@@ -33,7 +33,7 @@ def test_any_batch_size_equals_oracle(subject: Subject, verdict: Verdict) -> Non
 @clause("BATCH-02", "The content of other rows changes no bit of a row")
 def test_content_of_neighbours_changes_nothing(subject: Subject, verdict: Verdict) -> None:
     subject.needs("prefill", "pinned")
-    tokens_BS = text(subject, 4, LENGTH)
+    tokens_BS = excerpts(subject, 4, LENGTH)
     pinned = pinned_request(subject, tokens_BS.size)
     before = prefill(subject.model(), tokens_BS, pinned)
     for kept in range(len(tokens_BS)):

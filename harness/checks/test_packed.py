@@ -8,7 +8,7 @@ from harness.checks.against_oracle import judge_traces, logit_metrics
 from harness.checks.clause import LOGIC, clause
 from harness.checks.passes import changed_bits, packed, pinned_request, request
 from harness.checks.refusals import refuses
-from harness.checks.small_models import text
+from harness.checks.small_models import excerpts
 from harness.judge.metric import Metric
 from harness.subject import Subject
 from harness.verdict import Verdict
@@ -62,7 +62,7 @@ def _model(subject: Subject) -> Packed:
 
 
 def _sequences(subject: Subject) -> list[np.ndarray]:
-    return np.split(text(subject, 1, sum(LENGTHS))[0], np.cumsum(LENGTHS)[:-1])
+    return np.split(excerpts(subject, 1, sum(LENGTHS))[0], np.cumsum(LENGTHS)[:-1])
 
 
 def _offsets() -> np.ndarray:

@@ -81,7 +81,7 @@ def test_weights_agree_at_own_ids(subject: Subject, verdict: Verdict) -> None:
         # d log(softmax_i) <= |dl_i| + max|dl|: both the weight's own logit and the normaliser move.
         moved_TK = np.take_along_axis(forced.delta_TE, forced.ids_TK, -1) + forced.delta_TE.max(-1, keepdims=True)
         expected_TK = combine_weights(forced.logits_TE, forced.ids_TK, subject.config.routing)
-        allowance_TK = np.expm1(moved_TK) + bounds.weight_error(subject.dtype)
+        allowance_TK = bounds.weight_allowance(expected_TK, moved_TK, subject.dtype)
         verdict.judge(routing.weights_within(forced.weights_TK, expected_TK, allowance_TK), about=f"MoE layer {layer}")
         verdict.saw(tokens=len(forced.ids_TK))
     verdict.require(tokens=64)

@@ -21,11 +21,14 @@ Tables = tuple[Array, Array]
 
 @dataclass(frozen=True)
 class KeyView:
-    """What a mask is made from. A slot holds a token of position `key_BM` where `valid_BM`, a pad or nothing elsewhere."""
+    """What a mask is made from. A slot holds a token of position `key_BM` where `valid_BM`, a pad or nothing elsewhere. Segments
+    number packed sequences."""
 
     query_BQ: Array
     key_BM: Array
     valid_BM: Array
+    segment_BQ: Array
+    key_segment_BM: Array
     window: int | None
     decoding: bool
 
@@ -64,22 +67,25 @@ def rotate(x_BSHP: Array, tables: Tables, rounding: Rounding) -> Array:
     return np.concatenate([turned_low, turned_high], axis=-1)
 
 
-def qk_norm(x_BSHP: Array, weight_P: Array, eps: float, rounding: Rounding) -> Array:
-    """Each head on its own."""
-    return rms_norm(x_BSHP, weight_P, eps, rounding)
+def qk_norm(x_BSHP: Array, weight: Array, eps: float, rounding: Rounding) -> Array:
+    """Each head on its own; all heads as one vector where the weight spans them (OLMoE)."""
+    if len(weight) == x_BSHP.shape[-1]:
+        return rms_norm(x_BSHP, weight, eps, rounding)
+    return rms_norm(x_BSHP.reshape(*x_BSHP.shape[:2], -1), weight, eps, rounding).reshape(x_BSHP.shape)
 
 
 def position_heads(x_BSHP: Array, norm_P: Array | None, eps: float, tables: Tables, rounding: Rounding, seams: Seams) -> Array:
     """Query or key heads ready for scores: QK norm where the family has one, then RoPE."""
     if norm_P is not None:
-        x_BSHP = seams.qk_norm(x_BSHP, norm_P, eps, rounding)
-    return seams.rotate(x_BSHP, tables, rounding)
+        x_BSHP = seams.attention.qk_norm(x_BSHP, norm_P, eps, rounding)
+    return seams.attention.rotate(x_BSHP, tables, rounding)
 
 
 def visible_keys(view: KeyView) -> Array:
-    """mask_BQM: causal, within the window, no pads."""
+    """mask_BQM: causal, within the window, within the packed sequence, no pads."""
     distance_BQM = view.query_BQ[:, :, None] - view.key_BM[:, None, :]
-    mask_BQM = (distance_BQM >= 0) & view.valid_BM[:, None, :]
+    same_BQM = view.segment_BQ[:, :, None] == view.key_segment_BM[:, None, :]
+    mask_BQM = (distance_BQM >= 0) & view.valid_BM[:, None, :] & same_BQM
     return mask_BQM if view.window is None else mask_BQM & (distance_BQM < view.window)
 
 

@@ -33,8 +33,8 @@ def norm_across_heads(x_BSHP: Array, weight_P: Array, eps: float, rounding: Roun
 
 
 def norm_after_rope(x_BSHP: Array, norm_P: Array | None, eps: float, tables: Tables, rounding: Rounding, seams: Seams) -> Array:
-    turned = seams.rotate(x_BSHP, tables, rounding)
-    return turned if norm_P is None else seams.qk_norm(turned, norm_P, eps, rounding)
+    turned = seams.attention.rotate(x_BSHP, tables, rounding)
+    return turned if norm_P is None else seams.attention.qk_norm(turned, norm_P, eps, rounding)
 
 
 def rotate_neighbours(x_BSHP: Array, tables: Tables, rounding: Rounding) -> Array:

@@ -12,12 +12,14 @@ from implementations.interface import ModelConfig
 
 @dataclass
 class Cache:
-    """`used` slots are filled. `next_B`: the position of each row's next token. `keys`, `values`: (layers, B, N, slots, P)."""
+    """`used` slots are filled. `keys`, `values`: (layers, B, N, slots, P). `segment_BM`: which of several packed sequences a slot belongs
+    to, 0 where nothing is packed. `next_B`: the position of each row's next token."""
 
     keys: Array
     values: Array
     position_BM: Array
     valid_BM: Array
+    segment_BM: Array
     next_B: Array
     used: int = 0
 
@@ -26,17 +28,18 @@ class Cache:
         """Rows of the batch it holds; 0 when it is empty."""
         return len(self.next_B) if self.used else 0
 
-    def reserve(self, positions_BS: Array, valid_BS: Array) -> None:
+    def reserve(self, positions_BS: Array, valid_BS: Array, segment_BS: Array) -> None:
         """Marks the next S slots; `append` fills them layer by layer."""
         span = slice(self.used, self.used + positions_BS.shape[1])
-        self.position_BM[:, span], self.valid_BM[:, span] = positions_BS, valid_BS
+        self.position_BM[:, span], self.valid_BM[:, span], self.segment_BM[:, span] = positions_BS, valid_BS, segment_BS
         self.used = span.stop
 
 
 def new_cache(config: ModelConfig, batch: int, max_length: int) -> Cache:
     shape = (config.num_hidden_layers, batch, config.num_key_value_heads, max_length, config.head_dim)
     slots = np.zeros((batch, max_length), np.int64)
-    return Cache(np.zeros(shape, np.float32), np.zeros(shape, np.float32), slots, slots.astype(bool), np.zeros(batch, np.int64))
+    keys, values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    return Cache(keys, values, slots, slots.astype(bool), slots.copy(), np.zeros(batch, np.int64))
 
 
 def append(cache: Cache, layer: int, keys_BNSP: Array, values_BNSP: Array) -> None:

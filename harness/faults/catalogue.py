@@ -7,7 +7,24 @@ from __future__ import annotations
 
 from functools import cache
 
-from harness.faults import attention_faults, conversion_faults, expert_faults, generation_faults, honest, router_faults
+from harness.faults import (
+    attention_faults,
+    batch_faults,
+    call_faults,
+    continuation_faults,
+    conversion_faults,
+    expert_faults,
+    generation_faults,
+    honest,
+    load_faults,
+    loading_faults,
+    loss_faults,
+    memory_faults,
+    router_faults,
+    sampling_faults,
+    shared_faults,
+    spec_faults,
+)
 from harness.faults.entry import Fault, Honest
 from harness.faults.seams import HONEST
 from harness.faults.subject import SubjectBackend
@@ -19,6 +36,16 @@ FAULTS: tuple[Fault, ...] = (
     *attention_faults.FAULTS,
     *conversion_faults.FAULTS,
     *generation_faults.FAULTS,
+    *spec_faults.FAULTS,
+    *shared_faults.FAULTS,
+    *load_faults.FAULTS,
+    *continuation_faults.FAULTS,
+    *batch_faults.FAULTS,
+    *loss_faults.FAULTS,
+    *loading_faults.FAULTS,
+    *sampling_faults.FAULTS,
+    *call_faults.FAULTS,
+    *memory_faults.FAULTS,
 )
 HONEST_VARIANTS: tuple[Honest, ...] = honest.HONEST_VARIANTS
 

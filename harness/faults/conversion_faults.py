@@ -52,7 +52,7 @@ def router_in_bfloat16(name: str, tensor: Array, config: ModelConfig) -> Array:
 
 def _permuted_heads(name: str, rows: int, config: ModelConfig) -> int:
     """Heads by which llama.cpp's converter permuted a projection, 0 for none: H for q, but H/N for k (where that divides)."""
-    if config.qk_norm or not name.endswith((".attention.q.weight", ".attention.k.weight")):
+    if config.qk_norm != "none" or not name.endswith((".attention.q.weight", ".attention.k.weight")):
         return 0
     wrong = config.num_attention_heads // config.num_key_value_heads
     return _true_heads(name, config) if ".q." in name or rows % (2 * wrong) else wrong
@@ -167,6 +167,6 @@ FAULTS: tuple[Fault, ...] = (
     Fault("sglang-20127-tied", "A head of its own is always created, and stays random where the checkpoint ties it to the embedding.",
           f"{GITHUB}/sgl-project/sglang/pull/20127", change(loaded=head_left_random), ("CONV-02",), needs=TIED),
     Fault("mlxvlm-1073-dense-fallback", "The pattern of dense and sparse layers is ignored; a lax load leaves the dense layers random.",
-          f"{GITHUB}/Blaizzy/mlx-vlm/issues/1073", change(loaded=dense_left_random), ("CONV-02",), families=("qwen3_moe",),
-          needs=dense_layer),
+          f"{GITHUB}/Blaizzy/mlx-vlm/issues/1073", change(loaded=dense_left_random), ("PARITY-01",),
+          families=("qwen2_moe", "qwen3_moe", "dots1"), needs=dense_layer),
 )  # fmt: skip

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.faults.seams import Seams
+from harness.faults.declared import FAMILIES
+from harness.faults.seams import Seams, changed
 from implementations.interface import DTYPES, ModelConfig
 
 GITHUB = "https://github.com"
@@ -40,17 +41,20 @@ class Fault:
 
 @dataclass(frozen=True)
 class Honest:
-    """A variant that differs by rounding at most, or not at all. `url`: where somebody took it for a bug, or does it this way."""
+    """A variant that differs by rounding at most, or not at all. `url`: where somebody took it for a bug, or does it this way. `also`:
+    checks about what it changes, besides those that every variant is asked; `families`: where it changes something."""
 
     id: str
     what: str
     url: str | None
     seams: Change
+    also: tuple[str, ...] = ()
+    families: tuple[str, ...] = FAMILIES
 
 
 def change(**functions: Any) -> Change:
     """Replaces the named seams."""
-    return lambda seams: replace(seams, **functions)
+    return lambda seams: changed(seams, **functions)
 
 
 def setting(**changes: Any) -> Needs:

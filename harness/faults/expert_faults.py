@@ -9,7 +9,7 @@ import numpy as np
 from harness.faults.entry import GITHUB, Fault, Needs, change, routing, where
 from harness.faults.experts import ExpertJob, Group, combine, group_by_expert, run_expert, run_experts, split_halves
 from harness.faults.numerics import Array, Rounding
-from harness.faults.seams import Seams
+from harness.faults.seams import Seams, changed
 from implementations.interface import ModelConfig
 
 SEVERAL: Needs = where(lambda config: config.routing.top_k > 1, routing(top_k=2))
@@ -34,10 +34,10 @@ def relu(gate: Array, up: Array, rounding: Rounding) -> Array:
 
 def swapped_column_blocks(seams: Seams) -> Seams:
     def activate(gate: Array, up: Array, rounding: Rounding) -> Array:
-        act = seams.activate(gate, up, rounding)
+        act = seams.experts.activate(gate, up, rounding)
         return act.reshape(*act.shape[:-1], -1, 2, 16)[..., ::-1, :].reshape(act.shape) if act.shape[-1] % 32 == 0 else act
 
-    return replace(seams, activate=activate)
+    return changed(seams, activate=activate)
 
 
 def weighted_twice(y_TKD: Array, weights_TK: Array, ids_TK: Array, rounding: Rounding) -> Array:
@@ -51,7 +51,7 @@ def last_slot_only(y_TKD: Array, weights_TK: Array, ids_TK: Array, rounding: Rou
 def in_place(job: ExpertJob, seams: Seams) -> Array:
     K = job.ids_TK.shape[1]
     y_PD = np.zeros((job.ids_TK.size, job.x_TD.shape[1]), np.float32)
-    for expert, pairs in seams.dispatch(job.ids_TK, job.num_experts, job.valid_T):
+    for expert, pairs in seams.experts.dispatch(job.ids_TK, job.num_experts, job.valid_T):
         y_PD[pairs] = run_expert(job.x_TD[pairs // K], job.gate_up_E2FD[expert], job.down_EDF[expert], job.rounding, seams)
         job.x_TD[pairs // K] = y_PD[pairs]
     return y_PD.reshape(*job.ids_TK.shape, -1)
@@ -60,14 +60,14 @@ def in_place(job: ExpertJob, seams: Seams) -> Array:
 def gather_by_one_hot(job: ExpertJob, seams: Seams) -> Array:
     T, K = job.ids_TK.shape
     y_PD = np.zeros((T * K, job.x_TD.shape[1]), np.float32)
-    for expert, pairs in seams.dispatch(job.ids_TK, job.num_experts, job.valid_T):
+    for expert, pairs in seams.experts.dispatch(job.ids_TK, job.num_experts, job.valid_T):
         one_hot_PT = (pairs[:, None] // K == np.arange(T)).astype(np.float32)
         y_PD[pairs] = run_expert(one_hot_PT @ job.x_TD, job.gate_up_E2FD[expert], job.down_EDF[expert], job.rounding, seams)
     return y_PD.reshape(T, K, -1)
 
 
 def other_layout_for_one_token(job: ExpertJob, seams: Seams) -> Array:
-    return run_experts(job, replace(seams, split_gate_up=split_interleaved) if len(job.x_TD) == 1 else seams)
+    return run_experts(job, changed(seams, split_gate_up=split_interleaved) if len(job.x_TD) == 1 else seams)
 
 
 def drop_above_capacity(ids_TK: Array, num_experts: int, valid_T: Array) -> list[Group]:
@@ -156,7 +156,8 @@ COMBINE: tuple[Fault, ...] = (
           None, change(combine=last_slot_only), ("BLOCK-01",), needs=SEVERAL),
     Fault("neuron-dense-row-0", "A layer without experts returns a plain array, and indexing it with [0] broadcasts row 0 of the batch.",
           f"{GITHUB}/huggingface/optimum-neuron/blob/213224e/optimum/neuron/models/inference/qwen3_moe/modeling_qwen3_moe.py",
-          change(dense_mlp=dense_of_first_row), ("CONV-02",), families=("qwen3_moe",), needs=dense_layer, trigger="a batch of two rows"),
+          change(dense_mlp=dense_of_first_row), ("PARITY-01",), families=("qwen2_moe", "qwen3_moe", "dots1"), needs=dense_layer,
+          trigger="a batch of two rows"),
 )  # fmt: skip
 
 FAULTS = EXPERTS + DISPATCH + COMBINE

@@ -45,8 +45,8 @@ def swiglu(gate: Array, up: Array, rounding: Rounding) -> Array:
 
 def run_expert(x_TD: Array, gate_up_2FD: Array, down_DF: Array, rounding: Rounding, seams: Seams) -> Array:
     """One gated MLP: an expert, or the dense MLP of a layer without experts."""
-    gate, up = seams.split_gate_up(seams.linear(x_TD, gate_up_2FD, None, rounding))
-    return seams.linear(seams.activate(gate, up, rounding), down_DF, None, rounding)
+    gate, up = seams.experts.split_gate_up(seams.network.linear(x_TD, gate_up_2FD, None, rounding))
+    return seams.network.linear(seams.experts.activate(gate, up, rounding), down_DF, None, rounding)
 
 
 def group_by_expert(ids_TK: Array, num_experts: int, valid_T: Array) -> list[Group]:
@@ -61,7 +61,7 @@ def run_experts(job: ExpertJob, seams: Seams) -> Array:
     """y_TKD: the output of each selected expert, not yet weighted."""
     (T, K), D = job.ids_TK.shape, job.x_TD.shape[1]
     y_PD = np.zeros((T * K, D), np.float32)
-    for expert, pairs in seams.dispatch(job.ids_TK, job.num_experts, job.valid_T):
+    for expert, pairs in seams.experts.dispatch(job.ids_TK, job.num_experts, job.valid_T):
         y_PD[pairs] = run_expert(job.x_TD[pairs // K], job.gate_up_E2FD[expert], job.down_EDF[expert], job.rounding, seams)
     return y_PD.reshape(T, K, D)
 

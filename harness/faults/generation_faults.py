@@ -10,6 +10,7 @@ import numpy as np
 from harness.faults import sampling
 from harness.faults.entry import GITHUB, Fault, change
 from harness.faults.numerics import Array
+from harness.faults.seams import Seams
 from implementations.interface import GenerationSpec, ModelConfig
 
 
@@ -25,16 +26,18 @@ def stop_with_first_row(ids_B: Array, history: Sequence[list[int]], stop: frozen
     return np.full(len(ids_B), sampling.ended(ids_B, history, stop, before_B).any())
 
 
-def never_cold(logits_BV: Array, history: Sequence[list[int]], spec: GenerationSpec, rng: np.random.Generator) -> Array:
-    return sampling.sample(logits_BV, history, replace(spec, temperature=spec.temperature or 1.0), rng)
+def never_cold(logits_BV: Array, history: Sequence[list[int]], spec: GenerationSpec, rng: np.random.Generator, seams: Seams) -> Array:
+    return sampling.sample(logits_BV, history, replace(spec, temperature=spec.temperature or 1.0), rng, seams)
 
 
-def penalize_repetition(logits_BV: Array, history: Sequence[list[int]], spec: GenerationSpec, rng: np.random.Generator) -> Array:
+def penalize_repetition(
+    logits_BV: Array, history: Sequence[list[int]], spec: GenerationSpec, rng: np.random.Generator, seams: Seams
+) -> Array:
     changed_BV = logits_BV.copy()
     for row, ids in enumerate(history):
         seen = np.unique(ids)
         changed_BV[row, seen] = np.where(changed_BV[row, seen] > 0, changed_BV[row, seen] / 1.2, changed_BV[row, seen] * 1.2)
-    return sampling.sample(changed_BV, history, spec, rng)
+    return sampling.sample(changed_BV, history, spec, rng, seams)
 
 
 FAULTS: tuple[Fault, ...] = (

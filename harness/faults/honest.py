@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
-from harness.faults import attention, experts, numerics, routing
+from harness.faults import attention, cache, declared, experts, loss, numerics, routing
+from harness.faults.cache import Cache
 from harness.faults.entry import GITHUB, Honest, change
 from harness.faults.experts import ExpertJob, Group
 from harness.faults.numerics import MASKED, Array, Rounding, silu, softmax
-from harness.faults.seams import Seams
-from implementations.interface import ModelConfig, RoutingSpec
+from harness.faults.seams import Seams, changed
+from harness.faults.shared import SharedSum
+from implementations.interface import RoutingSpec
 
 
-def select_by_logits(scores_TE: Array, logits_TE: Array, spec: RoutingSpec) -> Array:
-    return routing.select_top_k(logits_TE, logits_TE, spec)
+def select_by_logits(ranking_TE: Array, logits_TE: Array, spec: RoutingSpec) -> Array:
+    """Equal to the honest selection only where nothing was added to the scores and no group was masked; left alone otherwise."""
+    ranks_alike = not spec.correction_bias and spec.num_groups == 1
+    return routing.select_top_k(logits_TE if ranks_alike else ranking_TE, logits_TE, spec)
 
 
 def softmax_of_selected(scores_TE: Array, logits_TE: Array, ids_TK: Array, spec: RoutingSpec) -> Array:
-    """Equal to the honest weights only when these are renormalised; left alone otherwise."""
-    if not spec.normalize_topk:
+    """Equal to the honest weights only when these are renormalised softmax scores; left alone otherwise."""
+    if not spec.normalize_topk or spec.scoring != "softmax":
         return routing.combine_weights(scores_TE, logits_TE, ids_TK, spec)
     return softmax(np.take_along_axis(logits_TE, ids_TK, axis=1))
 
 
 def scores_by_log_sum(logits_TE: Array, spec: RoutingSpec) -> Array:
+    if spec.scoring != "softmax":
+        return routing.scores(logits_TE, spec)
     highest = logits_TE.max(axis=1, keepdims=True)
     return np.exp(logits_TE - (highest + np.log(np.exp(logits_TE - highest).sum(axis=1, keepdims=True))))
 
@@ -43,17 +47,19 @@ def select_higher_of_ties(scores_TE: Array, logits_TE: Array, spec: RoutingSpec)
     return spec.num_experts - 1 - routing.select_top_k(scores_TE[:, ::-1], logits_TE, spec)
 
 
-def weights_in_model_dtype(weights_TK: Array, config: ModelConfig, rounding: Rounding) -> Array:
+def weights_in_model_dtype(weights_TK: Array, spec: RoutingSpec, rounding: Rounding) -> Array:
     return rounding(weights_TK)
 
 
-def weights_in_float32(weights_TK: Array, config: ModelConfig, rounding: Rounding) -> Array:
+def weights_in_float32(weights_TK: Array, spec: RoutingSpec, rounding: Rounding) -> Array:
     return weights_TK
 
 
-def rounded_then_normalized(weights_TK: Array, config: ModelConfig, rounding: Rounding) -> Array:
+def rounded_then_normalized(weights_TK: Array, spec: RoutingSpec, rounding: Rounding) -> Array:
     rounded_TK = rounding(weights_TK)
-    return rounding(rounded_TK / rounding(rounded_TK.sum(axis=1, keepdims=True))) if config.routing.normalize_topk else rounded_TK
+    if not spec.normalize_topk:
+        return rounded_TK
+    return rounding(np.float32(spec.scaling_factor) * rounded_TK / rounding(rounded_TK.sum(axis=1, keepdims=True)))
 
 
 def masked_loop(ids_TK: Array, num_experts: int, valid_T: Array) -> list[Group]:
@@ -94,10 +100,10 @@ def weighted_before_down(job: ExpertJob, seams: Seams) -> Array:
     """The combine weight scales the activation: the down projection is linear."""
     K = job.ids_TK.shape[1]
     weights_P, y_PD = job.weights_TK.ravel(), np.zeros((job.ids_TK.size, job.x_TD.shape[1]), np.float32)
-    for e, pairs in seams.dispatch(job.ids_TK, job.num_experts, job.valid_T):
-        gate, up = seams.split_gate_up(seams.linear(job.x_TD[pairs // K], job.gate_up_E2FD[e], None, job.rounding))
-        act = job.rounding(seams.activate(gate, up, job.rounding) * weights_P[pairs, None])
-        y_PD[pairs] = seams.linear(act, job.down_EDF[e], None, job.rounding)
+    for e, pairs in seams.experts.dispatch(job.ids_TK, job.num_experts, job.valid_T):
+        gate, up = seams.experts.split_gate_up(seams.network.linear(job.x_TD[pairs // K], job.gate_up_E2FD[e], None, job.rounding))
+        act = job.rounding(seams.experts.activate(gate, up, job.rounding) * weights_P[pairs, None])
+        y_PD[pairs] = seams.network.linear(act, job.down_EDF[e], None, job.rounding)
     return y_PD.reshape(*job.ids_TK.shape, -1)
 
 
@@ -161,11 +167,76 @@ def keys_backwards(q_BHQP: Array, k_BHMP: Array, v_BHMP: Array, mask_BQM: Array,
 
 def positions_from_one(seams: Seams) -> Seams:
     """RoPE is relative: a constant offset changes rounding only."""
-    return replace(
+    return changed(
         seams,
-        prefill_positions=lambda valid_BS, start_B, used: 1 + seams.prefill_positions(valid_BS, start_B, used),
-        decode_positions=lambda start_B, used: 1 + seams.decode_positions(start_B, used),
+        prefill_positions=lambda valid_BS, start_B, used: 1 + seams.attention.prefill_positions(valid_BS, start_B, used),
+        decode_positions=lambda start_B, used: 1 + seams.attention.decode_positions(start_B, used),
     )
+
+
+def sigmoid_in_two_branches(logits_TE: Array, spec: RoutingSpec) -> Array:
+    if spec.scoring != "sigmoid":
+        return routing.scores(logits_TE, spec)
+    small = np.exp(-np.abs(logits_TE))
+    return np.where(logits_TE < 0, small, np.float32(1)) / (np.float32(1) + small)
+
+
+def gate_by_tanh(x_TD: Array, gate_1D: Array, rounding: Rounding, seams: Seams) -> Array:
+    x_T1 = seams.network.linear(x_TD, gate_1D, None, rounding)
+    return rounding(np.float32(0.5) + np.float32(0.5) * np.tanh(np.float32(0.5) * x_T1))
+
+
+def shared_in_float32(parts: SharedSum) -> Array:
+    return parts.rounding(parts.routed_TD + (parts.shared_TD if parts.gate_T1 is None else parts.shared_TD * parts.gate_T1))
+
+
+def groups_gathered(ranking_TE: Array, spec: RoutingSpec) -> Array:
+    """Copies the best groups into an empty table instead of masking the others."""
+    if spec.num_groups == 1:
+        return ranking_TE
+    size = spec.num_experts // spec.num_groups
+    ranked_TGX = -np.sort(-ranking_TE.reshape(-1, spec.num_groups, size), axis=-1)
+    best_TG = np.argsort(-(ranked_TGX[..., 0] + ranked_TGX[..., 1]), axis=-1, kind="stable")[:, : spec.top_groups]
+    columns = (best_TG[..., None] * size + np.arange(size)).reshape(len(ranking_TE), spec.top_groups * size)
+    gathered_TE = np.full_like(ranking_TE, -np.inf)
+    np.put_along_axis(gathered_TE, columns, np.take_along_axis(ranking_TE, columns, axis=1), axis=1)
+    return gathered_TE
+
+
+def outputs_into_empty(job: ExpertJob, seams: Seams) -> Array:
+    """No zeros needed where every row is written."""
+    K, D = job.ids_TK.shape[1], job.x_TD.shape[1]
+    y_PD = np.empty((job.ids_TK.size, D), np.float32)
+    for e, pairs in seams.experts.dispatch(job.ids_TK, job.num_experts, job.valid_T):
+        y_PD[pairs] = experts.run_expert(job.x_TD[pairs // K], job.gate_up_E2FD[e], job.down_EDF[e], job.rounding, seams)
+    return y_PD.reshape(*job.ids_TK.shape, D)
+
+
+def pads_as_text(table_VD: Array, ids_BS: Array, valid_BS: Array) -> Array:
+    return table_VD[ids_BS]
+
+
+def without_nan_pads() -> tuple[str, ...]:
+    return tuple(name for name in declared.features() if name != "nan_pads")
+
+
+def reset_to_zeros(where: Cache) -> None:
+    cache.reset(where)
+    where.keys[:], where.values[:], where.position_BM[:] = 0, 0, 0
+
+
+def packed_positions_go_on(cu_seqlens: Array) -> Array:
+    return np.arange(cu_seqlens[-1])
+
+
+def loss_in_float64(logits_BSV: Array, targets_BS: Array, valid_BS: Array) -> float:
+    return loss.mean_loss(logits_BSV.astype(np.float64), targets_BS, valid_BS)
+
+
+def gumbel_maximum(probabilities_BV: Array, rng: np.random.Generator) -> Array:
+    """argmax(log p + Gumbel noise) is distributed like p (Gumbel 1954)."""
+    with np.errstate(divide="ignore"):
+        return np.argmax(np.log(probabilities_BV) + rng.gumbel(size=probabilities_BV.shape), axis=-1)
 
 
 NXD = f"{GITHUB}/aws-neuron/neuronx-distributed/blob/fbac349/src/neuronx_distributed/modules/moe/expert_mlps_v2.py"
@@ -207,4 +278,23 @@ HONEST_VARIANTS: tuple[Honest, ...] = (
     Honest("attention-in-blocks", "Online softmax.", None, change(attend=attend_in_blocks)),
     Honest("keys-backwards", "Attention sums from the newest key.", None, change(attend=keys_backwards)),
     Honest("positions-from-one", "The first position is 1.", None, positions_from_one),
+    Honest("sigmoid-in-two-branches", "Sigmoid scores without overflow: exp of negative numbers only.",
+           None, change(scores=sigmoid_in_two_branches), families=("dots1",)),
+    Honest("gate-by-tanh", "The shared expert's gate as (1 + tanh(x / 2)) / 2.", None,
+           change(shared_gate=gate_by_tanh), ("BLOCK-10",), ("qwen2_moe",)),
+    Honest("shared-sum-in-float32", "The shared expert is gated and added with one rounding.", None,
+           change(add_shared=shared_in_float32), ("BLOCK-10",), ("qwen2_moe", "dots1")),
+    Honest("groups-gathered", "The best groups are copied out instead of the others masked.", None,
+           change(limit_groups=groups_gathered), ("ROUTE-13",), ("dots1",)),
+    Honest("outputs-into-empty", "Experts write into an array that np.empty made, every row.",
+           None, change(run_experts=outputs_into_empty), ("MEM-01", "BLOCK-08")),
+    Honest("pads-as-text", "Pads are embedded like text, and nan_pads is not declared.",
+           None, change(embed=pads_as_text, features=without_nan_pads), ("PAD-03", "CAP-03")),
+    Honest("reset-to-zeros", "Reset overwrites the whole cache with zeros.", None,
+           change(reset=reset_to_zeros), ("CACHE-02", "DET-02")),
+    Honest("packed-positions-go-on", "Positions run on through a pack: RoPE is relative.",
+           None, change(packed_positions=packed_positions_go_on), ("PACK-02",)),
+    Honest("loss-in-float64", "The loss is computed in float64.", None, change(mean_loss=loss_in_float64), ("LOSS-01", "LOSS-02")),
+    Honest("gumbel-maximum", "Samples are the maximum of logits with Gumbel noise.", None,
+           change(draw=gumbel_maximum), ("GEN-04", "GEN-05")),
 )  # fmt: skip

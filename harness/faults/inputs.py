@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.faults.attention import valid_tokens
+from harness.faults.cache import Cache
+from harness.faults.loss import IGNORED
 from harness.faults.numerics import Array, Rounding
-from implementations.interface import GenerationSpec, InvalidInput, LoadSpec, ModelConfig, PinnedRouting, Request, Unsupported
+from implementations.interface import DTYPES, GenerationSpec, InvalidInput, LoadSpec, ModelConfig, PinnedRouting, Request, Unsupported
+
+if TYPE_CHECKING:
+    from harness.faults.seams import Seams
 
 LOGITS, SIDES = ("all", "last", "none"), ("left", "right")
+
+
+@dataclass(frozen=True)
+class Call:
+    """The tokens of a prefill (ids_BS with their lengths and side) or of a decode (ids_B, lengths None)."""
+
+    ids: Array
+    lengths_B: Array | None = None
+    padding: str = "right"
+
+
+def admit(call: Call, cache: Cache | None, config: ModelConfig, spec: LoadSpec, seams: Seams) -> tuple[Array, Array]:
+    """(ids_BS, valid_BS) of a call that continues `cache`, all checks passed and nothing changed."""
+    rows, used = (cache.rows, cache.used) if cache else (0, 0)
+    if call.lengths_B is None:
+        ids_BS = seams.calls.tokens("token_ids_B", call.ids, 1, config)[:, None]
+        seams.calls.started(rows)
+        valid_BS = np.ones(ids_BS.shape, bool)
+    else:
+        ids_BS = seams.calls.tokens("input_ids_BS", call.ids, 2, config)
+        valid_BS = valid_tokens(seams.calls.lengths(call.lengths_B, *ids_BS.shape), ids_BS.shape[1], call.padding)
+    slots = seams.calls.room(*ids_BS.shape, rows, used, spec)
+    return ids_BS[:, :slots], valid_BS[:, :slots]
 
 
 def _integers(name: str, array: Array, ndim: int) -> Array:
@@ -26,7 +57,7 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> None:
 
 def load_spec(spec: LoadSpec) -> None:
     """Raises Unsupported for a dtype or device that is not there, InvalidInput for a size below one or an unknown option."""
-    if spec.dtype not in ("float32", "bfloat16", "float16"):
+    if spec.dtype not in DTYPES:
         raise Unsupported(f"dtype {spec.dtype}")
     if spec.device != "cpu":
         raise Unsupported(f"device {spec.device}: numpy runs on the CPU only")
@@ -58,14 +89,36 @@ def lengths(lengths_B: Array, B: int, S: int) -> Array:
     return lengths_B
 
 
-def room(rows: int, slots: int, cached_rows: int, used: int, spec: LoadSpec) -> None:
-    """`cached_rows` 0: the cache is empty. Slots count, pads included."""
+def started(cached_rows: int) -> None:
+    if cached_rows == 0:
+        raise InvalidInput("decode before any prefill")
+
+
+def boundaries(cu_seqlens: Array, T: int) -> Array:
+    """cu_seqlens as int64: from 0 to T, rising."""
+    cu = _integers("cu_seqlens", cu_seqlens, 1)
+    if len(cu) < 2 or cu[0] != 0 or cu[-1] != T or (np.diff(cu) < 1).any():
+        raise InvalidInput(f"cu_seqlens: expected to rise from 0 to {T}, got {cu.tolist()}")
+    return cu
+
+
+def labels(labels_BS: Array, shape: tuple[int, ...], config: ModelConfig) -> Array:
+    """labels_BS as int64: each -100 or in [0, V)."""
+    labels_BS = _shaped("labels_BS", _integers("labels_BS", labels_BS, 2), shape)
+    if ((labels_BS != IGNORED) & ((labels_BS < 0) | (labels_BS >= config.vocab_size))).any():
+        raise InvalidInput(f"labels_BS: neither {IGNORED} nor in [0, {config.vocab_size})")
+    return labels_BS
+
+
+def room(rows: int, slots: int, cached_rows: int, used: int, spec: LoadSpec) -> int:
+    """How many of the slots are taken: all of them. `cached_rows` 0: the cache is empty. Slots count, pads included."""
     if cached_rows and rows != cached_rows:
         raise InvalidInput(f"batch of {rows} rows on a cache of {cached_rows}")
     if rows > spec.max_batch:
         raise InvalidInput(f"batch of {rows} rows, max_batch is {spec.max_batch}")
     if used + slots > spec.max_length:
         raise InvalidInput(f"{slots} positions after {used} exceed max_length {spec.max_length}")
+    return slots
 
 
 def pinned(value: PinnedRouting | None, num_layers: int, valid_T: Array, config: ModelConfig) -> PinnedRouting | None:
@@ -93,19 +146,20 @@ def _shaped(name: str, array: Array, shape: Sequence[int]) -> Array:
 
 def probe(layer: int, x_TD: Array, config: ModelConfig, rounding: Rounding) -> Array:
     """x_TD as it came: a known MoE layer, float32, D columns, every value one of the model's dtype (NaN passes)."""
-    x_TD = np.asarray(x_TD)
     if not 0 <= layer < len(config.moe_layers):
         raise InvalidInput(f"layer {layer}: there are {len(config.moe_layers)} MoE layers")
-    if x_TD.dtype != np.float32 or x_TD.ndim != 2 or x_TD.shape[1] != config.hidden_size:
-        raise InvalidInput(f"x_TD: expected float32 of shape (T, {config.hidden_size}), got {x_TD.dtype} of shape {x_TD.shape}")
+    return hidden_states(x_TD, config.hidden_size, rounding)
+
+
+def hidden_states(x_TD: Array, D: int, rounding: Rounding) -> Array:
+    x_TD = np.asarray(x_TD)
+    if x_TD.dtype != np.float32 or x_TD.ndim != 2 or x_TD.shape[1] != D:
+        raise InvalidInput(f"x_TD: expected float32 of shape (T, {D}), got {x_TD.dtype} of shape {x_TD.shape}")
     if not np.array_equal(rounding(x_TD), x_TD, equal_nan=True):
         raise InvalidInput(f"x_TD: not every value is exactly representable in {rounding.dtype}")
     return x_TD
 
 
-def generation(spec: GenerationSpec, S: int, max_length: int) -> None:
-    """N new tokens take N - 1 slots: the last one is not fed back."""
-    if spec.max_new_tokens < 0 or S + spec.max_new_tokens - 1 > max_length:
-        raise InvalidInput(f"max_new_tokens {spec.max_new_tokens} after {S} positions; max_length is {max_length}")
+def generation(spec: GenerationSpec) -> None:
     if not (spec.temperature >= 0 and spec.top_k >= 0 and 0 < spec.top_p <= 1):
         raise InvalidInput(f"temperature {spec.temperature}, top_k {spec.top_k}, top_p {spec.top_p}: expected >= 0, >= 0, in (0, 1]")

@@ -6,20 +6,23 @@ from dataclasses import dataclass
 
 from harness.faults.attention import KeyView, Tables
 from harness.faults.cache import Cache
-from harness.faults.experts import ExpertJob
+from harness.faults.experts import ExpertJob, run_expert
 from harness.faults.numerics import Array, Rounding, rms_norm
-from harness.faults.routing import Routes, route
+from harness.faults.routing import RouterTensors, Routes, route
 from harness.faults.seams import Seams
+from harness.faults.shared import SharedSum
 from implementations.interface import ModelConfig, PinnedRouting
 
 
 @dataclass(frozen=True)
 class Step:
-    """The tokens of one call. Pads hold a legal id and are False in `valid_BS`."""
+    """The tokens of one call. Pads hold a legal id and are False in `valid_BS`. `segment_BS`: which packed sequence a token belongs to, 0
+    where nothing is packed."""
 
     ids_BS: Array
     valid_BS: Array
     positions_BS: Array
+    segment_BS: Array
     decoding: bool
 
 
@@ -34,9 +37,9 @@ class Network:
 
     def forward(self, step: Step, cache: Cache, pinned: PinnedRouting | None) -> tuple[Array, list[Routes]]:
         """(hidden_BSD before the final norm, routing of each MoE layer). Appends to the cache."""
-        cache.reserve(step.positions_BS, step.valid_BS)
-        tables = self.seams.rope_tables(step.positions_BS, self.config, self.rounding)
-        hidden_BSD, records = self.tensors["embed.weight"][step.ids_BS], []
+        cache.reserve(step.positions_BS, step.valid_BS, step.segment_BS)
+        tables = self.seams.attention.rope_tables(step.positions_BS, self.config, self.rounding)
+        hidden_BSD, records = self.seams.network.embed(self.tensors["embed.weight"], step.ids_BS, step.valid_BS), []
         for layer in range(self.config.num_hidden_layers):
             hidden_BSD = self.rounding(
                 hidden_BSD + self._attention(layer, self._norm(layer, "attention_norm", hidden_BSD), step, tables, cache)
@@ -48,31 +51,43 @@ class Network:
 
     def logits(self, hidden: Array) -> Array:
         """Final norm and head of hidden states (..., D), float32."""
-        normed = self.seams.final_norm(hidden, self.tensors["norm.weight"], self.config.rms_norm_eps, self.rounding)
+        normed = self.seams.network.final_norm(hidden, self.tensors["norm.weight"], self._epsilon, self.rounding)
         tied = self.config.tie_word_embeddings and "lm_head.weight" not in self.tensors
-        return self.seams.linear(normed, self.tensors["embed.weight" if tied else "lm_head.weight"], None, self.rounding)
+        return self.seams.network.linear(normed, self.tensors["embed.weight" if tied else "lm_head.weight"], None, self.rounding)
 
     def route(self, moe_layer: int, x_TD: Array, pinned: PinnedRouting | None = None) -> Routes:
         """`pinned` has L = 1."""
-        router_ED = self._tensor(self.config.moe_layers[moe_layer], "moe.router.weight")
-        return route(x_TD, router_ED, self.config, self.rounding, self.seams, pinned)
+        prefix = f"layers.{self.config.moe_layers[moe_layer]}.moe.router."
+        tensors = RouterTensors(*(self.tensors.get(prefix + part) for part in ("weight", "bias", "correction_bias")))  # type: ignore[arg-type]
+        return route(x_TD, tensors, self.config.routing, self.rounding, self.seams, pinned)
 
     def moe_block(self, moe_layer: int, x_TD: Array, routes: Routes, valid_T: Array) -> Array:
-        """y_TD of the experts under `routes`, without the residual."""
+        """y_TD of the experts under `routes` and of the shared one, without the residual."""
         layer = self.config.moe_layers[moe_layer]
         weights = (self._tensor(layer, "moe.gate_up.weight"), self._tensor(layer, "moe.down.weight"))
         job = ExpertJob(x_TD, routes.ids_TK, routes.weights_TK, valid_T, *weights, self.rounding)
-        return self.seams.combine(self.seams.run_experts(job, self.seams), routes.weights_TK, routes.ids_TK, self.rounding)
+        y_TKD = self.seams.experts.run_experts(job, self.seams)
+        routed_TD = self.seams.experts.combine(y_TKD, routes.weights_TK, routes.ids_TK, self.rounding)
+        return routed_TD if self.config.shared_expert == "none" else self._with_shared(layer, x_TD, routed_TD, routes)
+
+    def _with_shared(self, layer: int, x_TD: Array, routed_TD: Array, routes: Routes) -> Array:
+        seams, rounding = self.seams, self.rounding
+        x_TD, gate_T1 = seams.experts.shared_input(x_TD, routed_TD), None
+        weights = (self._tensor(layer, "moe.shared.gate_up.weight"), self._tensor(layer, "moe.shared.down.weight"))
+        if self.config.shared_expert == "gated":
+            gate_T1 = seams.experts.shared_gate(x_TD, self._tensor(layer, "moe.shared.gate.weight"), rounding, seams)
+        shared_TD = run_expert(x_TD, *weights, rounding, seams)
+        return seams.experts.add_shared(SharedSum(routed_TD, shared_TD, gate_T1, routes.weights_TK, self.config.routing, rounding))
 
     def _feed_forward(self, layer: int, hidden_BSD: Array, step: Step, pinned: PinnedRouting | None) -> tuple[Array, Routes | None]:
         normed_BSD = self._norm(layer, "ffn_norm", hidden_BSD)
         if layer not in self.config.moe_layers:
             gate_up, down = self._tensor(layer, "mlp.gate_up.weight"), self._tensor(layer, "mlp.down.weight")
-            return self.seams.dense_mlp(normed_BSD, gate_up, down, self.rounding, self.seams), None
+            return self.seams.experts.dense_mlp(normed_BSD, gate_up, down, self.rounding, self.seams), None
         index, D = self.config.moe_layers.index(layer), self.config.hidden_size
         x_TD = normed_BSD.reshape(-1, D)
-        router_x_TD = self.seams.router_input(x_TD, hidden_BSD.reshape(-1, D))
-        routes = self.route(self.seams.router_layer(index, len(self.config.moe_layers)), router_x_TD, _pinned_layer(pinned, index))
+        router_x_TD = self.seams.router.router_input(x_TD, hidden_BSD.reshape(-1, D))
+        routes = self.route(self.seams.router.router_layer(index, len(self.config.moe_layers)), router_x_TD, _pinned_layer(pinned, index))
         return self.moe_block(index, x_TD, routes, step.valid_BS.ravel()).reshape(hidden_BSD.shape), routes
 
     def _attention(self, layer: int, x_BSD: Array, step: Step, tables: Tables, cache: Cache) -> Array:
@@ -81,28 +96,34 @@ class Network:
         heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
         q, k, v = (x.reshape(*x.shape[:2], n, config.head_dim) for x, n in zip((q, k, v), heads, strict=True))
         q, k = (
-            seams.position_heads(
-                x, self.tensors.get(f"layers.{layer}.attention.{part}_norm.weight"), config.rms_norm_eps, tables, self.rounding, seams
+            seams.attention.position_heads(
+                x, self.tensors.get(f"layers.{layer}.attention.{part}_norm.weight"), self._epsilon, tables, self.rounding, seams
             )
             for x, part in ((q, "q"), (k, "k"))
         )
-        seams.append(cache, layer, k.swapaxes(1, 2), v.swapaxes(1, 2))
+        seams.cache.append(cache, layer, k.swapaxes(1, 2), v.swapaxes(1, 2))
         context_BHQP = self._attend(layer, q.swapaxes(1, 2), step, cache)
         return self._project(layer, "o", context_BHQP.swapaxes(1, 2).reshape(*x_BSD.shape[:2], -1))
 
     def _attend(self, layer: int, q_BHQP: Array, step: Step, cache: Cache) -> Array:
         seams, config, M = self.seams, self.config, cache.used
-        view = KeyView(step.positions_BS, cache.position_BM[:, :M], cache.valid_BM[:, :M], config.sliding_window, step.decoding)
+        slots = (cache.position_BM[:, :M], cache.valid_BM[:, :M], step.segment_BS, cache.segment_BM[:, :M])
+        view = KeyView(step.positions_BS, *slots, config.sliding_window, step.decoding)
         groups = config.num_attention_heads // config.num_key_value_heads
-        keys, values = (seams.repeat_kv(x[layer][:, :, :M], groups) for x in (cache.keys, cache.values))
-        return seams.attend(q_BHQP, keys, values, seams.visible_keys(view), seams.attention_scale(config), self.rounding)
+        keys, values = (seams.attention.repeat_kv(x[layer][:, :, :M], groups) for x in (cache.keys, cache.values))
+        mask_BQM, scale = seams.attention.visible_keys(view), seams.attention.attention_scale(config)
+        return seams.attention.attend(q_BHQP, keys, values, mask_BQM, scale, self.rounding)
 
     def _project(self, layer: int, part: str, x: Array) -> Array:
         weight, bias = self._tensor(layer, f"attention.{part}.weight"), self.tensors.get(f"layers.{layer}.attention.{part}.bias")
-        return self.seams.linear(x, weight, bias, self.rounding)
+        return self.seams.network.linear(x, weight, bias, self.rounding)
 
     def _norm(self, layer: int, name: str, x: Array) -> Array:
-        return rms_norm(x, self._tensor(layer, f"{name}.weight"), self.config.rms_norm_eps, self.rounding)
+        return rms_norm(x, self._tensor(layer, f"{name}.weight"), self._epsilon, self.rounding)
+
+    @property
+    def _epsilon(self) -> float:
+        return self.seams.network.epsilon(self.config)
 
     def _tensor(self, layer: int, name: str) -> Array:
         return self.tensors[f"layers.{layer}.{name}"]

@@ -53,5 +53,9 @@ def softmax(x: Array) -> Array:
     return shifted
 
 
+def sigmoid(x: Array) -> Array:
+    return np.float32(1.0) / (np.float32(1.0) + np.exp(-x))
+
+
 def silu(x: Array) -> Array:
     return x / (1.0 + np.exp(-x))

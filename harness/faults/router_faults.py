@@ -9,7 +9,7 @@ import numpy as np
 from harness.faults import routers
 from harness.faults.entry import GITHUB, Fault, Needs, change, routing, where
 from harness.faults.numerics import Array
-from harness.faults.seams import Seams
+from harness.faults.seams import Seams, changed
 from implementations.interface import ModelConfig
 
 SEVERAL: Needs = where(lambda config: config.routing.top_k > 1, routing(top_k=2))
@@ -38,7 +38,7 @@ def jitter(seams: Seams) -> Seams:
     def noisy(normed_TD: Array, residual_TD: Array) -> Array:
         return normed_TD * rng.uniform(0.95, 1.05, normed_TD.shape).astype(np.float32)
 
-    return replace(seams, router_input=noisy)
+    return changed(seams, router_input=noisy)
 
 
 SELECTION: tuple[Fault, ...] = (

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.faults.numerics import Array, softmax
-from implementations.interface import GenerationSpec, ModelConfig
+from implementations.interface import GenerationSpec, InvalidInput, ModelConfig
+
+if TYPE_CHECKING:
+    from harness.faults.seams import Seams
 
 
 def last_valid(valid_BS: Array) -> Array:
@@ -15,25 +19,53 @@ def last_valid(valid_BS: Array) -> Array:
     return valid_BS.shape[1] - 1 - np.argmax(valid_BS[:, ::-1], axis=1)
 
 
-def sample(logits_BV: Array, history: Sequence[list[int]], spec: GenerationSpec, rng: np.random.Generator) -> Array:
+def steps(spec: GenerationSpec, S: int, max_length: int) -> int:
+    """How many tokens to generate after S positions. N of them take N - 1 slots: the last one is not fed back. Raises InvalidInput."""
+    if spec.max_new_tokens < 0 or S + spec.max_new_tokens - 1 > max_length:
+        raise InvalidInput(f"max_new_tokens {spec.max_new_tokens} after {S} positions; max_length is {max_length}")
+    return spec.max_new_tokens
+
+
+def generator(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def sample(logits_BV: Array, history: Sequence[list[int]], spec: GenerationSpec, rng: np.random.Generator, seams: Seams) -> Array:
     """ids_B: the highest logit at temperature 0, else a draw from the kept tokens. `history`: prompt and new ids of each row."""
     if spec.temperature == 0:
         return np.argmax(logits_BV, axis=-1)
-    probabilities_BV = softmax(_keep_likely(logits_BV / np.float32(spec.temperature), spec))
-    return np.array([rng.choice(len(p), p=p.astype(np.float64) / p.sum(dtype=np.float64)) for p in probabilities_BV])
+    kept_BV = seams.sampling.keep_likely(logits_BV / np.float32(spec.temperature), spec)
+    return seams.sampling.draw(softmax(kept_BV), rng)
 
 
-def _keep_likely(logits_BV: Array, spec: GenerationSpec) -> Array:
+def draw(probabilities_BV: Array, rng: np.random.Generator) -> Array:
+    """ids_B by inverting each row's cumulative distribution at a random number of its own."""
+    return invert(probabilities_BV, rng.random((len(probabilities_BV), 1)))
+
+
+def invert(probabilities_BV: Array, u_B1: Array) -> Array:
+    cumulative_BV = np.cumsum(probabilities_BV, axis=-1, dtype=np.float64)
+    return (cumulative_BV <= u_B1 * cumulative_BV[:, -1:]).sum(axis=-1)
+
+
+def keep_likely(logits_BV: Array, spec: GenerationSpec) -> Array:
     """-inf outside the `top_k` most likely tokens and outside the smallest set of them that holds `top_p` of the probability."""
     order_BV = np.argsort(-logits_BV, axis=-1, kind="stable")
     ranked_BV = np.take_along_axis(logits_BV, order_BV, axis=-1)
     if spec.top_k:
         ranked_BV[:, spec.top_k :] = -np.inf
-    before_BV = np.cumsum(softmax(ranked_BV), axis=-1) - softmax(ranked_BV)
-    ranked_BV = np.where((before_BV < spec.top_p) | (np.arange(ranked_BV.shape[1]) == 0), ranked_BV, -np.inf)
+    ranked_BV = np.where(within(softmax(ranked_BV), spec.top_p), ranked_BV, -np.inf)
     kept_BV = np.empty_like(logits_BV)
     np.put_along_axis(kept_BV, order_BV, ranked_BV, axis=-1)
     return kept_BV
+
+
+def within(ranked_BV: Array, top_p: float) -> Array:
+    """Which of the falling probabilities belong to the smallest set that holds `top_p`; always the first. All of them at 1."""
+    if top_p == 1:
+        return np.ones(ranked_BV.shape, bool)
+    before_BV = np.cumsum(ranked_BV, axis=-1, dtype=np.float64) - ranked_BV
+    return (before_BV < top_p) | (np.arange(ranked_BV.shape[1]) == 0)
 
 
 def stop_ids(config: ModelConfig, spec: GenerationSpec) -> frozenset[int]:

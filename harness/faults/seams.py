@@ -1,14 +1,18 @@
-"""Every place where a fault can enter: a frozen record of functions with honest defaults. A fault replaces one or two of them."""
+"""Every place where a fault can enter: frozen records of functions with honest defaults, one record for each part of the subject. A fault
+replaces one or two of the functions, by `changed`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from harness.faults import attention, cache, experts, numerics, routing, sampling
+import numpy as np
+
+from harness.faults import attention, cache, declared, experts, inputs, loss, numerics, packing, routing, sampling, shared
 from harness.faults.numerics import Array
-from implementations.interface import GenerationSpec, ModelConfig
+from implementations.checkpoint import Checkpoint
+from implementations.interface import GenerationSpec, ModelCapabilities, ModelConfig
 
 Tensors = dict[str, Array]
 
@@ -29,6 +33,14 @@ def keep_tensors(tensors: Tensors, config: ModelConfig, converted: bool) -> Tens
     return tensors
 
 
+def nothing_unread(source: Checkpoint) -> frozenset[str]:
+    return frozenset()
+
+
+def widen(stored: Array) -> Array:
+    return np.ascontiguousarray(stored, dtype=np.float32)
+
+
 def same_layer(layer: int, num_moe_layers: int) -> int:
     return layer
 
@@ -37,29 +49,63 @@ def norm(x: Array, weight: Array, eps: float, rounding: numerics.Rounding) -> Ar
     return numerics.rms_norm(x, weight, eps, rounding)
 
 
-@dataclass(frozen=True)
-class Seams:
-    """Grouped by where they lie. Signatures are those of the honest defaults."""
+def epsilon(config: ModelConfig) -> float:
+    return config.rms_norm_eps
 
-    # arithmetic: every matmul with weights; the norm before the head
+
+def embed(table_VD: Array, ids_BS: Array, valid_BS: Array) -> Array:
+    """Zeros at pads: whatever a pad's row of the table holds, it is never read, let alone multiplied."""
+    return np.where(valid_BS[..., None], table_VD[ids_BS], np.float32(0))
+
+
+@dataclass(frozen=True)
+class NetworkSeams:
+    """Every matmul with weights; what enters the first layer; the epsilon of the norms; the norm before the head."""
+
     linear: Callable[..., Array] = numerics.linear
+    embed: Callable[[Array, Array, Array], Array] = embed
+    epsilon: Callable[[ModelConfig], float] = epsilon
     final_norm: Callable[..., Array] = norm
-    # router: what it reads in the model, whose weights, logits, scores, ids, weights, the dtype in which weights combine
+
+
+@dataclass(frozen=True)
+class RouterSeams:
+    """What the router reads in the model, whose weights it uses; then the steps of `routing.route` in their order."""
+
     router_input: Callable[[Array, Array], Array] = routing.router_input
     router_layer: Callable[[int, int], int] = same_layer
     router_logits: Callable[..., Array] = routing.router_logits
-    scores: Callable[..., Array] = routing.softmax_scores
+    add_bias: Callable[..., Array] = routing.add_bias
+    scores: Callable[..., Array] = routing.scores
+    correct: Callable[[Array, Array | None], Array] = routing.correct
+    limit_groups: Callable[..., Array] = routing.limit_groups
     select: Callable[..., Array] = routing.select_top_k
+    weight_source: Callable[[Array, Array], Array] = routing.weight_source
     weights: Callable[..., Array] = routing.combine_weights
+    scale: Callable[..., Array] = routing.scale_weights
     round_weights: Callable[..., Array] = routing.round_weights
-    # experts: who computes which token, the gated MLP, the weighted sum
+
+
+@dataclass(frozen=True)
+class ExpertSeams:
+    """Who computes which token, the gated MLP, the weighted sum; the MLP of a layer without experts; the input, gate and sum of
+    the shared expert."""
+
     dispatch: Callable[..., list[experts.Group]] = experts.group_by_expert
-    run_experts: Callable[[experts.ExpertJob, Seams], Array] = experts.run_experts
+    run_experts: Callable[..., Array] = experts.run_experts
     split_gate_up: Callable[[Array], tuple[Array, Array]] = experts.split_halves
     activate: Callable[..., Array] = experts.swiglu
     combine: Callable[..., Array] = experts.combine
     dense_mlp: Callable[..., Array] = experts.dense_mlp
-    # attention
+    shared_input: Callable[[Array, Array], Array] = shared.shared_input
+    shared_gate: Callable[..., Array] = shared.shared_gate
+    add_shared: Callable[[shared.SharedSum], Array] = shared.add_shared
+
+
+@dataclass(frozen=True)
+class AttentionSeams:
+    """Positions, RoPE, QK norm, masks, heads, and the sum over the cache."""
+
     prefill_positions: Callable[[Array, Array, int], Array] = attention.prefill_positions
     decode_positions: Callable[[Array, int], Array] = attention.decode_positions
     rope_tables: Callable[..., attention.Tables] = attention.rope_tables
@@ -70,20 +116,84 @@ class Seams:
     attention_scale: Callable[[ModelConfig], float] = attention.attention_scale
     repeat_kv: Callable[[Array, int], Array] = attention.repeat_kv
     attend: Callable[..., Array] = attention.attend
-    # cache
+
+
+@dataclass(frozen=True)
+class CacheSeams:
+    """Writing, emptying, and which cache a call gets."""
+
     append: Callable[[cache.Cache, int, Array, Array], None] = cache.append
     reset: Callable[[cache.Cache], None] = cache.reset
-    # conversion: each tensor on the way in and out, config.json, whether a tied head's own tensor is kept, the weights once loaded
+
+
+@dataclass(frozen=True)
+class CallSeams:
+    """What a call is checked for, and what it gives back: the last logits, packed sequences, the loss; what is declared."""
+
+    tokens: Callable[..., Array] = inputs.tokens
+    lengths: Callable[[Array, int, int], Array] = inputs.lengths
+    started: Callable[[int], None] = inputs.started
+    room: Callable[..., int] = inputs.room
+    admit: Callable[..., tuple[Array, Array]] = inputs.admit
+    last_token: Callable[[Array], Array] = sampling.last_valid
+    boundaries: Callable[[Array, int], Array] = inputs.boundaries
+    segments: Callable[[Array], Array] = packing.segments
+    packed_positions: Callable[[Array], Array] = packing.positions
+    packed_last: Callable[[Array], Array] = packing.last
+    targets: Callable[[Array], Array] = loss.targets
+    mean_loss: Callable[..., float] = loss.mean_loss
+    features: Callable[[], tuple[str, ...]] = declared.features
+    describe: Callable[[ModelConfig], ModelCapabilities] = ModelCapabilities.of
+
+
+@dataclass(frozen=True)
+class StorageSeams:
+    """Each tensor on the way in and out, config.json, whether a tied head's own tensor is kept; in loading: what is not read, how stored
+    numbers become float32, the weights once loaded."""
+
     pack: Callable[[str, Array, ModelConfig], Array] = keep_tensor
     unpack: Callable[[str, Array, ModelConfig], Array] = keep_tensor
     pack_config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = keep_config
     stored_head: Callable[[ModelConfig, bool], bool] = keep_stored_head
+    unread: Callable[[Checkpoint], frozenset[str]] = nothing_unread
+    widen: Callable[[Array], Array] = widen
     loaded: Callable[[Tensors, ModelConfig, bool], Tensors] = keep_tensors
-    # generation
-    last_token: Callable[[Array], Array] = sampling.last_valid
+
+
+@dataclass(frozen=True)
+class SamplingSeams:
+    """How many tokens, whose random numbers, which token, where a row ends."""
+
+    steps: Callable[[GenerationSpec, int, int], int] = sampling.steps
+    generator: Callable[[int], np.random.Generator] = sampling.generator
+    keep_likely: Callable[[Array, GenerationSpec], Array] = sampling.keep_likely
+    draw: Callable[[Array, np.random.Generator], Array] = sampling.draw
     sample: Callable[..., Array] = sampling.sample
     stop_ids: Callable[[ModelConfig, GenerationSpec], frozenset[int]] = sampling.stop_ids
     ended: Callable[[Array, Sequence[list[int]], frozenset[int], Array], Array] = sampling.ended
 
 
+@dataclass(frozen=True)
+class Seams:
+    """All records. Signatures are those of the honest defaults."""
+
+    network: NetworkSeams = field(default_factory=NetworkSeams)
+    router: RouterSeams = field(default_factory=RouterSeams)
+    experts: ExpertSeams = field(default_factory=ExpertSeams)
+    attention: AttentionSeams = field(default_factory=AttentionSeams)
+    cache: CacheSeams = field(default_factory=CacheSeams)
+    calls: CallSeams = field(default_factory=CallSeams)
+    storage: StorageSeams = field(default_factory=StorageSeams)
+    sampling: SamplingSeams = field(default_factory=SamplingSeams)
+
+
 HONEST = Seams()
+HOME = {seam.name: part.name for part in fields(Seams) for seam in fields(getattr(HONEST, part.name))}  # seam -> record
+
+
+def changed(seams: Seams, **functions: Any) -> Seams:
+    """`seams` with these functions, by seam name. Raises KeyError for a name that is no seam."""
+    for name, function in functions.items():
+        part = HOME[name]
+        seams = replace(seams, **{part: replace(getattr(seams, part), **{name: function})})
+    return seams

@@ -16,7 +16,6 @@ from implementations.interface import CheckpointError, ModelConfig
 from implementations.weights import Placement, identity_layout
 
 MARKER, FORMAT = "FORMAT", "canonical-1\n"
-ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def own_layout(family: Family, config: ModelConfig, stored_head: bool) -> list[Placement]:
@@ -34,9 +33,10 @@ def is_own(path: str) -> bool:
 def from_hf(src: str, dst: str, seams: Seams) -> None:
     with Checkpoint(src) as source, new_directory(dst) as scratch:
         copy_beside(source.path, scratch)
-        write_json(scratch / CONFIG, seams.pack_config(source.raw_config))
-        layout = identity_layout(source.config, source.stored_head and seams.stored_head(source.config, True))
-        write_tensors(scratch, _sizes(layout, source.config), lambda name: seams.pack(name, source.tensor(name), source.config))
+        write_json(scratch / CONFIG, seams.storage.pack_config(source.raw_config))
+        layout = identity_layout(source.config, source.stored_head and seams.storage.stored_head(source.config, True))
+        unread = seams.storage.unread(source)
+        write_tensors(scratch, _sizes(layout, source), lambda name: seams.storage.pack(name, _tensor(source, name, unread), source.config))
         (scratch / MARKER).write_text(FORMAT, encoding="utf-8")
 
 
@@ -45,11 +45,18 @@ def to_hf(src: str, dst: str, seams: Seams) -> None:
         raise CheckpointError(src, "not a directory that from_hf wrote")
     with Checkpoint(src, own_layout) as source:
         layout = {p.source: p for p in source.family.layout(source.config, source.stored_head)}
-        convert(source, dst, (_sizes(list(layout.values()), source.config), _region_reader(layout, source, seams)))
+        convert(source, dst, (_sizes(list(layout.values()), source), _region_reader(layout, source, seams)))
 
 
-def _sizes(layout: list[Placement], config: ModelConfig) -> dict[str, int]:
-    return {p.source: int(np.prod(p.shape)) * ITEMSIZE[config.dtype] for p in layout}
+def _tensor(source: Checkpoint, name: str, unread: frozenset[str]) -> Array:
+    """As stored; zeros where it is left unread."""
+    tensor = source.tensor(name)
+    return np.zeros_like(tensor) if name in unread else tensor
+
+
+def _sizes(layout: list[Placement], source: Checkpoint) -> dict[str, int]:
+    """Bytes of each tensor of a layout of the checkpoint's own canonical tensors."""
+    return {p.source: source.bytes(p.name) * int(np.prod(p.shape)) // int(np.prod(source.shape(p.name))) for p in layout}
 
 
 def _region_reader(layout: dict[str, Placement], source: Checkpoint, seams: Seams) -> Callable[[str], Array]:
@@ -60,16 +67,23 @@ def _region_reader(layout: dict[str, Placement], source: Checkpoint, seams: Seam
         placement = layout[name]
         if placement.name not in kept:
             kept.clear()
-            kept[placement.name] = seams.unpack(placement.name, source.tensor(placement.name), source.config)
+            kept[placement.name] = seams.storage.unpack(placement.name, source.tensor(placement.name), source.config)
         return np.ascontiguousarray(kept[placement.name][placement.region]).reshape(placement.shape)
 
     return read
 
 
 def load(path: str, rounding: Rounding, seams: Seams) -> tuple[ModelConfig, dict[str, Array]]:
-    """(config, float32 tensors by canonical name, rounded to the load dtype) of an own or an HF directory. A tied head is left out."""
+    """(config, float32 tensors by canonical name, rounded to the load dtype) of an own or an HF directory. A tied head is left out.
+    Correction biases stay as they are in every dtype."""
     own = is_own(path)
+
+    def read(name: str, unread: frozenset[str]) -> Array:
+        values = seams.storage.widen(_tensor(source, name, unread))
+        return values if name.endswith("correction_bias") else rounding(values)
+
     with Checkpoint(path, own_layout) if own else Checkpoint(path) as source:
         names = [name for name in source.names() if not (name == "lm_head.weight" and source.config.tie_word_embeddings)]
-        tensors = {name: rounding(np.ascontiguousarray(source.tensor(name), dtype=np.float32)) for name in names}
-        return source.config, seams.loaded(tensors, source.config, own)
+        unread = seams.storage.unread(source)
+        tensors = {name: read(name, unread) for name in names}
+        return source.config, seams.storage.loaded(tensors, source.config, own)

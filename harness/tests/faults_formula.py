@@ -5,17 +5,36 @@ from __future__ import annotations
 import numpy as np
 
 from harness.faults.subject import SubjectModel
+from implementations.interface import RoutingSpec
 
 
 def naive_moe(model: SubjectModel, layer: int, x_D: np.ndarray) -> np.ndarray:
-    """One token in float64. Mixtral of Experts (2024), section 2.1; without normalisation as Qwen3-MoE's norm_topk_prob says."""
+    """One token in float64. Mixtral of Experts (2024), section 2.1; DeepSeek-V3 technical report, section 2.1.2 (sigmoid, correction,
+    groups, scaling); without normalisation as Qwen3-MoE's norm_topk_prob says; the shared expert of Qwen1.5-MoE and DeepSeek-V3."""
     tensors, spec, prefix = model.network.tensors, model.config.routing, f"layers.{layer}.moe"
     logits = tensors[f"{prefix}.router.weight"] @ x_D
-    scores = np.exp(logits) / np.exp(logits).sum()
-    chosen = sorted(range(spec.num_experts), key=lambda e: -scores[e])[: spec.top_k]
+    scores = np.exp(logits) / np.exp(logits).sum() if spec.scoring == "softmax" else 1 / (1 + np.exp(-logits))
+    chosen = naive_selection(scores + tensors.get(f"{prefix}.router.correction_bias", 0), spec)
     total = sum(scores[e] for e in chosen) if spec.normalize_topk else 1.0
     experts = ((e, tensors[f"{prefix}.gate_up.weight"][e], tensors[f"{prefix}.down.weight"][e]) for e in chosen)
-    return sum(scores[e] / total * naive_mlp(gate_up, down, x_D) for e, gate_up, down in experts)
+    routed_D = sum(spec.scaling_factor * scores[e] / total * naive_mlp(gate_up, down, x_D) for e, gate_up, down in experts)
+    return routed_D + naive_shared(model, f"{prefix}.shared", x_D)
+
+
+def naive_selection(ranks: np.ndarray, spec: RoutingSpec) -> list[int]:
+    size = spec.num_experts // spec.num_groups
+    groups = [list(range(start, start + size)) for start in range(0, spec.num_experts, size)]
+    best = sorted(groups, key=lambda group: -sum(sorted(ranks[group])[-2:]))[: spec.top_groups]
+    return sorted((e for group in best for e in group), key=lambda e: -ranks[e])[: spec.top_k]
+
+
+def naive_shared(model: SubjectModel, prefix: str, x_D: np.ndarray) -> np.ndarray | float:
+    tensors = model.network.tensors
+    if f"{prefix}.down.weight" not in tensors:
+        return 0.0
+    y_D = naive_mlp(tensors[f"{prefix}.gate_up.weight"], tensors[f"{prefix}.down.weight"], x_D)
+    gate = tensors.get(f"{prefix}.gate.weight")
+    return y_D if gate is None else y_D / (1 + np.exp(-(gate @ x_D)))
 
 
 def naive_mlp(gate_up: np.ndarray, down: np.ndarray, x_D: np.ndarray) -> np.ndarray:
@@ -50,8 +69,10 @@ def naive_attention(model: SubjectModel, prefix: str, x_SD: np.ndarray) -> np.nd
         return x @ tensors[f"{prefix}{part}.weight"].T + tensors.get(f"{prefix}{part}.bias", 0)
 
     def turned(part: str, head: int) -> np.ndarray:
-        x_SP = project(part, x_SD)[:, head * 2 * half : (head + 1) * 2 * half]
-        x_SP = naive_norm(model, x_SP, f"{prefix}{part}_norm.weight") if config.qk_norm else x_SP
+        x = project(part, x_SD)
+        x = naive_norm(model, x, f"{prefix}{part}_norm.weight") if config.qk_norm == "projection" else x
+        x_SP = x[:, head * 2 * half : (head + 1) * 2 * half]
+        x_SP = naive_norm(model, x_SP, f"{prefix}{part}_norm.weight") if config.qk_norm == "head" else x_SP
         angles = np.arange(S)[:, None] * config.rope_theta ** (-np.arange(half) / half)
         z = (x_SP[:, :half] + 1j * x_SP[:, half:]) * np.exp(1j * angles)
         return np.concatenate([z.real, z.imag], axis=1)

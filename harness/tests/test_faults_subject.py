@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,49 +12,20 @@ import pytest
 from harness.faults.catalogue import backend
 from harness.faults.subject import SubjectModel
 from harness.subject import Workshop
-from harness.synthetic import small, synthesize
+from harness.synthetic import synthesize
 from harness.tests.faults_formula import naive_logits, naive_moe
+from harness.tests.faults_models import ALL, CONFIGS, FAMILIES, ROUNDING, base_config, distance, full, load, prompts
 from implementations.checkpoint import Checkpoint
 from implementations.interface import (
     CheckpointError,
     GenerationSpec,
     InvalidInput,
     LoadSpec,
-    ModelConfig,
     PinnedRouting,
     Probe,
     Request,
-    RoutingSpec,
     Unsupported,
 )  # fmt: skip
-
-FAMILIES = ("mixtral", "qwen3_moe")
-ALL = Request(logits="all")
-# float32 results of a few hundred summands in another order differ by some u*sqrt(100) = 6e-7 of their scale, amplified by two layers.
-ROUNDING = 2e-5
-OTHER_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "window": ("mixtral", dict(sliding_window=5)),
-    "wide heads, tied": ("mixtral", dict(head_dim=16, tie_word_embeddings=True, eos_token_ids=(2, 3))),
-    "dense layer, bias": ("qwen3_moe", dict(num_hidden_layers=3, moe_layers=(0, 2), attention_bias=True, num_key_value_heads=1)),
-    "raw weights, top 1": ("qwen3_moe", dict(routing=RoutingSpec(12, 1, normalize_topk=False), sliding_window=6, dtype="bfloat16")),
-    "all experts": ("mixtral", dict(routing=RoutingSpec(4, 4), num_key_value_heads=8, dtype="float16")),
-}
-
-
-def base_config(family: str) -> ModelConfig:
-    """Two MoE layers, 12 experts, 3 per token, all dimensions different."""
-    return small(family, 12, 3, num_hidden_layers=2, moe_layers=(0, 1), max_position_embeddings=512)
-
-
-def distance(found: np.ndarray, expected: np.ndarray) -> float:
-    """Largest difference in units of the expected RMS."""
-    assert found.shape == expected.shape
-    return float(np.abs(found - expected).max() / np.sqrt(np.mean(np.square(expected, dtype=np.float64))))
-
-
-CONFIGS = {family: base_config(family) for family in FAMILIES} | {
-    name: replace(base_config(family), **changes) for name, (family, changes) in OTHER_CONFIGS.items()
-}
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +36,6 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
 @pytest.fixture(params=CONFIGS, ids=lambda name: name.replace(" ", "-"))
 def model(request, once) -> SubjectModel:
     return load(once, CONFIGS[request.param])
-
-
-def load(once, config: ModelConfig, dtype: str = "float32", **spec) -> SubjectModel:
-    path = once(f"{config}", lambda dst: synthesize(config, dst, 1, router_scale=2.0))
-    return backend().load(str(path), LoadSpec(dtype, **spec))
-
-
-def prompts(model: SubjectModel, rows: int, length: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, model.config.vocab_size, (rows, length))
-
-
-def full(model: SubjectModel, ids_BS: np.ndarray) -> np.ndarray:
-    model.reset()
-    output = model.prefill(ids_BS, np.full(len(ids_BS), ids_BS.shape[1]), ALL)
-    assert output.logits_BSV is not None
-    return output.logits_BSV
 
 
 def test_it_declares_what_it_has(model: SubjectModel):
@@ -214,6 +168,8 @@ BAD_CALLS = {
     "columns": lambda m: m.route(0, np.zeros((1, 63), np.float32)),
     "float64": lambda m: m.route(0, np.zeros((1, 64))),
     "not representable": lambda m: m.route(0, np.full((1, 64), 1 / 3, np.float32)),
+    "offsets": lambda m: m.prefill_packed(TWO[0], np.array([0, 4]), ALL),
+    "label": lambda m: m.loss(TWO, np.array([3, 3]), TWO + 270),
     "too many new tokens": lambda m: m.generate(TWO, np.array([3, 3]), GenerationSpec(15)),
     "top_p": lambda m: m.generate(TWO, np.array([3, 3]), GenerationSpec(2, top_p=0.0)),
 }

@@ -1,0 +1,12 @@
+"""What the subject declares that it has."""
+
+from __future__ import annotations
+
+FEATURES: tuple[str, ...] = tuple(
+    "prefill decode reset chunked_prefill left_padding right_padding nan_pads pinned probe routing generate packed loss router".split()
+)
+FAMILIES = ("mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "dots1")
+
+
+def features() -> tuple[str, ...]:
+    return FEATURES

@@ -2,8 +2,8 @@
 
 A run directory holds `records-<pid>.jsonl` shards. Every record has `schema`, `type`, `time` (UTC, ISO 8601) and the fields of its type:
 
-- `run`: run_id, command (argv), environment (see environment.py), requested {backends, dtypes, checkpoints, pythons, require: None | "device"},
-  worker (xdist's worker, "" without)
+- `run`: run_id, command (argv), environment (see environment.py), requested {backends, dtypes, checkpoints, pythons, require: None |
+  "device"}, worker (xdist's worker, "" without)
 - `plan`: items [{node, check, backend, case, dtype, title}]: all that the run intends to judge or time; a benchmark's `check` is
   "BENCH-" and its workload. Repeats (one per worker) are merged by node.
 - `expectations`: entries [{source, check, backend, case, dtype, reason, url, expires, fate: covers | stale | not asked}]: what --expect

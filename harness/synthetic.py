@@ -44,12 +44,12 @@ def _values(placement: Placement, config: ModelConfig, seed: np.random.SeedSeque
     is_router = placement.name.endswith("router.weight")
     if is_router and router_scale is None:
         return transparent_router(config).astype(dtype)
-    values = np.random.default_rng(seed).standard_normal(placement.shape, np.float32)
+    values: np.ndarray = np.random.default_rng(seed).standard_normal(placement.shape, np.float32)
     if len(placement.shape) == 1:
         is_bias = placement.name.endswith("bias")
         values = 0.2 * values if is_bias else 1.0 + 0.1 * values
         if is_bias and router_scale is None:
-            values = np.round(16 * values).astype(np.float32) / 16
+            values = np.round(16 * values) / 16
     else:
         values *= np.float32((router_scale if is_router and router_scale else 1.0) / np.sqrt(placement.shape[-1]))
     return values.astype(dtype)

@@ -167,9 +167,9 @@ class LoadSpec:
 
 @dataclass(frozen=True)
 class Routing:
-    """Routing of L MoE layers over T tokens. `router_logits_LTE`: float32, before softmax and bias; None where a backend cannot show them.
-    `topk_ids_LTK`: int64, order within K free. `topk_weights_LTK`: float32, as finally used to combine. `dropped_LTK`: bool, or None when
-    the backend has no capacity. `mask_T`: bool, False at pads, whose entries mean nothing."""
+    """Routing of L MoE layers over T tokens. `router_logits_LTE`: float32, before scores and correction bias; None where a backend cannot
+    show them. `topk_ids_LTK`: int64, order within K free. `topk_weights_LTK`: float32, as finally used to combine. `dropped_LTK`: bool, or
+    None when the backend has no capacity. `mask_T`: bool, False at pads, whose entries mean nothing."""
 
     topk_ids_LTK: np.ndarray
     topk_weights_LTK: np.ndarray
@@ -294,7 +294,8 @@ class Packed(Protocol):
 
     def prefill_packed(self, input_ids_T: np.ndarray, cu_seqlens: np.ndarray, request: Request) -> StepOutput:
         """Sequence i is `input_ids_T[cu_seqlens[i] : cu_seqlens[i + 1]]`; int64, from 0 to T, rising. Each fits `max_length`. The KV cache
-        is neither read nor written. `logits`: all -> (1, T, V) float32; last -> (1, number of sequences, V). InvalidInput as in `prefill`."""
+        is neither read nor written. `logits`: all -> (1, T, V) float32; last -> (1, number of sequences, V). InvalidInput as in
+        `prefill`."""
         ...
 
 
@@ -304,8 +305,8 @@ class Loss(Protocol):
 
     def loss(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, labels_BS: np.ndarray, padding: str = "right") -> float:
         """Mean cross entropy (nats) of labels_BS[:, s] under the logits at s - 1, over all s whose label is not -100 and where both
-        positions are valid; int64. Without the auxiliary load-balancing loss. The KV cache is neither read nor written. InvalidInput as in `prefill`, and where no label is
-        left."""
+        positions are valid; int64. Without the auxiliary load-balancing loss. The KV cache is neither read nor written. InvalidInput as in
+        `prefill`, and where no label is left."""
         ...
 
 

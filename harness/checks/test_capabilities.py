@@ -13,6 +13,7 @@ from harness.checks.small_models import like, text, two_layers
 from harness.checks.windows import WINDOW, has_window
 from harness.judge.metric import Metric
 from harness.subject import Subject
+from harness.synthetic import small
 from harness.verdict import Verdict
 from implementations import families
 from implementations.interface import (
@@ -120,11 +121,12 @@ def _judge_window(subject: Subject, verdict: Verdict) -> None:
 
 
 def _order_matters(subject: Subject) -> bool:
-    """Swapping two early tokens changes the last logits; a bag of words would not notice."""
-    tokens_BS = text(subject, 1, 12)
+    """Swapping two early tokens changes the last logits. Of one layer: in a second one, the causal mask alone would tell their order."""
+    model = like(subject, "order", small(subject.config.family))
+    tokens_BS = text(model, 1, 12)
     swapped_BS = tokens_BS.copy()
     swapped_BS[:, [2, 7]] = tokens_BS[:, [7, 2]]
-    return _differ(subject, tokens_BS, swapped_BS)
+    return _differ(model, tokens_BS, swapped_BS)
 
 
 def _differ(subject: Subject, one_BS: np.ndarray, other_BS: np.ndarray) -> bool:

@@ -57,7 +57,9 @@ def test_seeds_decide(subject: Subject, verdict: Verdict) -> None:
         return generator.generate(prompts_BS, np.full(2, PROMPT), GenerationSpec(16, 1.5, seed=seed, eos_token_ids=()))
 
     verdict.judge(Metric("changed_by_repeating", int(run(1) != run(1)), 0), Metric("unchanged_by_the_seed", int(run(1) == run(2)), 0))
-    verdict.saw(tokens=64)
+    alike = _draws(subject, prompts_BS[0], GenerationSpec(12, 2.5), calls=1)
+    verdict.judge(Metric("all_rows_alike", int(len(set(map(tuple, alike))) == 1), 0), about=f"rows with one prompt: {alike}")
+    verdict.saw(tokens=64 + sum(map(len, alike)))
 
 
 def _judge(subject: Subject, verdict: Verdict, spec: GenerationSpec) -> None:
@@ -65,7 +67,7 @@ def _judge(subject: Subject, verdict: Verdict, spec: GenerationSpec) -> None:
     subject.needs("generate")
     prompt_S, logits_V = _least_certain(subject)
     expected_V = sampling_distribution(logits_V, spec)
-    seen = Counter(_draws(subject, prompt_S, spec))
+    seen = Counter(row[0] for row in _draws(subject, prompt_S, spec, CALLS))
     observed_V = np.array([seen[token] for token in range(len(expected_V))])
     outside = int(observed_V[expected_V == 0].sum())
     surprise = -np.log10(max(chi_square(observed_V, expected_V), 1e-300))
@@ -81,8 +83,9 @@ def _least_certain(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     return min(zip(prompts, logits, strict=True), key=lambda pair: float(softmax(pair[1]).max()))
 
 
-def _draws(subject: Subject, prompt_S: np.ndarray, spec: GenerationSpec) -> list[int]:
+def _draws(subject: Subject, prompt_S: np.ndarray, spec: GenerationSpec, calls: int) -> list[list[int]]:
+    """Rows of as many calls as seeds, all with the same prompt."""
     generator, prompts_BS = subject.generator(), np.tile(prompt_S, (MAX_BATCH, 1))
     lengths_B = np.full(MAX_BATCH, len(prompt_S))
-    runs = (generator.generate(prompts_BS, lengths_B, replace(spec, seed=seed, eos_token_ids=())) for seed in range(CALLS))
-    return [row[0] for rows in runs for row in rows]
+    runs = (generator.generate(prompts_BS, lengths_B, replace(spec, seed=seed, eos_token_ids=())) for seed in range(calls))
+    return [row for rows in runs for row in rows]

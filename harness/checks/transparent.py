@@ -14,6 +14,8 @@ from harness.synthetic import routing_of, small, transparent_input, transparent_
 from implementations import families
 from implementations.interface import ModelConfig, Probe, Router, RouterBuilder, RouterWeights, Routing, RoutingSpec, Unsupported
 
+FINE = 2.0**-14  # exact in float32 beside a correction of a few units, far above the rounding of a float32 score
+
 
 @dataclass(frozen=True)
 class TransparentRouter:
@@ -86,7 +88,7 @@ def bare(subject: Subject, spec: RoutingSpec, correction: int = 0) -> Transparen
     subject.needs_feature("router")
     config = small("mixtral", hidden_size=spec.num_experts + 16, routing=spec)
     bias_E, correction_E = (np.round(4 * np.random.default_rng(seed).standard_normal(spec.num_experts)) / 16 for seed in (1, 2))
-    correction_E += correction
+    correction_E += correction + np.arange(spec.num_experts) * FINE  # decides between equal scores, and is lost in bfloat16
     biases = (bias_E if spec.router_bias else None, correction_E if spec.correction_bias else None)
     as_float32 = (None if b is None else b.astype(np.float32) for b in biases)
     return TransparentRouter(config, build(subject, spec, RouterWeights(transparent_router(config), *as_float32)), *biases)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.cases import Case, golden_cases, router_cases
+from harness.cases import Case, RouterCase, golden_cases, router_cases
 from harness.checks.clause import clause, concerns
 from harness.checks.windows import has_window
 
@@ -17,7 +17,8 @@ def limits(**arguments: Any) -> dict[str, Any]:
 
 
 def names(**arguments: Any) -> list[str]:
-    return [case.name for case in [*golden_cases(), *router_cases()] if concerns(limits(**arguments), case)]
+    cases: list[Case | RouterCase] = [*golden_cases(), *router_cases()]
+    return [case.name for case in cases if concerns(limits(**arguments), case)]
 
 
 def test_models_unless_routers_are_asked_for() -> None:

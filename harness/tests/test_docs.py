@@ -46,7 +46,8 @@ def follow(command: str, checkout: Path, *more: str, folder: Path | None = None,
 
 def file_of(block: str) -> tuple[str, str]:
     """(path, text) of a block whose first line is a comment with its path."""
-    return re.match(r"# (\S+)\n(.*)", block, re.DOTALL).groups()
+    first, text = block.split("\n", 1)
+    return first.removeprefix("# "), text
 
 
 def test_new_backend_page(checkout: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ Expect = Annotated[list[Path] | None, typer.Option("--expect", metavar="FILE", h
 Profile = Annotated[str | None, typer.Option(metavar="NAME", help="Judge exactly what a profile lists, and say whether it conforms.")]
 Workers = Annotated[
     int | None,
-    typer.Option(min=0, metavar="N", help="Processes for the checks (default: one per core; one in all with -k or on a device)."),
+    typer.Option(min=0, metavar="N", help="Processes for the checks (default: one per core; one in all on a device)."),
 ]
 Pythons = Annotated[
     list[str] | None,

@@ -22,10 +22,9 @@ RESTARTS = 100  # an abort costs one check and a new worker; a backend that abor
 LOST: pytest.StashKey[list[str]] = pytest.StashKey()  # names of the dead workers whose check has its record
 
 
-def default_workers(device: str, keyword: str | None) -> int:
-    """One per core that this process may use. In one process where a device has to be shared, and for a selection by -k: starting the
-    workers would cost more than most selections take."""
-    if device != "cpu" or keyword:
+def default_workers(device: str) -> int:
+    """One per core that this process may use; in one process where a device has to be shared."""
+    if device != "cpu":
         return 0
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -78,7 +78,7 @@ def _workers(part: str, asked: Launch) -> int:
     """Speeds are measured by one process at a time."""
     if part == "bench":
         return 0
-    return distributed.default_workers(asked.device, asked.keyword) if asked.workers is None else asked.workers
+    return distributed.default_workers(asked.device) if asked.workers is None else asked.workers
 
 
 def pytest_command(part: str, asked: Launch, directory: Path) -> list[str]:

@@ -110,11 +110,12 @@ def _subjects(config: pytest.Config, definition: Any) -> Iterator[tuple[str, Cas
 
 
 def _judged_cases(config: pytest.Config, limits: dict[str, Any]) -> Iterator[Case | RouterCase]:
-    """The cases that a clause is about; routers by themselves are asked for unless the user has a checkpoint to be judged on."""
+    """The cases that a clause is about; routers by themselves are left out where the user has a checkpoint to be judged on, and where a
+    profile is to be conformed to, which is about models."""
     from harness.cases import router_cases
     from harness.checks.clause import concerns
 
-    routers = [] if option(config, "checkpoint") else router_cases()
+    routers = [] if option(config, "checkpoint") or option(config, "profile") else router_cases()
     cases: list[Case | RouterCase] = [*_cases(config), *routers]
     yield from (case for case in cases if concerns(limits, case))
 

@@ -96,10 +96,10 @@ def test_the_end_shows_each_failure_in_one_line(folder: Path, capfd: pytest.Capt
     assert "1 FAIL" in output and "[gw" not in output and "Traceback" not in output
 
 
-def test_one_worker_per_core_unless_a_device_is_shared_or_the_selection_is_small() -> None:
+def test_one_worker_per_core_unless_a_device_is_shared() -> None:
     cores = len(os.sched_getaffinity(0))
-    assert distributed.default_workers("cpu", None) == cores
-    assert distributed.default_workers("cuda", None) == distributed.default_workers("cpu", "ROUTE-04") == 0
+    assert distributed.default_workers("cpu") == cores
+    assert distributed.default_workers("cuda") == 0
     assert list(distributed.arguments(0)) == list(distributed.arguments(1)) == []
     assert list(distributed.arguments(3))[:2] == ["-n", "3"]
 

@@ -28,7 +28,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def judged(directory: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
     """Exit code and check records of a run."""
-    result = CliRunner().invoke(application(), ["run", f"--run-dir={directory}", *arguments])
+    result = CliRunner().invoke(application(), ["run", f"--run-dir={directory}", "--workers=0", *arguments])
     return result.exit_code, [record for record in read_run(directory) if record["type"] == "check"]
 
 

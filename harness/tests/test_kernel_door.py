@@ -94,7 +94,7 @@ def test_markdown_is_a_short_table_with_versions_and_command():
     code, output = call(f"{kernel_faults.__name__}:no_tokens_crash", *SMALL, "--arrays", "numpy", "--markdown")
     assert code == 1 and len(output.splitlines()) < 25
     assert "| `tokens-0` | CRASHED | ValueError: zero-size array" in output and "| loads (9) | PASS |" in output
-    assert "numpy " in output and "```\nmoe-harness " in output and "CRASHED of 33 cases (tokens-0)" in output
+    assert "numpy " in output and "```\nmoe-harness" in output and "CRASHED of 33 cases (tokens-0)" in output
 
 
 def test_markdown_stays_short_when_everything_is_wrong():

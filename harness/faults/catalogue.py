@@ -5,49 +5,28 @@ The registry resolves `harness.faults.catalogue:backend:<id>`; without an id it 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
 
-from harness.faults import (
-    attention_faults,
-    batch_faults,
-    call_faults,
-    continuation_faults,
-    conversion_faults,
-    expert_faults,
-    generation_faults,
-    honest,
-    load_faults,
-    loading_faults,
-    loss_faults,
-    memory_faults,
-    router_faults,
-    sampling_faults,
-    shared_faults,
-    spec_faults,
-)
+from harness.faults import entries as topics
 from harness.faults.entry import Fault, Honest
 from harness.faults.seams import HONEST
 from harness.faults.subject import SubjectBackend
 
 SPECIFICATION = "harness.faults.catalogue:backend"
-FAULTS: tuple[Fault, ...] = (
-    *router_faults.FAULTS,
-    *expert_faults.FAULTS,
-    *attention_faults.FAULTS,
-    *conversion_faults.FAULTS,
-    *generation_faults.FAULTS,
-    *spec_faults.FAULTS,
-    *shared_faults.FAULTS,
-    *load_faults.FAULTS,
-    *continuation_faults.FAULTS,
-    *batch_faults.FAULTS,
-    *loss_faults.FAULTS,
-    *loading_faults.FAULTS,
-    *sampling_faults.FAULTS,
-    *call_faults.FAULTS,
-    *memory_faults.FAULTS,
-)
-HONEST_VARIANTS: tuple[Honest, ...] = honest.HONEST_VARIANTS
+
+
+def _listed(name: str) -> Iterator[Any]:
+    """What the topics' files list under a name, in the order of their names."""
+    for info in iter_modules(topics.__path__):
+        yield from getattr(import_module(f"{topics.__name__}.{info.name}"), name, ())
+
+
+FAULTS: tuple[Fault, ...] = tuple(_listed("FAULTS"))
+HONEST_VARIANTS: tuple[Honest, ...] = tuple(_listed("HONEST_VARIANTS"))
 
 
 @cache

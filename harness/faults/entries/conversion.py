@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.faults.entries.experts import dense_layer
 from harness.faults.entry import GITHUB, Fault, Needs, change, routing, setting, where
-from harness.faults.expert_faults import dense_layer
 from harness.faults.numerics import STORAGE, Array
 from harness.faults.seams import Tensors
 from implementations.interface import ModelConfig

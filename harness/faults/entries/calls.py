@@ -9,8 +9,8 @@ import numpy as np
 
 from harness.faults import declared, inputs
 from harness.faults.attention import valid_tokens
-from harness.faults.attention_faults import WINDOW
 from harness.faults.cache import Cache
+from harness.faults.entries.attention import WINDOW
 from harness.faults.entry import Fault, change
 from harness.faults.inputs import Call
 from harness.faults.numerics import Array

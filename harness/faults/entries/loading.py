@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from harness.faults.conversion_faults import TIED, swap_gate_up
+from harness.faults.entries.conversion import TIED, swap_gate_up
 from harness.faults.entry import GITHUB, Fault, change, setting
 from harness.faults.numerics import STORAGE, Array, Rounding
 from harness.faults.seams import Tensors, widen

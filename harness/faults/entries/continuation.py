@@ -8,8 +8,8 @@ import numpy as np
 
 from harness.faults import attention, cache, inputs
 from harness.faults.attention import KeyView, Tables
-from harness.faults.attention_faults import WINDOW
 from harness.faults.cache import Cache
+from harness.faults.entries.attention import WINDOW
 from harness.faults.entry import Fault, change, setting, where
 from harness.faults.inputs import Call
 from harness.faults.numerics import Array, Rounding

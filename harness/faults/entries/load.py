@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from harness.faults import experts
+from harness.faults.entries.experts import SEVERAL
 from harness.faults.entry import GITHUB, Fault, Needs, change, routing, where
-from harness.faults.expert_faults import SEVERAL
 from harness.faults.experts import ExpertJob, Group, group_by_expert, run_expert, run_experts
 from harness.faults.numerics import Array, Rounding
 from harness.faults.seams import Seams

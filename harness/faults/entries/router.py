@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.faults import routers
+from harness.faults.entries import routers
 from harness.faults.entry import GITHUB, Fault, Needs, change, routing, where
 from harness.faults.numerics import Array
 from harness.faults.seams import Seams, changed

@@ -1,4 +1,4 @@
-"""Faulty routers: functions for the seams `scores`, `select`, `weights` and `router_logits`. What each stands for: `router_faults.py`."""
+"""Faulty routers: functions for the seams `scores`, `select`, `weights` and `router_logits`. What each stands for: `router.py`."""
 
 from __future__ import annotations
 

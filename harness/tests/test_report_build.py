@@ -31,7 +31,9 @@ SAMPLES = (samples.green, samples.red, samples.incomplete, samples.void)
 FILES = {"index.html", "report.md", "results.csv", "junit.xml"}
 VOID_ELEMENTS = {"meta", "br", "col", "wbr"}
 MAY_STAY_OPEN = {"td", "th", "tr", "thead", "p"}  # HTML closes these itself
-EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> {{ 99*991 }} $\\frac{$ | `x` [a](http://e) \x1b\x00 \ud800 \u202e ]]> =1+1"
+EVIL = (
+    "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> {{ 99*991 }} $\\frac{$ | `x` [a](http://e) \x1b\x00 \ud800 \u202e ]]> =1+1"
+)
 
 
 class Page(HTMLParser):

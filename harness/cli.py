@@ -23,7 +23,7 @@ Checkpoints = Annotated[
     list[Path] | None,
     typer.Option("--checkpoint", metavar="DIR", help="HF directory to judge on instead of the golden models; repeatable."),
 ]
-Dtypes = Annotated[list[str] | None, typer.Option("--dtype", metavar="NAME", help="float32 | bfloat16 | float16; repeatable.")]
+Dtypes = Annotated[list[str] | None, typer.Option("--dtype", metavar="NAME", help="float32 | bfloat16 | float16; repeatable (default: the first two; benchmarks: bfloat16).")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="Where backends load their models: cpu | cuda | ...")]
 Require = Annotated[str | None, typer.Option(metavar="device", help="Fail (exit 3) what did not run on a device.")]
 Keyword = Annotated[str | None, typer.Option("-k", metavar="EXPR", help="Only what matches, as in pytest: routing, ROUTE-04, mixtral, ...")]
@@ -39,7 +39,7 @@ Pythons = Annotated[
 ]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Longest call of a backend under --python (default: 600).")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the report goes.")]
-RunDir = Annotated[Path | None, typer.Option(metavar="DIR", help=f"Where records go (default: {RUNS}/<id>).")]
+RunDir = Annotated[Path | None, typer.Option(metavar="DIR", help=f"Where records go (default: {RUNS}/ID).")]
 
 
 @app.command()
@@ -79,14 +79,14 @@ def bench(
     out: Out = OUT,
     run_dir: RunDir = None,
 ) -> None:
-    """Time backends on a 370 M-parameter Mixtral (made on first use, 0.7 GB in the cache) or on your checkpoint. Wrong ones get VOID."""
+    """Time backends on a 371 M-parameter Mixtral (made on first use, 0.7 GB in the cache) or on your checkpoint. Wrong ones get VOID."""
     asked = Launch(backend, checkpoint, dtype, device, None, require, keyword, False, python, timeout)
     _finish(launch(asked, ["bench"], run_dir), out)
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories (reports/runs/<id>), of one or several machines.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories (reports/runs/ID), of one or several machines.")],
     out: Out = OUT,
 ) -> None:
     """Rebuild a report from records, also from those of a run that was killed."""

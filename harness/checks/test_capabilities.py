@@ -39,7 +39,7 @@ def test_declared_equals_config(subject: Subject, verdict: Verdict) -> None:
     subject.needs()
     for model in (subject, like(subject, "declared", two_layers(subject.config.family))):
         declared, asked = asdict(model.model().capabilities()), asdict(ModelCapabilities.of(model.config))
-        del asked["supports_cache_reset"]  # up to the backend: CAP-03
+        del asked["supports_cache_reset"]  # not the config's to say: CAP-03
         wrong = {name: (declared.get(name), value) for name, value in asked.items() if declared.get(name) != value}
         verdict.judge(Metric("wrong_declarations", len(wrong), 0), about=f"(declared, config): {wrong}")
         verdict.saw(fields=len(asked))
@@ -62,6 +62,8 @@ def test_features_are_what_is_declared(subject: Subject, verdict: Verdict) -> No
     absent = [name for name, protocol in PROTOCOLS.items() if name in features and not isinstance(model, protocol)]
     absent += ["router"] if "router" in features and not isinstance(subject.backend, RouterBuilder) else []
     verdict.judge(Metric("declared_but_absent", len(absent), 0), about=", ".join(absent))
+    resets = model.capabilities().supports_cache_reset
+    verdict.judge(Metric("contradictory_reset", int(resets != ("reset" in features)), 0), about=f"supports_cache_reset {resets}")
     for name, call in _attempts(subject).items():
         declared, works = name in features, _works(call, subject.model())
         verdict.judge(Metric("declared_but_unsupported", int(declared and not works), 0), about=name)

@@ -35,7 +35,9 @@ def test_id_out_of_range_is_refused(subject: Subject, verdict: Verdict) -> None:
     for bad in (-1, V, 2**40):
         calls[f"id {bad}"] = lambda model, bad=bad: model.prefill(ids(bad, 3), full(), Request())  # type: ignore[misc]
         calls[f"id {bad} at a pad"] = lambda model, bad=bad: model.prefill(ids(bad, LENGTH - 1), full(LENGTH - 1), Request())  # type: ignore[misc]
-        calls[f"decode of id {bad}"] = lambda model, bad=bad: _after_prefill(model, lambda: model.decode(np.full(ROWS, bad), Request()))  # type: ignore[misc]
+    if "decode" in subject.capabilities.features:
+        for bad in (-1, V, 2**40):
+            calls[f"decode of id {bad}"] = lambda model, bad=bad: _after_prefill(model, lambda: model.decode(np.full(ROWS, bad), Request()))  # type: ignore[misc]
     _judge(subject, verdict, calls)
 
 
@@ -62,10 +64,11 @@ def test_wrong_types_are_refused(subject: Subject, verdict: Verdict) -> None:
     calls: dict[str, Call] = {
         "float ids": lambda model: model.prefill(ids().astype(np.float32), full(), Request()),
         "ids of one dimension": lambda model: model.prefill(ids()[0], full(), Request()),
-        "float ids in decode": lambda model: _after_prefill(model, lambda: model.decode(np.zeros(ROWS, np.float32), Request())),
         "logits='some'": lambda model: model.prefill(ids(), full(), Request(logits="some")),
         "padding='middle'": lambda model: model.prefill(ids(), full(LENGTH - 1), Request(padding="middle")),
     }
+    if "decode" in subject.capabilities.features:
+        calls["float ids in decode"] = lambda model: _after_prefill(model, lambda: model.decode(np.zeros(ROWS, np.float32), Request()))
     _judge(subject, verdict, calls)
 
 

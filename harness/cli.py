@@ -18,12 +18,16 @@ OUT = Path("reports") / "latest"
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help=__doc__, pretty_exceptions_enable=False)
 golden_app = typer.Typer(no_args_is_help=True, help="Golden data: `train` the checkpoints, `make` HF's outputs on them, `verify` both.")
 
+DTYPES_HELP = "float32 | bfloat16 | float16; repeatable (default: the first two; benchmarks: bfloat16)."
 Backends = Annotated[list[str] | None, typer.Option("--backend", metavar="NAME", help="NAME[:VARIANT] or MODULE:FACTORY; repeatable.")]
 Checkpoints = Annotated[
     list[Path] | None,
     typer.Option("--checkpoint", metavar="DIR", help="HF directory to judge on instead of the golden models; repeatable."),
 ]
-Dtypes = Annotated[list[str] | None, typer.Option("--dtype", metavar="NAME", help="float32 | bfloat16 | float16; repeatable (default: the first two; benchmarks: bfloat16).")]
+Dtypes = Annotated[
+    list[str] | None,
+    typer.Option("--dtype", metavar="NAME", help=DTYPES_HELP),
+]
 Device = Annotated[str, typer.Option(metavar="NAME", help="Where backends load their models: cpu | cuda | ...")]
 Require = Annotated[str | None, typer.Option(metavar="device", help="Fail (exit 3) what did not run on a device.")]
 Keyword = Annotated[str | None, typer.Option("-k", metavar="EXPR", help="Only what matches, as in pytest: routing, ROUTE-04, mixtral, ...")]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 CHECKS, BENCH = HERE / "checks", HERE / "bench"
+ASKING = ("backend", "checkpoint", "golden", "dtype", "python", "require", "expect", "profile", "thorough")  # any of these means our checks
 DEFAULT_DTYPES, TIMED_DTYPES = ("float32", "bfloat16"), ("bfloat16",)
 
 
@@ -40,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     benchmark = option(config, "benchmark")
     if benchmark and _distributed(config):
         raise pytest.UsageError("--benchmark times one process at a time: run it without -n / --dist")
-    asked = benchmark or any(option(config, name) for name in ("backend", "checkpoint", "dtype", "python", "require", "thorough"))
+    asked = benchmark or any(option(config, name) for name in ASKING)
     if asked and config.args_source is not config.ArgsSource.ARGS:
         config.args = [str(BENCH if benchmark else CHECKS)]
     if asked:

@@ -101,7 +101,9 @@ def _classify(item: pytest.Item, call: pytest.CallInfo[None]) -> tuple[str, str]
 
     if call.excinfo is None:
         return _classify_clean(item)
-    error = call.excinfo.value
+    error: BaseException = call.excinfo.value
+    while isinstance(error, BaseExceptionGroup):  # Hypothesis groups what it could not repeat: the first is what happened
+        error = error.exceptions[0]
     reason = str(error).strip() or type(error).__name__
     skipped = pytest.skip.Exception  # by pytest-benchmark's --benchmark-skip
     kinds = (

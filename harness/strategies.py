@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from hypothesis import Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
@@ -24,9 +24,7 @@ def explore(thorough: bool, examples: int = EXAMPLES, shrink: bool = True, **str
     many under fresh seeds. No example database: a failure's smallest example stands in its message. `shrink` False where one example takes
     so long that the first failing one must do."""
     phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
-    budget = settings(
-        max_examples=examples * (20 if thorough else 1), derandomize=not thorough, deadline=None, database=None, phases=phases
-    )
+    budget = settings(_settings(thorough, examples), phases=phases)
 
     def run(check: Callable[..., None]) -> None:
         budget(given(**strategies)(check))()
@@ -34,11 +32,21 @@ def explore(thorough: bool, examples: int = EXAMPLES, shrink: bool = True, **str
     return run
 
 
+def _settings(thorough: bool, examples: int) -> settings:
+    """One failure is reported as itself: of several, Hypothesis would make a group. No verdict depends on the machine's load."""
+    return settings(
+        max_examples=examples * (20 if thorough else 1),
+        derandomize=not thorough,
+        deadline=None,
+        database=None,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 def explore_machine(thorough: bool, machine: type[RuleBasedStateMachine], examples: int = EXAMPLES, steps: int = 12) -> None:
     """The same for a state machine: `examples` sequences of at most `steps` calls."""
-    budget = settings(
-        max_examples=examples * (20 if thorough else 1), stateful_step_count=steps, derandomize=not thorough, deadline=None, database=None
-    )
+    budget = settings(_settings(thorough, examples), stateful_step_count=steps)
     run_state_machine_as_test(machine, settings=budget)
 
 

@@ -34,15 +34,19 @@ class Workshop:
     _models: OrderedDict[tuple, Model] = field(default_factory=OrderedDict)
 
     def model(self, backend: Backend, path: Path, spec: LoadSpec) -> Model:
-        """A loaded model with an empty cache. A backend that does not read HF directories gets a converted one."""
+        """A loaded model with an empty cache: a kept one is reset, or loaded again where it cannot be. A backend that does not read HF
+        directories gets a converted one."""
         key = (backend.name, path, spec.dtype, spec.device, spec.max_batch, spec.max_length)
         self._drop_dead()
-        if key not in self._models:
+        if key in self._models and "reset" not in backend.capabilities().features:
+            self._close(self._models.pop(key))
+        if key in self._models:
+            self._models[key].reset()
+        else:
             source = path if backend.capabilities().reads_hf else self.converted(backend, path)
             self._models[key] = backend.load(str(source), spec)
             self._evict()
         self._models.move_to_end(key)
-        self._models[key].reset()
         return self._models[key]
 
     def _drop_dead(self) -> None:
@@ -124,7 +128,9 @@ class Subject:
             raise Unsupported(f"{self.backend.name} does not declare family {self.config.family}")
 
     def needs_this_process(self) -> None:
-        """Raises Unsupported for a backend in a worker: what is done to this process's memory does not reach it."""
+        """Raises Unsupported for a backend in a worker or on a device: what is done to this process's memory does not reach it."""
+        if self.workshop.device != "cpu":
+            raise Unsupported(f"the memory of {self.workshop.device} cannot be poisoned from here")
         if isinstance(self.backend, WorkerBackend):
             raise Unsupported(f"{self.backend.name} lives in another process, whose memory cannot be poisoned from here")
 

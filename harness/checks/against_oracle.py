@@ -58,6 +58,10 @@ def judge_routing_inside(subject: Subject, verdict: Verdict, trace: Trace) -> No
         spec, ranking_SE = subject.config.routing, subject.case.oracle.ranking(layer, logits_SE)
         certificate = certify(ranking_SE, trace.ids_LSK[layer], ranking_allowance(delta, spec), spec)
         verdict.judge(Metric("uncertified_selections", certificate.uncertified, 0), about=f"MoE layer {layer}")
+        if trace.weights_LSK is not None:
+            weights_SK = expected.topk_weights_LSK[layer]
+            allowance_SK = bounds.weight_allowance(weights_SK, np.full_like(weights_SK, 2 * delta), subject.dtype)
+            verdict.judge(routing.weights_within(trace.weights_LSK[layer], weights_SK, allowance_SK), about=f"MoE layer {layer}")
         verdict.saw(tokens=len(logits_SE), flips_excused=certificate.excused, experts_hit=len(np.unique(trace.ids_LSK[layer])))
     if trace.router_logits_LSE is not None:
         error = relative_rms(trace.router_logits_LSE, expected.router_logits_LSE)

@@ -15,11 +15,13 @@ from implementations.interface import Model, Packed, PinnedRouting, Request, Rou
 
 @dataclass(frozen=True)
 class Trace:
-    """One row's valid positions: what went in, what came out, which experts were used. `ids_LSK` None: routing is not shown."""
+    """One row's valid positions: what went in, what came out, which experts were used and how they were weighed. `ids_LSK` None: routing
+    is not shown."""
 
     input_ids_S: np.ndarray
     logits_SV: np.ndarray
     ids_LSK: np.ndarray | None
+    weights_LSK: np.ndarray | None
     router_logits_LSE: np.ndarray | None
 
 
@@ -94,12 +96,11 @@ def _row(out: StepOutput, input_ids_BS: np.ndarray, b: int, where: slice) -> Tra
     return Trace(input_ids_BS[b, where], out.logits_BSV[b, where], *_routing_row(out.routing, input_ids_BS.shape, b, where))
 
 
-def _routing_row(routing: Routing | None, shape: tuple[int, int], b: int, where: slice) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _routing_row(routing: Routing | None, shape: tuple[int, int], b: int, where: slice) -> list[np.ndarray | None]:
     if routing is None:
-        return None, None
-    parts = (routing.topk_ids_LTK, routing.router_logits_LTE)
-    ids, logits = (None if p is None else p.reshape(p.shape[0], *shape, p.shape[-1])[:, b, where] for p in parts)
-    return ids, logits
+        return [None, None, None]
+    parts = (routing.topk_ids_LTK, routing.topk_weights_LTK, routing.router_logits_LTE)
+    return [None if p is None else p.reshape(p.shape[0], *shape, p.shape[-1])[:, b, where] for p in parts]
 
 
 def join(rows: list[Trace]) -> Trace:
@@ -112,4 +113,5 @@ def join(rows: list[Trace]) -> Trace:
     logits = along(0, [r.logits_SV for r in rows])
     assert logits is not None
     tokens = np.concatenate([r.input_ids_S for r in rows])
-    return Trace(tokens, logits, along(1, [r.ids_LSK for r in rows]), along(1, [r.router_logits_LSE for r in rows]))
+    routing = (along(1, [getattr(r, name) for r in rows]) for name in ("ids_LSK", "weights_LSK", "router_logits_LSE"))
+    return Trace(tokens, logits, *routing)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.checks.block_runs import block_metrics, judge_block
+from harness.checks.block_runs import block_metrics, decided_states, judge_block
 from harness.checks.clause import clause
-from harness.checks.small_models import hidden_states, like
+from harness.checks.small_models import like
 from harness.checks.states import layer_states
 from harness.judge import bounds
 from harness.judge.distance import relative_rms, worst_row
@@ -46,7 +46,7 @@ def test_every_expert_equals_oracle(subject: Subject, verdict: Verdict) -> None:
 def test_block_at_two_router_scales(subject: Subject, verdict: Verdict) -> None:
     for scale in (FLAT, PEAKED):
         model = like(subject, "router-scale", router_scale=scale)
-        judge_block(model, verdict, hidden_states(model, 64), about=f"router logits of spread {scale}")
+        judge_block(model, verdict, decided_states(model, 64), about=f"router logits of spread {scale}")
     verdict.require(tokens=128)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.checks.block_runs import judge_block, shape_metric
+from harness.checks.block_runs import decided_states, judge_block, shape_metric
 from harness.checks.clause import clause
-from harness.checks.small_models import hidden_states, like
+from harness.checks.small_models import like
 from harness.checks.transparent import in_model, one_layer, transparent_model
 from harness.judge.metric import Metric
 from harness.subject import Subject
@@ -23,12 +23,13 @@ CHOSEN, OTHERS = 3.0, -3.0
 @pytest.mark.parametrize("tokens", (0, *COUNTS))
 def test_block_for_any_number_of_tokens(subject: Subject, verdict: Verdict, tokens: int) -> None:
     model = like(subject, "token-counts", small(subject.config.family, 16, 4))
-    x_TD, spec = hidden_states(model, tokens), model.config.routing
-    observed_TD = model.probe().moe_block(0, x_TD)
-    verdict.judge(shape_metric(observed_TD, x_TD), about=f"{tokens} tokens: got {observed_TD.dtype} {observed_TD.shape}")
-    one_layer(model.probe().route(0, x_TD), tokens, spec.top_k)
-    if tokens:
-        judge_block(model, verdict, x_TD, about=f"{tokens} tokens")
+    x_TD = decided_states(model, tokens)
+    if not tokens:
+        one_layer(model.probe().route(0, x_TD), 0, model.config.routing.top_k)
+        verdict.judge(shape_metric(model.probe().moe_block(0, x_TD), x_TD), about="no tokens")
+        return
+    judge_block(model, verdict, x_TD, about=f"{tokens} tokens")
+    verdict.require(tokens=tokens)
 
 
 @clause("BLOCK-08", "Experts without a token change nothing for the others")
@@ -49,11 +50,12 @@ def test_same_experts_for_all_tokens(subject: Subject, verdict: Verdict) -> None
 def _judge_load(subject: Subject, verdict: Verdict, chosen_TK: list[list[int]], about: str) -> None:
     """Router logits that leave no doubt: each token's chosen experts lead by six. With groups, the oracle may choose fewer of them."""
     model = transparent_model(subject)
-    logits_TE = np.full((len(chosen_TK), model.config.routing.num_experts), OTHERS, np.float32)
+    others_E = OTHERS - np.arange(model.config.routing.num_experts, dtype=np.float32) / 16  # no two groups tie
+    logits_TE = np.tile(others_E, (len(chosen_TK), 1))
     for t, experts in enumerate(chosen_TK):
         logits_TE[t, experts] = CHOSEN + np.arange(len(experts)) / 4
     x_TD = in_model(model).input(logits_TE)
     ids_TK, _ = one_layer(model.probe().route(0, x_TD), len(x_TD), model.config.routing.top_k)
     wanted_TK = model.case.oracle.route(0, x_TD)[1]
     verdict.judge(Metric("misrouted_tokens", int(np.sum((np.sort(ids_TK) != np.sort(wanted_TK)).any(-1))), 0), about=about)
-    judge_block(model, verdict, x_TD, about=about)
+    judge_block(model, verdict, x_TD, about=about, exact=True)

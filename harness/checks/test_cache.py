@@ -10,10 +10,11 @@ from harness.checks.against_oracle import judge_traces
 from harness.checks.clause import LOGIC, clause
 from harness.checks.passes import Trace, changed_bits, decode, in_chunks, join, prefill, prefill_and_decode, request
 from harness.checks.refusals import refuses
+from harness.checks.small_models import hidden_states, text
 from harness.judge.metric import Metric
 from harness.subject import MAX_LENGTH, Subject
 from harness.verdict import Verdict
-from implementations.interface import Model, Request
+from implementations.interface import Generate, GenerationSpec, Loss, Model, Packed, Probe, Request
 
 DECODED = 12
 
@@ -71,7 +72,43 @@ def test_refused_calls_leave_the_cache_alone(subject: Subject, verdict: Verdict)
     subject.needs("prefill", "decode")
     undisturbed, disturbed = (_stepwise(subject, verdict, disturb) for disturb in (False, True))
     verdict.judge(Metric("changed_logits", changed_bits(undisturbed, disturbed), 0))
-    verdict.require(refused=12)
+    verdict.require(refused=8)
+
+
+@clause("CACHE-07", "Probing, packing, loss leave the cache alone; generation leaves it empty", dtypes=LOGIC)
+def test_other_calls_leave_the_cache_alone(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("prefill", "decode", "reset")
+    model, prompts_BS, plain = subject.model(), subject.case.prompts_BS, request(subject)
+    for name, call in _other_calls(subject, model).items():
+        runs = []
+        for disturb in (False, True):
+            model.reset()
+            prefill(model, prompts_BS[:, :24].copy(), plain)
+            if disturb:
+                call()
+            runs.append(decode(model, prompts_BS[:, 24], plain))
+        verdict.judge(Metric("changed_logits", changed_bits(*runs), 0), about=f"after {name}")
+        verdict.saw(calls=1)
+    if isinstance(model, Generate) and "generate" in subject.capabilities.features:
+        fresh = prefill(subject.model(), prompts_BS, plain)
+        model.reset()
+        model.generate(prompts_BS[:, :8].copy(), np.full(len(prompts_BS), 8), GenerationSpec(2, eos_token_ids=()))
+        verdict.judge(Metric("changed_logits", changed_bits(fresh, prefill(model, prompts_BS, plain)), 0), about="after generate")
+        verdict.saw(calls=1)
+    verdict.require(calls=1)
+
+
+def _other_calls(subject: Subject, model: Model) -> dict[str, Callable[[], object]]:
+    """Calls that the contract says neither read nor write the cache, of the features declared."""
+    ids_BS, full_B = text(subject, 2, 8), np.full(2, 8)
+    calls: dict[str, Callable[[], object]] = {}
+    if isinstance(model, Probe):
+        calls["probe"] = lambda: model.moe_block(0, hidden_states(subject, 5))
+    if isinstance(model, Packed):
+        calls["packed"] = lambda: model.prefill_packed(ids_BS[0], np.array([0, 3, 8]), Request())
+    if isinstance(model, Loss):
+        calls["loss"] = lambda: model.loss(ids_BS, full_B, ids_BS)
+    return {name: call for name, call in calls.items() if name in subject.capabilities.features}
 
 
 def _stepwise(subject: Subject, verdict: Verdict, disturb: bool) -> list[Trace]:
@@ -89,8 +126,10 @@ def _bad_calls(model: Model, subject: Subject) -> dict[str, Callable[[], object]
     """What the contract says to refuse in the middle of a sequence."""
     B, V = len(subject.case.prompts_BS), subject.config.vocab_size
     long_BS = np.zeros((B, MAX_LENGTH), np.int64)
-    return {
+    calls: dict[str, Callable[[], object]] = {
         "decode of an id out of range": lambda: model.decode(np.full(B, V), Request()),
         "decode of another number of rows": lambda: model.decode(np.zeros(B + 1, np.int64), Request()),
-        "a chunk past max_length": lambda: model.prefill(long_BS, np.full(B, MAX_LENGTH), Request()),
     }
+    if "chunked_prefill" in subject.capabilities.features:
+        calls["a chunk past max_length"] = lambda: model.prefill(long_BS, np.full(B, MAX_LENGTH), Request())
+    return calls

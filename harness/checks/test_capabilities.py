@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from harness.verdict import Verdict
 from implementations import families
 from implementations.interface import (
     Generate,
+    GenerationSpec,
     Loss,
     Model,
     ModelCapabilities,
@@ -75,17 +76,27 @@ def _attempts(subject: Subject) -> dict[str, Callable[[Model], object]]:
     """The smallest call that needs each feature."""
     layers, K, lengths_B = len(subject.config.moe_layers), subject.config.routing.top_k, np.array([4, 3])
     pinned = PinnedRouting(np.broadcast_to(np.arange(K), (layers, IDS_BS.size, K)).copy())
+    one_token = GenerationSpec(1, eos_token_ids=())
+    plain, x_TD = Request(logits=subject.capabilities.logits[0]), np.ones((2, subject.config.hidden_size), np.float32)
 
-    def twice(model: Model) -> object:
-        model.prefill(IDS_BS, FULL_B, Request())
-        return model.prefill(IDS_BS, FULL_B, Request())
+    def after_prefill(call: Callable[[Model], object]) -> Callable[[Model], object]:
+        def both(model: Model) -> object:
+            model.prefill(IDS_BS, FULL_B, plain)
+            return call(model)
+
+        return both
 
     return {
-        "chunked_prefill": twice,
-        "left_padding": lambda model: model.prefill(IDS_BS, lengths_B, Request(padding="left")),
-        "right_padding": lambda model: model.prefill(IDS_BS, lengths_B, Request(padding="right")),
-        "pinned": lambda model: model.prefill(IDS_BS, FULL_B, Request(pinned=pinned)),
-        "routing": lambda model: model.prefill(IDS_BS, FULL_B, Request(routing=True)).routing,
+        "decode": after_prefill(lambda model: model.decode(IDS_BS[:, 0].copy(), plain)),
+        "chunked_prefill": after_prefill(lambda model: model.prefill(IDS_BS, FULL_B, plain)),
+        "left_padding": lambda model: model.prefill(IDS_BS, lengths_B, replace(plain, padding="left")),
+        "right_padding": lambda model: model.prefill(IDS_BS, lengths_B, replace(plain, padding="right")),
+        "pinned": lambda model: model.prefill(IDS_BS, FULL_B, replace(plain, pinned=pinned)),
+        "routing": lambda model: model.prefill(IDS_BS, FULL_B, replace(plain, routing=True)).routing,
+        "probe": lambda model: isinstance(model, Probe) and (model.route(0, x_TD), model.moe_block(0, x_TD)) or None,
+        "generate": lambda model: isinstance(model, Generate) and model.generate(IDS_BS, FULL_B, one_token) or None,
+        "packed": lambda model: isinstance(model, Packed) and model.prefill_packed(IDS_BS[0], np.array([0, 4]), plain) or None,
+        "loss": lambda model: model.loss(IDS_BS, FULL_B, IDS_BS) if isinstance(model, Loss) else None,
     }
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from harness.checks.clause import clause
+from harness.checks.clause import LOGIC, clause
+from harness.checks.passes import valid
+from harness.checks.ragged import ragged
 from harness.judge.metric import Metric
 from harness.subject import Subject
 from harness.verdict import Verdict
@@ -41,6 +44,31 @@ def test_generation_stops_at_eos(subject: Subject, verdict: Verdict) -> None:
         verdict.judge(Metric("rows_not_ended_at_eos", wrong, 0), about=f"EOS list {(unused, stop)}: free {free}, stopped {stopped}")
         verdict.saw(stops=sum(stop in row for row in free))
     verdict.require(stops=1)
+
+
+@clause("GEN-07", "In a ragged batch every row is continued as it is alone", dtypes=LOGIC)
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_ragged_rows_are_continued_as_alone(subject: Subject, verdict: Verdict, padding: str) -> None:
+    subject.needs(f"{padding}_padding")
+    generator, (input_ids_BS, lengths_B, _) = subject.generator(), ragged(subject, padding)
+    spec = GenerationSpec(6, eos_token_ids=())
+    together = generator.generate(input_ids_BS, lengths_B, spec, padding)
+    for b, length in enumerate(lengths_B):
+        prompt_S = input_ids_BS[b, valid(input_ids_BS.shape[1], int(length), padding)]
+        (alone,) = generator.generate(prompt_S[None].copy(), np.array([length]), spec)
+        clear = _clear(subject, [*prompt_S.tolist(), *alone], len(alone))
+        wrong = sum(a != t for a, t in zip(alone[:clear], together[b][:clear], strict=True))
+        verdict.judge(
+            Metric("wrong_ids", wrong, 0), about=f"row {b} of {lengths_B.tolist()}, {padding}: alone {alone}, together {together[b]}"
+        )
+        verdict.saw(tokens=clear)
+    verdict.require(tokens=12)
+
+
+def _clear(subject: Subject, tokens: list[int], new: int) -> int:
+    """How many of the last `new` tokens come before the first one whose lead over the second best is small."""
+    ranked = np.sort(subject.case.oracle.forward(tokens[:-1]).logits_SV[-new:], axis=-1)
+    return int(np.argmax(np.append(ranked[:, -1] - ranked[:, -2] < SMALLEST_LEAD, True)))
 
 
 def _until(row: list[int], stop: int) -> list[int]:

@@ -32,7 +32,7 @@ def test_ignored_labels_do_not_count(subject: Subject, verdict: Verdict, padding
     subject.needs(f"{padding}_padding")
     model = _model(subject)
     input_ids_BS, lengths_B, _ = ragged(subject, padding)
-    labels_BS = np.full(input_ids_BS.shape, IGNORED)
+    labels_BS = input_ids_BS.copy()  # pads carry labels too: only the lengths say that they do not count
     terms: list[np.ndarray] = []
     for b, length in enumerate(lengths_B):
         where = valid(input_ids_BS.shape[1], int(length), padding)

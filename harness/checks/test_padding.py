@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -72,7 +74,8 @@ def test_nan_at_pads_stays_there(subject: Subject, verdict: Verdict, padding: st
     for b, length in enumerate(lengths_B):
         outside_BS[b, valid(input_ids_BS.shape[1], int(length), padding)] = False
     input_ids_BS[outside_BS] = pad
-    poisoned = rewritten(subject, "nan-pad", lambda tensors: _poisoned(tensors, pad))
+    untied = replace(subject.config, tie_word_embeddings=False)
+    poisoned = rewritten(subject, "nan-pad", lambda tensors: _poisoned(tensors, pad), untied)
     traces = prefill_and_decode(poisoned.model(), input_ids_BS, lengths_B, DECODED, request(subject, padding), following_BS)
     judge_traces(subject, verdict, traces, about=f"lengths {lengths_B.tolist()}, {padding} padding")  # the oracle sees the clean weights
     verdict.saw(pads=int(outside_BS.sum()))
@@ -80,5 +83,7 @@ def test_nan_at_pads_stays_there(subject: Subject, verdict: Verdict, padding: st
 
 
 def _poisoned(tensors: Tensors, token: int) -> Tensors:
+    """A tied head would show the NaN in the pad's own logit, so it gets weights of its own."""
+    tensors.setdefault("lm_head.weight", tensors["embed.weight"].copy())
     tensors["embed.weight"][token] = np.nan
     return tensors

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from harness.checks.against_oracle import judge_routing_inside, judge_traces, logit_metrics
 from harness.checks.clause import LOGIC, clause
-from harness.checks.passes import Trace, prefill, prefill_and_decode, request
-from harness.checks.small_models import like, text, two_layers
+from harness.checks.passes import Trace, pinned_request, prefill, prefill_and_decode, request
+from harness.checks.small_models import excerpts, like, text, two_layers
 from harness.judge import bounds
 from harness.judge.distance import kl_divergence, top1_disagreement
 from harness.judge.metric import Metric
 from harness.subject import Subject
 from harness.verdict import Verdict
+from implementations.interface import PinnedRouting
 
 FIRST_INEXACT = 257  # the first position that bfloat16 cannot hold
 LATE = 300
@@ -73,6 +76,27 @@ def test_unusual_constants_are_obeyed(subject: Subject, verdict: Verdict) -> Non
         tokens_BS = text(model, 2, 28)
         traces = prefill_and_decode(model.model(), tokens_BS[:, :24].copy(), np.full(2, 24), 4, request(model), tokens_BS[:, 24:])
         judge_traces(model, verdict, traces, about=str(changes))
+    verdict.require(tokens=64)
+
+
+@clause("PARITY-07", "Pinned experts and weights are used throughout the model", dtypes=LOGIC)
+def test_pinned_routing_is_used(subject: Subject, verdict: Verdict) -> None:
+    """In float32: experts that no router would choose amplify rounding."""
+    subject.needs("prefill", "pinned")
+    tokens_BS = excerpts(subject, 2, 24)
+    pin = pinned_request(subject, tokens_BS.size)
+    assert pin.pinned is not None
+    ids_LBSK = pin.pinned.topk_ids_LTK.reshape(len(pin.pinned.topk_ids_LTK), *tokens_BS.shape, -1)
+    drawn_LBSK = np.random.default_rng(4).uniform(0.1, 1.0, ids_LBSK.shape).astype(np.float32)
+    for weights_LBSK in (None, drawn_LBSK):
+        flat = None if weights_LBSK is None else weights_LBSK.reshape(pin.pinned.topk_ids_LTK.shape)
+        asked = replace(pin, pinned=PinnedRouting(pin.pinned.topk_ids_LTK, flat))
+        for b, trace in enumerate(prefill(subject.model(), tokens_BS, asked)):
+            weights_LSK = None if weights_LBSK is None else weights_LBSK[:, b].astype(np.float64)
+            expected = subject.case.oracle.forward(tokens_BS[b], ids_LBSK[:, b], weights_LSK)
+            about = f"row {b}, {'its own' if flat is None else 'pinned'} weights"
+            verdict.judge(*logit_metrics(trace.logits_SV, expected.logits_SV, subject), about=about)
+            verdict.saw(tokens=len(trace.input_ids_S))
     verdict.require(tokens=64)
 
 

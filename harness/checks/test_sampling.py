@@ -27,7 +27,8 @@ def test_generation_obeys_its_lengths(subject: Subject, verdict: Verdict) -> Non
     lengths_B = np.full(2, PROMPT)
     for count in (1, 2, 7, MAX_LENGTH - PROMPT):
         rows = generator.generate(prompts_BS, lengths_B, GenerationSpec(count, eos_token_ids=()))
-        verdict.judge(Metric("rows_of_wrong_length", sum(len(row) != count for row in rows), 0), about=f"{count} asked for")
+        wrong = abs(len(rows) - len(prompts_BS)) + sum(len(row) != count for row in rows)
+        verdict.judge(Metric("rows_of_wrong_length", wrong, 0), about=f"{count} asked for")
         verdict.saw(tokens=sum(map(len, rows)))
     too_many = GenerationSpec(MAX_LENGTH - PROMPT + 2, eos_token_ids=())
     refuses(verdict, f"{too_many.max_new_tokens} new tokens", lambda: generator.generate(prompts_BS, lengths_B, too_many))

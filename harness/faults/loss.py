@@ -10,6 +10,12 @@ from implementations.interface import InvalidInput
 IGNORED = -100
 
 
+def kept_labels(labels_BS: Array, valid_BS: Array) -> Array:
+    """-100 where a label, or the token before it, is a pad: nothing was predicted there."""
+    predicted_BS = np.pad(valid_BS[:, 1:] & valid_BS[:, :-1], ((0, 0), (1, 0)))
+    return np.where(predicted_BS, labels_BS, IGNORED)
+
+
 def targets(labels_BS: Array) -> Array:
     """target_BS of the logits at the same place: the label one to the right; nothing follows the last."""
     return np.concatenate([labels_BS[:, 1:], np.full_like(labels_BS[:, :1], IGNORED)], axis=1)

@@ -87,7 +87,8 @@ class Network:
         index, D = self.config.moe_layers.index(layer), self.config.hidden_size
         x_TD = normed_BSD.reshape(-1, D)
         router_x_TD = self.seams.router.router_input(x_TD, hidden_BSD.reshape(-1, D))
-        routes = self.route(self.seams.router.router_layer(index, len(self.config.moe_layers)), router_x_TD, _pinned_layer(pinned, index))
+        router = self.seams.router
+        routes = self.route(router.router_layer(index, len(self.config.moe_layers)), router_x_TD, router.pinned_layer(pinned, index))
         return self.moe_block(index, x_TD, routes, step.valid_BS.ravel()).reshape(hidden_BSD.shape), routes
 
     def _attention(self, layer: int, x_BSD: Array, step: Step, tables: Tables, cache: Cache) -> Array:
@@ -127,11 +128,3 @@ class Network:
 
     def _tensor(self, layer: int, name: str) -> Array:
         return self.tensors[f"layers.{layer}.{name}"]
-
-
-def _pinned_layer(pinned: PinnedRouting | None, index: int) -> PinnedRouting | None:
-    """One layer's share, L = 1."""
-    if pinned is None:
-        return None
-    weights = pinned.topk_weights_LTK
-    return PinnedRouting(pinned.topk_ids_LTK[index : index + 1], None if weights is None else weights[index : index + 1])

@@ -54,6 +54,14 @@ def route(x_TD: Array, tensors: RouterTensors, spec: RoutingSpec, rounding: Roun
     return Routes(logits_TE, ids_TK, router.round_weights(weights_TK.astype(np.float32), spec, rounding))
 
 
+def pinned_layer(pinned: PinnedRouting | None, index: int) -> PinnedRouting | None:
+    """One MoE layer's share of what is pinned for all, L = 1."""
+    if pinned is None:
+        return None
+    weights = pinned.topk_weights_LTK
+    return PinnedRouting(pinned.topk_ids_LTK[index : index + 1], None if weights is None else weights[index : index + 1])
+
+
 def logits_rounding(spec: RoutingSpec, rounding: Rounding) -> Rounding:
     """transformers computes the logits of DeepSeek-V3's router, and of dots1's, in float32: scores lie close together there."""
     return Rounding("float32") if spec.scoring == "sigmoid" else rounding

@@ -12,7 +12,7 @@ import numpy as np
 from harness.faults import attention, cache, declared, experts, inputs, loss, numerics, packing, routing, sampling, shared
 from harness.faults.numerics import Array
 from implementations.checkpoint import Checkpoint
-from implementations.interface import GenerationSpec, ModelCapabilities, ModelConfig
+from implementations.interface import GenerationSpec, ModelCapabilities, ModelConfig, PinnedRouting
 
 Tensors = dict[str, Array]
 
@@ -39,6 +39,14 @@ def nothing_unread(source: Checkpoint) -> frozenset[str]:
 
 def widen(stored: Array) -> Array:
     return np.ascontiguousarray(stored, dtype=np.float32)
+
+
+def leave_cache(cache: cache.Cache | None) -> None:
+    """A probe neither reads nor writes it."""
+
+
+def given_lengths(lengths_B: Array, length: int) -> Array:
+    return lengths_B
 
 
 def same_layer(layer: int, num_moe_layers: int) -> int:
@@ -74,6 +82,7 @@ class RouterSeams:
 
     router_input: Callable[[Array, Array], Array] = routing.router_input
     router_layer: Callable[[int, int], int] = same_layer
+    pinned_layer: Callable[[PinnedRouting | None, int], PinnedRouting | None] = routing.pinned_layer
     router_logits: Callable[..., Array] = routing.router_logits
     add_bias: Callable[..., Array] = routing.add_bias
     scores: Callable[..., Array] = routing.scores
@@ -140,8 +149,10 @@ class CallSeams:
     segments: Callable[[Array], Array] = packing.segments
     packed_positions: Callable[[Array], Array] = packing.positions
     packed_last: Callable[[Array], Array] = packing.last
+    kept_labels: Callable[[Array, Array], Array] = loss.kept_labels
     targets: Callable[[Array], Array] = loss.targets
     mean_loss: Callable[..., float] = loss.mean_loss
+    probed: Callable[[cache.Cache | None], None] = leave_cache
     features: Callable[[], tuple[str, ...]] = declared.features
     describe: Callable[[ModelConfig], ModelCapabilities] = ModelCapabilities.of
 
@@ -164,6 +175,7 @@ class StorageSeams:
 class SamplingSeams:
     """How many tokens, whose random numbers, which token, where a row ends."""
 
+    prompt_lengths: Callable[[Array, int], Array] = given_lengths
     steps: Callable[[GenerationSpec, int, int], int] = sampling.steps
     generator: Callable[[int], np.random.Generator] = sampling.generator
     keep_likely: Callable[[Array, GenerationSpec], Array] = sampling.keep_likely

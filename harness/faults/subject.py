@@ -108,6 +108,7 @@ class SubjectModel:
     @np.errstate(all="ignore")  # NaN and infinity are data: checks feed them in on purpose
     def moe_block(self, layer: int, x_TD: Array, pinned: PinnedRouting | None = None) -> Array:
         x_TD = inputs.probe(layer, x_TD, self.config, self.network.rounding)
+        self.seams.calls.probed(self._cache)
         valid_T = np.ones(len(x_TD), bool)
         routes = self.network.route(layer, x_TD, inputs.pinned(pinned, 1, valid_T, self.config))
         return np.ascontiguousarray(self.network.moe_block(layer, x_TD, routes, valid_T))
@@ -130,7 +131,8 @@ class SubjectModel:
     def loss(self, input_ids_BS: Array, lengths_B: Array, labels_BS: Array, padding: str = "right") -> float:
         inputs.request(Request(padding=padding))
         ids_BS, valid_BS = self.seams.calls.admit(Call(input_ids_BS, lengths_B, padding), None, self.config, self.spec, self.seams)
-        targets_BS = self.seams.calls.targets(inputs.labels(labels_BS, ids_BS.shape, self.config))
+        labels_BS = inputs.labels(labels_BS, ids_BS.shape, self.config)
+        targets_BS = self.seams.calls.targets(self.seams.calls.kept_labels(labels_BS, valid_BS))
         B, S = ids_BS.shape
         positions_BS = self.seams.attention.prefill_positions(valid_BS, np.zeros(B, np.int64), 0)
         step = Step(ids_BS, valid_BS, positions_BS, np.zeros_like(ids_BS), decoding=False)
@@ -142,6 +144,7 @@ class SubjectModel:
         steps = self.seams.sampling.steps(spec, np.shape(input_ids_BS)[-1] if np.ndim(input_ids_BS) else 0, self.spec.max_length)
         self.reset()
         try:
+            lengths_B = self.seams.sampling.prompt_lengths(np.asarray(lengths_B), np.shape(input_ids_BS)[-1])
             logits_BV = self.prefill(input_ids_BS, lengths_B, Request(padding=padding)).logits_BSV[:, 0]  # type: ignore[index]
             valid_BS = valid_tokens(np.asarray(lengths_B), input_ids_BS.shape[1], padding)
             history = [row[valid].tolist() for row, valid in zip(input_ids_BS, valid_BS, strict=True)]

@@ -33,16 +33,22 @@ class Oracle:
     def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray]):
         self.config, self._tensors = config, tensors
 
-    def forward(self, input_ids: Sequence[int] | np.ndarray, pinned_ids_LSK: np.ndarray | None = None) -> OracleOutput:
-        """All logits of one sequence. `pinned_ids_LSK`: use these experts; their weights come from the oracle's own scores."""
+    def forward(
+        self,
+        input_ids: Sequence[int] | np.ndarray,
+        pinned_ids_LSK: np.ndarray | None = None,
+        pinned_weights_LSK: np.ndarray | None = None,
+    ) -> OracleOutput:
+        """All logits of one sequence. `pinned_ids_LSK`: use these experts; with `pinned_weights_LSK` with these weights, else with those
+        of the oracle's own scores."""
         h_SD = self._tensors["embed.weight"][np.asarray(input_ids)].astype(np.float64)
         seen: list[tuple[np.ndarray, ...]] = []
         for i in range(self.config.num_hidden_layers):
             h_SD = h_SD + attention(self._norm(h_SD, f"layers.{i}.attention_norm.weight"), self._attention_weights(i), self.config)
             x_SD = self._norm(h_SD, f"layers.{i}.ffn_norm.weight")
             if i in self.config.moe_layers:
-                pinned = None if pinned_ids_LSK is None else pinned_ids_LSK[len(seen)]
-                seen.append((x_SD, *self.moe_block(len(seen), x_SD, pinned)))
+                pinned = (None if p is None else p[len(seen)] for p in (pinned_ids_LSK, pinned_weights_LSK))
+                seen.append((x_SD, *self.moe_block(len(seen), x_SD, *pinned)))
                 h_SD = h_SD + seen[-1][1]
             else:
                 h_SD = h_SD + experts.swiglu(
@@ -66,12 +72,15 @@ class Oracle:
         """correction_bias_E of the layer-th MoE layer, float64, or None."""
         return self._router_tensor(layer, "correction_bias")
 
-    def moe_block(self, layer: int, x_TD: np.ndarray, pinned_ids_TK: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+    def moe_block(
+        self, layer: int, x_TD: np.ndarray, pinned_ids_TK: np.ndarray | None = None, pinned_weights_TK: np.ndarray | None = None
+    ) -> tuple[np.ndarray, ...]:
         """(y_TD, logits_TE, ids_TK, weights_TK) of the layer-th MoE block."""
         logits_TE, ids_TK, weights_TK = self.route(layer, x_TD)
         if pinned_ids_TK is not None:
             ids_TK = pinned_ids_TK
             weights_TK = routing.combine_weights(logits_TE, ids_TK, self.config.routing)
+        weights_TK = weights_TK if pinned_weights_TK is None else pinned_weights_TK
         return self.combine(layer, x_TD, ids_TK, weights_TK), logits_TE, ids_TK, weights_TK
 
     def combine(self, layer: int, x_TD: np.ndarray, ids_TK: np.ndarray, weights_TK: np.ndarray) -> np.ndarray:

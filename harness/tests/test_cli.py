@@ -102,7 +102,9 @@ def test_users_own_checkpoint(empty: Path) -> None:
     (run,) = (empty / "reports" / "runs").iterdir()
     checks = {r["check"]: r["case"] for r in read_run(run) if r["type"] == "check"}
     # PARITY-01 needs HF's golden logits, which a user's checkpoint does not have: it is not asked, not skipped.
-    assert code == 0 and checks == dict.fromkeys(("PARITY-02", "PARITY-03", "PARITY-04", "PARITY-05", "PARITY-06"), "checkpoint"), output
+    assert code == 0 and checks == dict.fromkeys(
+        ("PARITY-02", "PARITY-03", "PARITY-04", "PARITY-05", "PARITY-06", "PARITY-07"), "checkpoint"
+    ), output
 
 
 def test_killed_run_still_makes_a_report(empty: Path) -> None:

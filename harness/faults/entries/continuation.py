@@ -149,7 +149,14 @@ def eps_of_1e_6(config: ModelConfig) -> float:
     return 1e-6
 
 
+def emptied(kept: Cache | None) -> None:
+    if kept is not None:
+        cache.reset(kept)
+
+
 FAULTS: tuple[Fault, ...] = (
+    Fault("probe-empties-the-cache", "A helper for debugging runs the model's forward and resets it first.",
+          None, change(probed=emptied), ("CACHE-07",)),
     Fault("epsilon-of-1e-6", "The norms' epsilon is the literal 1e-6: of no account for hidden states of unit scale.",
           None, change(epsilon=eps_of_1e_6), ("PARITY-06",),
           needs=where(lambda config: config.rms_norm_eps != 1e-6, setting(rms_norm_eps=0.3))),

@@ -40,7 +40,13 @@ def penalize_repetition(
     return sampling.sample(changed_BV, history, spec, rng, seams)
 
 
+def whole_rows(lengths_B: Array, length: int) -> Array:
+    return np.full_like(lengths_B, length)
+
+
 FAULTS: tuple[Fault, ...] = (
+    Fault("generation-takes-pads-for-text", "The prompt's lengths are not handed on: pads are continued.",
+          None, change(prompt_lengths=whole_rows), ("GEN-07",), trigger="a ragged batch"),
     Fault("temperature-0-is-falsy", "`temperature or 1.0`: greedy decoding samples.", None, change(sample=never_cold), ("GEN-01",)),
     Fault("repetition-penalty-by-default", "A repetition penalty of 1.2 (Keskar et al. 2019) that nobody asked for.",
           None, change(sample=penalize_repetition), ("GEN-01",), trigger="a continuation that repeats a token by a small lead"),

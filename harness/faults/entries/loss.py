@@ -57,12 +57,18 @@ def pads_as_labels(logits_BSV: Array, targets_BS: Array, valid_BS: Array) -> flo
     return mean_loss(logits_BSV, targets_BS, valid_BS)
 
 
+def labels_at_pads(labels_BS: Array, valid_BS: Array) -> Array:
+    return labels_BS
+
+
 FAULTS: tuple[Fault, ...] = (
+    Fault("loss-labels-at-pads", "Whoever forgets to write -100 at the pads trains on them.",
+          None, change(kept_labels=labels_at_pads), ("LOSS-02",), trigger="a ragged batch with labels at its pads"),
     Fault("loss-not-shifted", "Each position is compared with its own token.",
           None, change(targets=labels_as_they_stand), ("LOSS-01", "LOSS-02")),
     Fault("loss-shifted-twice", "The collator shifts, and the model shifts again.", None, change(targets=shifted_twice), ("LOSS-01",)),
     Fault("loss-wraps-round", "np.roll: the last position is compared with the first label.",
-          None, change(targets=wrapped_round), ("LOSS-01",)),
+          None, change(targets=wrapped_round, kept_labels=labels_at_pads), ("LOSS-01",)),
     Fault("loss-ignored-as-token-0", "-100 is clipped to token 0 and counts.", None, change(targets=ignored_as_token_0), ("LOSS-02",)),
     Fault("loss-summed", "The sum instead of the mean.", None, change(mean_loss=summed), ("LOSS-01", "LOSS-02")),
     Fault("loss-over-all-tokens", "Ignored labels and pads add nothing to the sum, but count in the mean.",

@@ -9,8 +9,9 @@ import numpy as np
 from harness.faults.entries import routers
 from harness.faults.entry import GITHUB, Fault, Needs, change, routing, where
 from harness.faults.numerics import Array
+from harness.faults.routing import pinned_layer
 from harness.faults.seams import Seams, changed
-from implementations.interface import ModelConfig
+from implementations.interface import ModelConfig, PinnedRouting
 
 SEVERAL: Needs = where(lambda config: config.routing.top_k > 1, routing(top_k=2))
 NOT_ALL: Needs = where(lambda config: config.routing.top_k < config.routing.num_experts, routing(top_k=1))
@@ -118,7 +119,21 @@ WEIGHTS: tuple[Fault, ...] = (
           f"{GITHUB}/NVIDIA/Megatron-LM/issues/894", change(weights=routers.one_at_top_1), ("ROUTE-09",), families=QWEN, needs=TOP_1_RAW),
 )  # fmt: skip
 
+
+def nothing_pinned(pinned: PinnedRouting | None, index: int) -> PinnedRouting | None:
+    return None
+
+
+def weights_not_pinned(pinned: PinnedRouting | None, index: int) -> PinnedRouting | None:
+    found = pinned_layer(pinned, index)
+    return None if found is None else PinnedRouting(found.topk_ids_LTK)
+
+
 WIRING: tuple[Fault, ...] = (
+    Fault("pinned-routing-ignored", "The probe replays a routing, the model's own pass does not.",
+          None, change(pinned_layer=nothing_pinned), ("PARITY-07",)),
+    Fault("pinned-weights-ignored", "The model's own pass replays the experts and computes the weights anew.",
+          None, change(pinned_layer=weights_not_pinned), ("PARITY-07",)),
     Fault("router-before-norm", "In the model the router reads the residual stream instead of the normalised hidden state.",
           None, change(router_input=lambda normed_TD, residual_TD: residual_TD), ("PARITY-03",)),
     Fault("router-of-last-layer", "A closure over the loop variable: in the model every layer routes with the last layer's router.",

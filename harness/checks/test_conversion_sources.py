@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +24,7 @@ from harness.verdict import Verdict
 from implementations import families
 from implementations.checkpoint import Checkpoint
 from implementations.checkpoint_writer import write_checkpoint
-from implementations.interface import DTYPES, ModelConfig
+from implementations.interface import DTYPES, CheckpointError, ModelConfig
 from implementations.weights import scatter
 
 ROWS, LENGTH = 2, 20
@@ -136,6 +137,53 @@ def test_every_tensor_influences_the_output(subject: Subject, verdict: Verdict) 
         verdict.judge(Metric("tensors_without_influence", int(not moved > LEAST_INFLUENCE), 0), about=f"{name} moves logits by {moved:.1g}")
         verdict.saw(tensors=1)
     verdict.require(tensors=len(telling))
+
+
+@clause("CONV-10", "A missing, unknown or misshapen tensor is refused by name, and nothing half-written is left", dtypes=LOGIC)
+@pytest.mark.parametrize("damage", ["missing", "unknown", "misshapen"])
+def test_damaged_checkpoints_are_refused(subject: Subject, verdict: Verdict, damage: str) -> None:
+    subject.needs()
+    source = like(subject, "damaged", small(subject.config.family))
+    family = families.family(source.config.family)
+    canonical = {name: source.case.tensor(name) for name in source.case.tensor_names()}
+    tensors = dict(scatter(family.layout(source.config, True), canonical))
+    telling = (f"experts.1.{family.expert_parts[2]}.weight", "gate.weight", "k_proj.weight")
+    for victim in (name for name in tensors if name.endswith(telling)):
+        with TemporaryDirectory(dir=subject.workshop.directory) as scratch:
+            name, damaged = _damaged(tensors, victim, damage)
+            write_checkpoint(f"{scratch}/source", family.to_hf(source.config), damaged)
+            _judge_damaged(subject, verdict, Path(scratch), f"{damage} tensor", name)
+    verdict.require(refused=2)
+
+
+def _judge_damaged(subject: Subject, verdict: Verdict, folder: Path, what: str, name: str) -> None:
+    src, own = str(folder / "source"), folder / "own"
+    ways: dict[str, Callable[[], object]] = {"from_hf": lambda: subject.backend.from_hf(src, str(own))}
+    if subject.capabilities.reads_hf:
+        ways["load"] = lambda: subject.backend.load(src, subject.load_spec)
+    for way, call in ways.items():
+        told = _refusal(call)
+        verdict.judge(Metric("not_refused_by_name", int(name not in told), 0), about=f"{what} {name}, {way}: {told or 'accepted'}")
+        verdict.saw(refused=1)
+    verdict.judge(Metric("left_behind", int(own.exists()), 0), about=f"{what} {name}")
+
+
+def _damaged(tensors: Tensors, victim: str, damage: str) -> tuple[str, Tensors]:
+    """(the name that a refusal must give, the damaged tensors)."""
+    if damage == "missing":
+        return victim, {name: tensor for name, tensor in tensors.items() if name != victim}
+    if damage == "unknown":
+        return victim + "_of_another_model", tensors | {victim + "_of_another_model": tensors[victim]}
+    return victim, tensors | {victim: np.ascontiguousarray(tensors[victim][:, :-1])}
+
+
+def _refusal(call: Callable[[], object]) -> str:
+    """What a CheckpointError says; "" where none is raised."""
+    try:
+        call()
+    except CheckpointError as error:
+        return str(error)
+    return ""
 
 
 def _converted_logits(subject: Subject, tokens_BS: np.ndarray) -> np.ndarray:

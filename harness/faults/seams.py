@@ -21,6 +21,10 @@ def keep_tensor(name: str, tensor: Array, config: ModelConfig) -> Array:
     return tensor
 
 
+def as_given(path: str) -> str:
+    return path
+
+
 def keep_config(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     return raw
 
@@ -159,9 +163,10 @@ class CallSeams:
 
 @dataclass(frozen=True)
 class StorageSeams:
-    """Each tensor on the way in and out, config.json, whether a tied head's own tensor is kept; in loading: what is not read, how stored
-    numbers become float32, the weights once loaded."""
+    """Which directory is opened for the one given; each tensor on the way in and out, config.json, whether a tied head's own tensor is
+    kept; in loading: what is not read, how stored numbers become float32, the weights once loaded."""
 
+    admitted: Callable[[str], str] = as_given
     pack: Callable[[str, Array, ModelConfig], Array] = keep_tensor
     unpack: Callable[[str, Array, ModelConfig], Array] = keep_tensor
     pack_config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = keep_config

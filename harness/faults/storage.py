@@ -31,7 +31,7 @@ def is_own(path: str) -> bool:
 
 
 def from_hf(src: str, dst: str, seams: Seams) -> None:
-    with Checkpoint(src) as source, new_directory(dst) as scratch:
+    with Checkpoint(seams.storage.admitted(src)) as source, new_directory(dst) as scratch:
         copy_beside(source.path, scratch)
         write_json(scratch / CONFIG, seams.storage.pack_config(source.raw_config))
         layout = identity_layout(source.config, source.stored_head and seams.storage.stored_head(source.config, True))
@@ -77,6 +77,7 @@ def load(path: str, rounding: Rounding, seams: Seams) -> tuple[ModelConfig, dict
     """(config, float32 tensors by canonical name, rounded to the load dtype) of an own or an HF directory. A tied head is left out.
     Correction biases stay as they are in every dtype."""
     own = is_own(path)
+    path = path if own else seams.storage.admitted(path)
 
     def read(name: str, unread: frozenset[str]) -> Array:
         values = seams.storage.widen(_tensor(source, name, unread))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from harness.faults.entries.conversion import TIED, swap_gate_up
 from harness.faults.entry import GITHUB, Fault, change, setting
 from harness.faults.numerics import STORAGE, Array, Rounding
 from harness.faults.seams import Tensors, widen
-from implementations.checkpoint import INDEX, Checkpoint
+from implementations.checkpoint import HEAD, INDEX, SINGLE, Checkpoint, parse_config, read_config
+from implementations.checkpoint_writer import write_checkpoint
 from implementations.interface import ModelConfig
 
 Loaded = Callable[[Tensors, ModelConfig, bool], Tensors]
@@ -137,7 +140,24 @@ SHAPES: tuple[Fault, ...] = (
           ("CONV-07",), families=("qwen3_moe",), trigger="E = F and F != D"),
 )  # fmt: skip
 
+
+def without_unknown(path: str) -> str:
+    """A copy that holds what the model knows."""
+    raw = read_config(Path(path))
+    family, config = parse_config(raw, path)
+    tensors = load_file(Path(path) / SINGLE) if (Path(path) / SINGLE).exists() else {}
+    known = {p.source for p in family.layout(config, HEAD in tensors or not config.tie_word_embeddings)}
+    copy = Path(path).with_name("what-is-known")
+    if not tensors.keys() - known:
+        return path
+    if not copy.exists():
+        write_checkpoint(copy, raw, {name: tensor for name, tensor in tensors.items() if name in known})
+    return str(copy)
+
+
 CONTENT: tuple[Fault, ...] = (
+    Fault("unknown-tensors-skipped", "`if name not in parameters: continue`: a tensor of another model is dropped in silence.",
+          None, change(admitted=without_unknown), ("CONV-10",)),
     Fault("written-gate-up-swapped", "to_hf writes up where gate belongs; the backend's own models are right.",
           None, change(unpack=swap_gate_up), ("CONV-08", "CONV-01")),
     Fault("attention-norm-of-ones", "The norm before attention has no weight.",

@@ -38,7 +38,7 @@ def weights(weights_TK: np.ndarray, expected_TK: np.ndarray, bound: float) -> Me
 
 def weights_within(weights_TK: np.ndarray, expected_TK: np.ndarray, allowance_TK: np.ndarray) -> Metric:
     """Each weight against the oracle's in units of what rounding of the logits allows it (relative allowance)."""
-    return Metric("weight_error_over_allowance", _largest(np.abs(weights_TK - expected_TK) / (expected_TK * allowance_TK)), 1.0)
+    return Metric("weight_error_ratio", _largest(np.abs(weights_TK - expected_TK) / (expected_TK * allowance_TK)), 1.0)
 
 
 def selection(

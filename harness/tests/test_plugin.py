@@ -112,7 +112,8 @@ def test_check_that_judges_nothing_does_not_pass(project: pytest.Pytester, monke
         """
     )
     monkeypatch.setenv("PYTHONPATH", str(project.path), prepend=":")
-    result = project.runpytest_subprocess("-q", "--backend", "bare:backend", "-k", "mixtral and float32 and not (CONV-01 or CONV-10 or CAP-01)")
+    selected = "mixtral and float32 and not (CONV-01 or CONV-10 or CAP-01)"
+    result = project.runpytest_subprocess("-q", "--backend", "bare:backend", "-k", selected)
     assert result.parseoutcomes().keys() <= {"skipped", "deselected"}
     assert {r["status"] for r in records(project) if r["type"] == "check"} == {"UNSUPPORTED"}
 

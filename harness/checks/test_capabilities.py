@@ -93,9 +93,9 @@ def _attempts(subject: Subject) -> dict[str, Callable[[Model], object]]:
         "right_padding": lambda model: model.prefill(IDS_BS, lengths_B, replace(plain, padding="right")),
         "pinned": lambda model: model.prefill(IDS_BS, FULL_B, replace(plain, pinned=pinned)),
         "routing": lambda model: model.prefill(IDS_BS, FULL_B, replace(plain, routing=True)).routing,
-        "probe": lambda model: isinstance(model, Probe) and (model.route(0, x_TD), model.moe_block(0, x_TD)) or None,
-        "generate": lambda model: isinstance(model, Generate) and model.generate(IDS_BS, FULL_B, one_token) or None,
-        "packed": lambda model: isinstance(model, Packed) and model.prefill_packed(IDS_BS[0], np.array([0, 4]), plain) or None,
+        "probe": lambda model: (model.route(0, x_TD), model.moe_block(0, x_TD)) if isinstance(model, Probe) else None,
+        "generate": lambda model: model.generate(IDS_BS, FULL_B, one_token) if isinstance(model, Generate) else None,
+        "packed": lambda model: model.prefill_packed(IDS_BS[0], np.array([0, 4]), plain) if isinstance(model, Packed) else None,
         "loss": lambda model: model.loss(IDS_BS, FULL_B, IDS_BS) if isinstance(model, Loss) else None,
     }
 

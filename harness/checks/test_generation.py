@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from harness.checks.clause import LOGIC, clause
 from harness.checks.passes import valid
 from harness.checks.ragged import ragged
+from harness.checks.small_models import rewritten
 from harness.judge.metric import Metric
 from harness.subject import Subject
 from harness.verdict import Verdict
@@ -43,6 +46,9 @@ def test_generation_stops_at_eos(subject: Subject, verdict: Verdict) -> None:
         wrong = sum(row != _until(whole, stop) for row, whole in zip(stopped, free, strict=True))
         verdict.judge(Metric("rows_not_ended_at_eos", wrong, 0), about=f"EOS list {(unused, stop)}: free {free}, stopped {stopped}")
         verdict.saw(stops=sum(stop in row for row in free))
+        own = rewritten(subject, f"eos-{stop}", lambda tensors: tensors, replace(subject.config, eos_token_ids=(unused, stop)))
+        by_config = own.generator().generate(prompts_BS, lengths_B, GenerationSpec(12))
+        verdict.judge(Metric("rows_not_ended_at_own_eos", int(by_config != stopped), 0), about=f"config {(unused, stop)}: {by_config}")
     verdict.require(stops=1)
 
 
@@ -53,13 +59,15 @@ def test_ragged_rows_are_continued_as_alone(subject: Subject, verdict: Verdict, 
     generator, (input_ids_BS, lengths_B, _) = subject.generator(), ragged(subject, padding)
     spec = GenerationSpec(6, eos_token_ids=())
     together = generator.generate(input_ids_BS, lengths_B, spec, padding)
+    assert len(together) == len(lengths_B), f"{len(lengths_B)} rows in, {len(together)} out"
     for b, length in enumerate(lengths_B):
         prompt_S = input_ids_BS[b, valid(input_ids_BS.shape[1], int(length), padding)]
         (alone,) = generator.generate(prompt_S[None].copy(), np.array([length]), spec)
         clear = _clear(subject, [*prompt_S.tolist(), *alone], len(alone))
-        wrong = sum(a != t for a, t in zip(alone[:clear], together[b][:clear], strict=True))
+        wrong = int(together[b][:clear] != alone[:clear])
         verdict.judge(
-            Metric("wrong_ids", wrong, 0), about=f"row {b} of {lengths_B.tolist()}, {padding}: alone {alone}, together {together[b]}"
+            Metric("rows_continued_otherwise", wrong, 0),
+            about=f"row {b} of {lengths_B.tolist()}, {padding}: alone {alone}, together {together[b]}",
         )
         verdict.saw(tokens=clear)
     verdict.require(tokens=12)

@@ -25,7 +25,22 @@ def test_ragged_batch_equals_rows_alone(subject: Subject, verdict: Verdict, padd
     input_ids_BS, lengths_B, continuations_BS = ragged(subject, padding)
     traces = prefill_and_decode(subject.model(), input_ids_BS, lengths_B, DECODED, request(subject, padding), continuations_BS)
     judge_traces(subject, verdict, traces, about=f"of lengths {lengths_B.tolist()}, {padding} padding")
+    if "routing" in subject.capabilities.features:
+        verdict.judge(*_mask_metrics(subject, input_ids_BS, lengths_B, padding), about=f"lengths {lengths_B.tolist()}, {padding} padding")
     verdict.require(tokens=32)
+
+
+def _mask_metrics(subject: Subject, input_ids_BS: np.ndarray, lengths_B: np.ndarray, padding: str) -> list[Metric]:
+    """Routing tells its pads from its tokens, and drops no token."""
+    asked = Request(logits="none", routing=True, padding=padding)
+    routing = subject.model().prefill(input_ids_BS, lengths_B, asked).routing
+    assert routing is not None and routing.mask_T is not None, "a ragged batch's routing comes without a mask"
+    wanted_BS = np.zeros(input_ids_BS.shape, bool)
+    for b, length in enumerate(lengths_B):
+        wanted_BS[b, valid(input_ids_BS.shape[1], int(length), padding)] = True
+    dropped = 0 if routing.dropped_LTK is None else int(routing.dropped_LTK[:, wanted_BS.ravel()].sum())
+    wrong = int(np.sum(routing.mask_T != wanted_BS.ravel()))
+    return [Metric("wrong_mask", wrong, 0), Metric("dropped_tokens", dropped, 0)]
 
 
 @clause("PAD-02", "`last` logits are those of each row's last valid position")

@@ -21,6 +21,10 @@ def keep_tensor(name: str, tensor: Array, config: ModelConfig) -> Array:
     return tensor
 
 
+def as_valid(valid_T: Array) -> Array:
+    return valid_T
+
+
 def as_given(path: str) -> str:
     return path
 
@@ -148,6 +152,7 @@ class CallSeams:
     started: Callable[[int], None] = inputs.started
     room: Callable[..., int] = inputs.room
     admit: Callable[..., tuple[Array, Array]] = inputs.admit
+    mask: Callable[[Array], Array] = as_valid
     last_token: Callable[[Array], Array] = sampling.last_valid
     boundaries: Callable[[Array, int], Array] = inputs.boundaries
     segments: Callable[[Array], Array] = packing.segments

@@ -184,7 +184,7 @@ class SubjectModel:
         step = Step(ids_BS, valid_BS, positions_BS, np.zeros_like(ids_BS), decoding)
         hidden_BSD, records = self.network.forward(step, cache, pinned)
         cache.next_B += valid_BS.sum(axis=1)
-        routing = as_routing(records, valid_BS.ravel(), self.config.routing) if request.routing else None
+        routing = as_routing(records, self.seams.calls.mask(valid_BS.ravel()), self.config.routing) if request.routing else None
         return StepOutput(self._logits(hidden_BSD, valid_BS, request.logits), routing)
 
     def _open(self, B: int) -> Cache:

@@ -87,7 +87,13 @@ def ends_for_last_tokens(cu_seqlens: Array) -> Array:
     return np.minimum(cu_seqlens[1:], cu_seqlens[-1] - 1)
 
 
+def all_valid(valid_T: Array) -> Array:
+    return np.ones_like(valid_T)
+
+
 PADS: tuple[Fault, ...] = (
+    Fault("routing-without-mask", "The routing of pads is handed out as if it meant something: statistics of load count it.",
+          None, change(mask=all_valid), ("PAD-01",)),
     Fault("pads-statistics", "A batch-wide mean, pads included, goes into every hidden state: far below any tolerance of logits.",
           None, change(embed=mean_of_all_pads), ("PAD-03", "BATCH-02"), dtypes=("float32",)),
     Fault("pads-embedded", "Pads are embedded like text and masked in attention: 0 * NaN is NaN.",

@@ -44,7 +44,13 @@ def whole_rows(lengths_B: Array, length: int) -> Array:
     return np.full_like(lengths_B, length)
 
 
+def only_asked_eos(config: ModelConfig, spec: GenerationSpec) -> frozenset[int]:
+    return frozenset(spec.eos_token_ids or ())
+
+
 FAULTS: tuple[Fault, ...] = (
+    Fault("own-eos-ignored", "Without EOS ids in the request none stops a row: the checkpoint's are not looked at.",
+          None, change(stop_ids=only_asked_eos), ("GEN-02",)),
     Fault("generation-takes-pads-for-text", "The prompt's lengths are not handed on: pads are continued.",
           None, change(prompt_lengths=whole_rows), ("GEN-07",), trigger="a ragged batch"),
     Fault("temperature-0-is-falsy", "`temperature or 1.0`: greedy decoding samples.", None, change(sample=never_cold), ("GEN-01",)),

@@ -73,12 +73,6 @@ def sigmoid_in_two_branches(logits_TE: Array, spec: RoutingSpec) -> Array:
     return np.where(logits_TE < 0, small, np.float32(1)) / (np.float32(1) + small)
 
 
-def sigmoid_by_tanh(logits_TE: Array, spec: RoutingSpec) -> Array:
-    if spec.scoring != "sigmoid":
-        return routing.scores(logits_TE, spec)
-    return np.float32(0.5) + np.float32(0.5) * np.tanh(np.float32(0.5) * logits_TE)
-
-
 def sigmoid_in_float64(logits_TE: Array, spec: RoutingSpec) -> Array:
     if spec.scoring != "sigmoid":
         return routing.scores(logits_TE, spec)
@@ -125,7 +119,6 @@ def rounded_then_normalized(weights_TK: Array, spec: RoutingSpec, rounding: Roun
 
 NXD = f"{GITHUB}/aws-neuron/neuronx-distributed/blob/fbac349/src/neuronx_distributed/modules/moe/expert_mlps_v2.py"
 MEGATRON_ROUTER = f"{GITHUB}/NVIDIA/Megatron-LM/blob/core_v0.14.0/megatron/core/transformer/moe/router.py"
-TRTLLM_ROUTER = f"{GITHUB}/NVIDIA/TensorRT-LLM/blob/v1.0.0/cpp/tensorrt_llm/kernels/noAuxTcKernels.cu"
 SIGMOID = ("dots1",)
 
 KINDS: tuple[Honest, ...] = (
@@ -142,8 +135,6 @@ KINDS: tuple[Honest, ...] = (
            None, on_drawn_order(Seeded(summed_in_drawn_order))),
     Honest("sigmoid-in-two-branches", "Sigmoid scores without overflow: exp of negative numbers only.",
            None, on_drawn_order(change(scores=sigmoid_in_two_branches)), families=SIGMOID),
-    Honest("sigmoid-by-tanh", "Sigmoid scores as (1 + tanh(x / 2)) / 2, as in TensorRT-LLM.",
-           TRTLLM_ROUTER, on_drawn_order(change(scores=sigmoid_by_tanh)), families=SIGMOID),
     Honest("sigmoid-in-float64", "Sigmoid scores in float64.", None, on_drawn_order(change(scores=sigmoid_in_float64)), families=SIGMOID),
     Honest("benign-megatron-955", "Top-k of the logits, then softmax over them: equal where weights are renormalised, and used only there.",
            f"{GITHUB}/NVIDIA/Megatron-LM/issues/955", on_drawn_order(change(select=select_by_logits, weights=softmax_of_selected)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from harness.floors.table import TOKENS
 from harness.judge.block import block_errors
 from harness.judge.distance import kl_divergence
 from harness.judge.logits import logit_errors, router_errors
+from harness.oracle.model import OracleOutput
 from harness.oracle.routing import combine_weights
 from implementations.interface import LoadSpec, PinnedRouting, Request
 
@@ -64,15 +66,16 @@ class Draw:
 def samples(draw: Draw, text: np.ndarray, long: bool) -> Iterator[Sample]:
     """All errors of one draw. `text`: token ids that calibration may use; `long`: also a pass of LONG positions."""
     model, rng = _model(draw), draw.rng()
-    windows_BS = _windows(rng, text, WINDOWS, WINDOW)
-    runs = [draw.case.oracle.forward(window_S) for window_S in windows_BS]
+    starts = rng.integers(0, (len(text) - WINDOW) // WINDOW + 1, WINDOWS) * WINDOW
+    windows_BS, runs = np.stack([text[s : s + WINDOW] for s in starts]), [_free_run(draw.case, text.tobytes(), int(s)) for s in starts]
     for layer in range(len(draw.case.config.moe_layers)):
         x_TD = round_to(np.concatenate([run.x_LSD[layer] for run in runs]), draw.dtype)
         yield from _blocks(draw, model, layer, x_TD, rng)
         yield from _pinned(draw, model, layer, x_TD)
     yield from _passes(draw, model, windows_BS, [run.logits_SV for run in runs], rng)
     if long:
-        yield from _passes(draw, model, _windows(rng, text, 1, LONG), [], rng)
+        start = rng.integers(0, len(text) - LONG + 1)
+        yield from _passes(draw, model, text[start : start + LONG][None], [], rng)
 
 
 def many_tokens(draw: Draw) -> Iterator[Sample]:
@@ -87,19 +90,16 @@ def _model(draw: Draw) -> SubjectModel:
     return SubjectModel(replace(honest.network, seams=draw.seams), honest.spec)
 
 
-_KEPT: dict[tuple[Case, str], SubjectModel] = {}
-
-
+@lru_cache(maxsize=32)
 def _loaded(case: Case, dtype: str) -> SubjectModel:
     """The honest subject; a draw has its weights with other seams."""
-    if (case, dtype) not in _KEPT:
-        _KEPT[case, dtype] = SubjectBackend().load(str(case.checkpoint), LoadSpec(dtype, max_length=LONG))
-    return _KEPT[case, dtype]
+    return SubjectBackend().load(str(case.checkpoint), LoadSpec(dtype, max_length=LONG))
 
 
-def _windows(rng: np.random.Generator, text: np.ndarray, count: int, length: int) -> np.ndarray:
-    starts = rng.integers(0, len(text) - length + 1, count)
-    return np.stack([text[start : start + length] for start in starts])
+@lru_cache(maxsize=1024)
+def _free_run(case: Case, text: bytes, start: int) -> OracleOutput:
+    """The oracle's own run of the window that starts there; many draws share one."""
+    return case.oracle.forward(np.frombuffer(text, np.int64)[start : start + WINDOW])
 
 
 def _subsets(rng: np.random.Generator, T: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -23,9 +23,11 @@ LATE = 300
 
 @clause("PARITY-01", "float32 logits equal HF's golden logits", dtypes=("float32",), golden=True)
 def test_logits_equal_hf_golden(subject: Subject, verdict: Verdict) -> None:
-    for b, trace in enumerate(_traces(subject)):
+    subject.needs("prefill")
+    expected = subject.case.expected
+    for b, trace in enumerate(prefill(subject.model(), expected["input_ids_BS"], request(subject))):
         limits = both_rounded(subject.floors.forward(trace.input_ids_S))
-        verdict.judge(*logit_metrics(trace.logits_SV, subject.case.expected["logits_BSV"][b], limits), about=f"row {b}")
+        verdict.judge(*logit_metrics(trace.logits_SV, expected["logits_BSV"][b], limits), about=f"row {b}")
         verdict.saw(tokens=len(trace.input_ids_S))
     verdict.require(tokens=64)
 
@@ -90,7 +92,7 @@ def test_pinned_routing_is_used(subject: Subject, verdict: Verdict) -> None:
     pin = pinned_request(subject, tokens_BS.size)
     assert pin.pinned is not None
     ids_LBSK = pin.pinned.topk_ids_LTK.reshape(len(pin.pinned.topk_ids_LTK), *tokens_BS.shape, -1)
-    drawn_LBSK = np.random.default_rng(4).uniform(0.1, 1.0, ids_LBSK.shape).astype(np.float32)
+    drawn_LBSK = subject.random(4).uniform(0.1, 1.0, ids_LBSK.shape).astype(np.float32)
     for weights_LBSK in (None, drawn_LBSK):
         flat = None if weights_LBSK is None else weights_LBSK.reshape(pin.pinned.topk_ids_LTK.shape)
         asked = replace(pin, pinned=PinnedRouting(pin.pinned.topk_ids_LTK, flat))

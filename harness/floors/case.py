@@ -29,7 +29,7 @@ class CaseFloors:
         """Of one MoE block's output on these hidden states under these experts, with these weights or the block's own; judged on `rows`."""
         if self.reference is None or not len(x_TD):
             return self.typical(BLOCK, len(x_TD))
-        return self.over(self.reference.block(layer, x_TD, pinned, rows), len(x_TD) if rows is None else int(rows.sum()))
+        return self.over(self.reference.block(layer, x_TD, pinned, slice(None) if rows is None else rows), len(x_TD) if rows is None else int(rows.sum()))
 
     def forward(self, input_ids_S: np.ndarray, pinned: PinnedRouting | None = None, at: slice = slice(None)) -> Limits:
         """Of a sequence through the whole model; of the positions `at`."""

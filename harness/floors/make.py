@@ -43,7 +43,9 @@ def calibrate(golden: Path, seeds: int = SEEDS, kinds: Sequence[str] | None = No
     """Runs every kind under every seed, one process a core. Minutes."""
     chosen = tuple(kind.id for kind in SEEDED_KINDS) if kinds is None else tuple(kinds)
     with TemporaryDirectory() as scratch:
-        shares = [Share(case, dtype, seed, chosen, w) for case, w in _cases(golden, Path(scratch)) for dtype in dtypes for seed in range(seeds)]
+        shares = [
+            Share(case, dtype, seed, chosen, w) for case, w in _cases(golden, Path(scratch)) for dtype in dtypes for seed in range(seeds)
+        ]
         with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
             found = [sample for part in pool.map(_sampled, shares) for sample in part]
     return tabulate(found, {"kinds": sorted(chosen), "seeds": seeds})

@@ -52,8 +52,8 @@ def calibrate(golden: Path, seeds: int = SEEDS, kinds: Sequence[str] | None = No
 
 
 def _cases(golden: Path, scratch: Path) -> Iterator[tuple[Case, np.ndarray]]:
-    """(case, token ids (N, WINDOW) that it is given): trained models on text; random ones of two layers, with a flat and a peaked router, on
-    random ids, for what trained ones do not show."""
+    """(case, token ids (N, WINDOW) that it is given): trained models on text; random ones of two layers, with a flat and a peaked router,
+    on random ids, for what trained ones do not show."""
     windows_NS = calibration_windows(golden)
     yield from ((case, windows_NS) for case in golden_cases(golden))
     random_NS = np.random.default_rng(0).integers(0, 256, windows_NS.shape)

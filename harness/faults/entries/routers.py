@@ -72,8 +72,8 @@ def select_with_padded_experts(scores_TE: Array, logits_TE: Array, spec: Routing
 
 
 def select_with_padded_ranking(ranking_TE: Array, logits_TE: Array, spec: RoutingSpec) -> Array:
-    """Corrected scores are taken to be positive, so zeros can fill what a kernel's table has beyond E."""
-    return _select_with_zero_slots(ranking_TE, spec)
+    """Corrected scores are taken to be positive, so zeros fill what a kernel's table has beyond E; its slots count on from expert 0."""
+    return _select_with_zero_slots(ranking_TE, spec) % spec.num_experts
 
 
 def relu_scores(logits_TE: Array, spec: RoutingSpec) -> Array:

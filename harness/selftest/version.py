@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 HERE = Path(__file__).parents[1]
-PACKAGES = ("checks", "faults", "judge", "oracle", "selftest")
+PACKAGES = ("checks", "faults", "floors", "judge", "oracle", "selftest")
 MODULES = "cases dtypes memory status strategies subject synthetic tensors verdict".split()
 
 

@@ -16,7 +16,9 @@ def selftest(
     quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of hours: each fault under the checks named for it.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Keep the figures as golden/selftest.json, which every report shows.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures here.")] = None,
-    ledger: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep endings as they come; a second start goes on from them.")] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep endings as they come; a second start goes on from them.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes (default: one per core).")] = None,
 ) -> None:
     """Measure the harness itself on a numpy subject: kill matrix over the catalogue of real bugs, whole runs on honest variants, smallest

@@ -173,7 +173,9 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 
 def _files(root: Path) -> list[Path]:
-    return sorted(p for p in root.rglob("*") if p.is_file() and p.suffix in {".safetensors", ".json", ".txt"} and p.name not in (MANIFEST, SELFTEST))
+    return sorted(
+        p for p in root.rglob("*") if p.is_file() and p.suffix in {".safetensors", ".json", ".txt"} and p.name not in (MANIFEST, SELFTEST)
+    )
 
 
 def _digest(path: Path) -> str:

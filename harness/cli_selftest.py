@@ -28,7 +28,7 @@ def selftest(
 
     from harness.cases import golden_root
     from harness.distributed import default_workers
-    from harness.selftest import figures, table
+    from harness.selftest import summary, table
     from harness.selftest.measure import LONG, QUICK, measure
 
     console = Console()
@@ -41,6 +41,6 @@ def selftest(
     if json_file is not None:
         json_file.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", "utf-8")
     if write:
-        console.print(f"{figures.write(golden_root(), found)}: written")
+        console.print(f"{summary.write(golden_root(), found)}: written")
     killed, expressed, alarms = found["faults"]["killed"], found["faults"]["expressed"], found["honest"]["alarms"]
     raise typer.Exit(0 if killed >= LEAST_SCORE * expressed and not alarms else 1)

@@ -1,4 +1,4 @@
-"""The figures of a self-test: what `moe-harness selftest --write` puts under golden/ and every report shows beside its verdict.
+"""The figures of a self-test: what `moe-harness selftest --write` puts under golden/, and every report shows beside its verdict.
 
 Schema 1:
 
@@ -15,12 +15,10 @@ Schema 1:
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib import import_module
-from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
@@ -29,9 +27,7 @@ from harness.faults.corpus import coverage
 from harness.selftest.alarms import CONFIDENCE, ROUNDING, Run, upper_bound
 from harness.selftest.effects import Effect
 from harness.selftest.kills import DTYPES, Fate
-from harness.selftest.version import version
 
-SCHEMA, FILE = 1, "selftest.json"
 SHOWN, NAMED = 300, 20  # characters of a reason, alarms by name
 
 
@@ -94,25 +90,3 @@ def worst(effects: Sequence[Effect]) -> Iterator[Effect]:
     for place in places:
         found = [effect for effect in effects if (effect.dial, effect.dtype) == place]
         yield max(found, key=lambda effect: float("inf") if effect.size is None else effect.size)
-
-
-def write(golden: Path, found: Mapping[str, Any]) -> Path:
-    """Replaces golden/selftest.json."""
-    path = golden / FILE
-    path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", "utf-8")
-    return path
-
-
-def summary(golden: Path) -> dict[str, Any]:
-    """The fields of the `selftest` record: the figures without their long lists, and whether they are those of this harness. Nothing but
-    `current` False where there are none, or none of this schema."""
-    try:
-        found = json.loads((golden / FILE).read_text("utf-8"))
-        assert found["schema"] == SCHEMA
-    except (OSError, ValueError, KeyError, AssertionError):
-        return {"current": False, "figures": None}
-    faults = {name: found["faults"][name] for name in ("killed", "expressed")}
-    faults["survivors"] = [survivor["fault"] for survivor in found["faults"]["survivors"]]
-    honest = {name: found["honest"][name] for name in ("runs", "alarms", "rate_below", "confidence")}
-    short = {name: found[name] for name in ("version", "date", "mode", "corpus", "effects")}
-    return {"current": found["version"] == version(golden), "figures": short | {"faults": faults, "honest": honest}}

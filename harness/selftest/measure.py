@@ -15,10 +15,11 @@ from harness.selftest import alarms, effects, kills
 from harness.selftest.alarms import Run
 from harness.selftest.dials import DIALS
 from harness.selftest.effects import Effect, Search
-from harness.selftest.figures import SCHEMA, figures
+from harness.selftest.figures import figures
 from harness.selftest.kills import Fate
 from harness.selftest.ledger import Ledger
 from harness.selftest.pool import Mapper, pool
+from harness.selftest.summary import SCHEMA
 from harness.selftest.version import version
 
 T = TypeVar("T")
@@ -57,6 +58,7 @@ def measure(plan: Plan, workers: int, ledger: Path | None = None, watch: Watch =
 
 def fates(plan: Plan, mapper: Mapper, ledger: Ledger, watch: Watch = silent) -> list[Fate]:
     trials = kills.long_trials() if plan.everything else kills.quick_trials()
+    trials = [*kills.controls(trials), *trials]
     return kills.fates(trials, list(watch(ledger.held(mapper, trials), "wrong implementations", len(trials))))
 
 

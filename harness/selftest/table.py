@@ -37,9 +37,10 @@ def _survivors(faults: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _alarms(honest: Mapping[str, Any]) -> Iterator[str]:
+    most, confidence = 100 * honest["rate_below"], 100 * honest["confidence"]
     yield (
         f"{honest['alarms']} of {honest['runs']} runs on honest implementations of {honest['kinds']} kinds alarm "
-        f"({honest['verdicts']} verdicts): fewer than {100 * honest['rate_below']:.2g} % do, with {100 * honest['confidence']:.0f} % confidence"
+        f"({honest['verdicts']} verdicts): fewer than {most:.2g} % do, with {confidence:.0f} % confidence"
     )
     for run in honest["alarmed"]:
         yield f"alarm: {run['kind']} on {run['family']} in {run['dtype']}: {'; '.join(run['alarms'])}"

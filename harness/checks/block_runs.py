@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.checks.small_models import hidden_states
 from harness.checks.transparent import one_layer
+from harness.floors.reference import one_layer_weights
 from harness.judge import block
 from harness.judge.certificate import ranking_allowance, rounding_allowance
 from harness.judge.metric import Metric
@@ -35,9 +36,7 @@ class BlockRun:
 
 def block_metrics(subject: Subject, run: BlockRun) -> list[Metric]:
     """Those of judge/block.py, against the oracle and the floors of the subject's case."""
-    weights_LTK = run.pinned.topk_weights_LTK
-    weights_TK = None if weights_LTK is None else weights_LTK[0].astype(np.float64)
-    expected_TD = subject.case.oracle.moe_block(run.layer, run.x_TD, run.ids_TK, weights_TK)[0]
+    expected_TD = subject.case.oracle.moe_block(run.layer, run.x_TD, run.ids_TK, one_layer_weights(run.pinned))[0]
     assert run.observed_TD.shape == expected_TD.shape, f"expected shape {expected_TD.shape}, got {run.observed_TD.shape}"
     rows = np.ones(len(run.x_TD), bool) if run.clear_T is None else run.clear_T
     limits = subject.floors.block(run.layer, run.x_TD, run.pinned, rows)

@@ -1,4 +1,4 @@
-"""The command line: run | kernel | bench | report | list | convert | golden. Bad input gets one clear line and exit code 2."""
+"""The command line: run | kernel | bench | report | list | convert | golden | selftest. Bad input gets one clear line and exit code 2."""
 
 from __future__ import annotations
 
@@ -224,8 +224,10 @@ def application() -> typer.Typer:
     """The commands with their subcommands."""
     from harness.cli_floors import floors
     from harness.cli_kernel import kernel
+    from harness.cli_selftest import selftest
 
     app.command("kernel")(kernel)
+    app.command("selftest")(selftest)
     golden_app.command("floors")(floors)
     app.add_typer(golden_app, name="golden")
     return app

@@ -38,10 +38,14 @@ def run_directory(config: pytest.Config) -> Path:
 
 
 def start(config: pytest.Config, items: list[pytest.Item], requested: dict[str, Any]) -> None:
-    """Writes the `run` and `plan` records, so that a killed run knows what it owed."""
+    """Writes the `run` and `plan` records, so that a killed run knows what it owed, and how far the judge was measured."""
+    from harness.cases import golden_root
+    from harness.selftest.summary import summary
+
     recorder = _open(config, requested).recorder
     planned = [identify(item) for item in items]
     recorder.write("plan", items=planned)
+    recorder.write("selftest", **summary(golden_root()))
     for kind, fields in adopters.records(config, planned):
         recorder.write(kind, **fields)
 

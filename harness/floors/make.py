@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.cases import Case, golden_cases
+from harness.cases import HELDOUT, Case, golden_cases
 from harness.faults.catalogue import SEEDED_KINDS, honest
 from harness.faults.declared import FAMILIES
 from harness.floors.sample import WINDOW, Draw, Sample, many_tokens, samples
@@ -24,7 +24,6 @@ from harness.synthetic import FLAT, PEAKED, small, synthesize
 from implementations.interface import DTYPES
 
 SEEDS, MANY_SEEDS = 10, 4  # draws of each kind; of these on many tokens, which take long
-HELDOUT = "heldout.txt"
 QUANTILES = np.linspace(0, 1, 21)
 
 

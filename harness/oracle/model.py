@@ -29,8 +29,8 @@ class OracleOutput:
 
 
 class Oracle:
-    """`tensors`: canonical name -> array of any float dtype, read on demand and cast to float64 one tensor (one expert) at a time; they must
-    not change. Arrays of `forward`, `route`, `moe_block` and `combine` may be read-only: an answer is kept for whoever asks the same again."""
+    """`tensors`: canonical name -> array of any float dtype, read on demand and cast to float64 one tensor (one expert) at a time; they
+    must not change. Arrays of `forward`, `route`, `moe_block` and `combine` may be read-only: an answer is kept for whoever asks again."""
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray]):
         self.config, self._tensors, self.memo = config, tensors, Memo()

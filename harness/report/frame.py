@@ -31,7 +31,7 @@ class Run:
     """One run on one machine. `machine` is unique within the frame. A run may have several parts, one shard each. `open`: shards of
     parts that did not end (killed, or not over). `exit_statuses`: of the parts that did. `planned` counts distinct nodes. `truncated`:
     shards whose last line was cut off. `seconds`: from the first record to the last. `expectations`: what became of the entries of
-    --expect; `profile`: the record of --profile, if there is one."""
+    --expect; `profile`, `selftest`: the records of that type, if there are any."""
 
     run_id: str
     machine: str
@@ -47,6 +47,7 @@ class Run:
     started: str
     expectations: tuple[Record, ...] = ()
     profile: Record | None = None
+    selftest: Record | None = None
 
     @property
     def ended(self) -> bool:
@@ -104,6 +105,7 @@ def _run(directory: Path, records: Sequence[Record]) -> Run:
         started=records[0]["time"] if records else "",
         expectations=merged(record for record in records if record["type"] == "expectations"),
         profile=next((record for record in records if record["type"] == "profile"), None),
+        selftest=next((record for record in records if record["type"] == "selftest"), None),
     )
 
 

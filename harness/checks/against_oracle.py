@@ -23,7 +23,7 @@ def judge_traces(subject: Subject, verdict: Verdict, traces: list[Trace], oracle
     for b, trace in enumerate(traces):
         expected = pinned_run(subject, trace, oracle or subject.case.oracle)
         verdict.judge(*logit_metrics(trace.logits_SV, expected.logits_SV, subject), about=f"row {b} {about}".strip())
-        verdict.saw(tokens=len(trace.input_ids_S))
+        verdict.saw(tokens=len(trace.input_ids_S), unobservable=len(trace.input_ids_S) if trace.ids_LSK is None else 0)
 
 
 def pinned_run(subject: Subject, trace: Trace, oracle: Oracle) -> OracleOutput:
@@ -63,7 +63,7 @@ def judge_routing_inside(subject: Subject, verdict: Verdict, trace: Trace) -> No
             weights_SK = expected.topk_weights_LSK[layer]
             allowance_SK = bounds.weight_allowance(weights_SK, np.full_like(weights_SK, 4 * delta), subject.dtype)
             verdict.judge(routing.weights_within(trace.weights_LSK[layer], weights_SK, allowance_SK), about=f"MoE layer {layer}")
-        verdict.saw(tokens=len(logits_SE), flips_excused=certificate.excused, experts_hit=len(np.unique(trace.ids_LSK[layer])))
+        verdict.saw(tokens=len(logits_SE), experts_hit=len(np.unique(trace.ids_LSK[layer])), **certificate.counts())
     if trace.router_logits_LSE is not None:
         error = relative_rms(trace.router_logits_LSE, expected.router_logits_LSE)
         verdict.judge(Metric("router_logit_error", error, allowed))

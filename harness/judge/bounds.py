@@ -54,9 +54,3 @@ def weight_allowance(expected: np.ndarray, moved: np.ndarray, dtype: str) -> np.
     """Relative allowance of a combine weight whose logits may move its log by `moved`: that, its own rounding, and a step of the
     dtype's smallest numbers, which float16 reaches at weights below 6e-5."""
     return np.expm1(moved) + weight_error(dtype) + SMALLEST_STEP[dtype] / expected
-
-
-def router_rounding(dtype: str, hidden_size: int) -> float:
-    """Relative error of a router logit in units of |x| @ |W|: one rounding to `dtype` and a float32 accumulation over `hidden_size` terms,
-    whose errors grow like the square root of their number (Higham and Mary 2019)."""
-    return UNIT_ROUNDOFF[dtype] + math.sqrt(hidden_size) * UNIT_ROUNDOFF["float32"]

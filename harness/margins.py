@@ -77,7 +77,8 @@ class Margins:
         leader_T, chaser_T = np.where(ahead_T, self.leader_T, self.chaser_T), np.where(ahead_T, self.chaser_T, self.leader_T)
         flipped_T = (ids_TK == chaser_T[:, None]).any(-1) & ~(ids_TK == leader_T[:, None]).any(-1)
         deviation_T = ACCUMULATION_DEVIATION * self.accumulated_T  # of a sum of two, which is no less than that of the difference
-        return Contest(leader_T, chaser_T, flipped_T, flip_probability(np.abs(self.gap_T), self.step_T, deviation_T))
+        likely_T, strict_T = (flip_probability(gap_T, self.step_T, deviation_T) for gap_T in (np.abs(self.gap_T), np.abs(self.gap_T) + self.step_T))
+        return Contest(leader_T, chaser_T, flipped_T, likely_T, strict_T)
 
 
 def every_pair(num_experts: int, gap: float, level: float, repeats: int, seed: int) -> Wish:

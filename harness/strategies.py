@@ -66,18 +66,18 @@ def tied_logits(num_experts: int) -> st.SearchStrategy[np.ndarray]:
     return st.lists(row, min_size=1, max_size=8).map(lambda rows: np.array(rows, np.float32))
 
 
-GAPS, LEVELS = (0.0, 0.5, 1.0, 2.0, 8.0), (0.0, 1.0, -1.0)
+GAPS, LEVELS = (0.0, 0.5, 1.0, 2.0, 8.0), (0.0, 1.25, -1.25)  # no power of two, where the dtype's grid changes
 BITS = {"float32": 24, "bfloat16": 8, "float16": 11}  # of the significand
 # Logits so many units in the last place apart. A float32 softmax does not tell float32 logits apart that are only one away.
 STEPS = {"float32": (4096, 64), "bfloat16": (1, 2), "float16": (1, 2)}
 
 
-def wishes(num_experts: int, tokens: int = 16) -> st.SearchStrategy[Wish]:
+def wishes(num_experts: int, tokens: int = 32) -> st.SearchStrategy[Wish]:
     """What boundary states shall look like: which two experts stand at the boundary, how far apart in units of the allowance, at which logit.
-    Shrinks to one token, the first two experts, a tie at zero."""
+    Shrinks to four tokens, the first two experts, ties at zero."""
     pair = st.tuples(st.integers(0, num_experts - 1), st.integers(1, num_experts - 1))
     token = st.tuples(pair, st.sampled_from(GAPS), st.sampled_from(LEVELS))
-    return st.lists(token, min_size=1, max_size=tokens).map(lambda drawn: _wish(drawn, num_experts))
+    return st.lists(token, min_size=4, max_size=tokens).map(lambda drawn: _wish(drawn, num_experts))
 
 
 def _wish(drawn: list[Any], num_experts: int) -> Wish:

@@ -9,7 +9,7 @@ import numpy as np
 from harness.checks.clause import clause
 from harness.checks.test_margins import leaves_experts_out
 from harness.checks.transparent import one_layer
-from harness.judge.flips import LIMIT, Contest, count_surprise, worst_bias
+from harness.judge.flips import LIMIT, Contest, count_probability, count_surprise, worst_bias
 from harness.judge.metric import Metric
 from harness.margins import every_pair, margins
 from harness.oracle.routing import ranks_logits
@@ -19,7 +19,7 @@ from harness.verdict import Verdict
 # Leads in allowances of the pair: within it, so that each flip alone is excused, yet so wide that noise cannot flip most of them.
 GAPS = (0.5, 0.75)
 # Near zero a dtype's grid is fine, so that small constant offsets show; far from it, offsets in proportion to the logit.
-LEVELS, SCORE_LEVELS = (0.0, 1.5, -3.0), (0.0, 1.0, -1.0)
+LEVELS, SCORE_LEVELS = (0.0, 1.5, -3.0), (0.0, 1.25, -1.25)
 REPEATS = 24  # of every expert in each contest, both ways: 24 flips at even odds have p = 6e-8
 MOST_TOKENS = 4096  # of a contest, for models of many experts
 
@@ -52,5 +52,5 @@ def _contests(subject: Subject) -> Iterator[Contest]:
 
 def _say(verdict: Verdict, contests: list[Contest]) -> None:
     verdict.saw(tokens=sum(len(c.flipped_T) for c in contests), flips=sum(int(np.sum(c.flipped_T)) for c in contests))
-    verdict.saw(flips_expected_at_most=sum(float(np.sum(c.probability_T)) for c in contests))
+    verdict.saw(flips_expected_at_most=round(sum(float(np.sum(count_probability(c))) for c in contests), 1))
     verdict.require(tokens=512)

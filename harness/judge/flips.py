@@ -22,12 +22,14 @@ LIMIT = -float(np.log10(FALSE_ALARM))
 @dataclass(frozen=True)
 class Contest:
     """Tokens whose selection stands between two experts: `leader_T` is ahead of `chaser_T` in what the oracle ranks. `flipped_T`: the chaser
-    was selected and the leader was not. `probability_T`: of that, at most, for an honest router."""
+    was selected and the leader was not. `probability_T`: of that, at most, for an honest router whose ties all go to the chaser;
+    `strict_T`: the same where they all stay with the leader."""
 
     leader_T: np.ndarray
     chaser_T: np.ndarray
     flipped_T: np.ndarray
     probability_T: np.ndarray
+    strict_T: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def flip_probability(gap: np.ndarray, step: np.ndarray, deviation: np.ndarray) -
     Rounded to a grid, two values become equal with probability 1 - gap / step where the grid lies anywhere with equal probability, and the
     worst tie rule flips them all. Rounded independently they flip with at most half of that. Errors before rounding add to the gap:
     P(step U + deviation Z > gap) with U uniform, Z normal, is deviation / step times F((gap - step) / deviation) - F(gap / deviation),
-    F(t) = E max(Z - t, 0) = phi(t) - t Q(t)."""
+    F(t) = E max(Z - t, 0) = phi(t) - t Q(t). Where ties stay, a flip takes a lead of a whole step more."""
     deviation = np.maximum(deviation, 1e-9 * (step + np.abs(gap)) + 1e-300)
     ratio = step / deviation
     spread = np.where(ratio > 1e-6, (_excess((gap - step) / deviation) - _excess(gap / deviation)) / np.maximum(ratio, 1e-6), 0.0)
@@ -85,11 +87,17 @@ def surprise(p_value: float, tests: int = 1) -> float:
     return float(-np.log10(max(min(1.0, tests * p_value), 1e-300)))
 
 
+def count_probability(contest: Contest) -> np.ndarray:
+    """(T): of a flip, where each pair comes both ways round alike: a tie rule that flips one of the two leaves the other, whatever the
+    rule. Half of the tokens with one probability and half with the other spread less than all with the mean (Hoeffding 1956)."""
+    return (contest.probability_T + contest.strict_T) / 2
+
+
 def count_surprise(contests: Iterable[Contest]) -> float:
-    """Are there more flips in all contests together than the largest honest noise makes?"""
+    """Are there more flips in all contests together than the largest honest noise makes? Each pair of experts must come both ways round."""
     found = list(contests)
     flips = sum(int(c.flipped_T.sum()) for c in found)
-    return surprise(upper_tail(np.concatenate([c.probability_T for c in found]), flips)) if flips else 0.0
+    return surprise(upper_tail(np.concatenate([count_probability(c) for c in found]), flips)) if flips else 0.0
 
 
 def worst_bias(contests: Sequence[Contest], num_experts: int) -> Bias:

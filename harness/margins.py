@@ -77,13 +77,14 @@ class Margins:
         leader_T, chaser_T = np.where(ahead_T, self.leader_T, self.chaser_T), np.where(ahead_T, self.chaser_T, self.leader_T)
         flipped_T = (ids_TK == chaser_T[:, None]).any(-1) & ~(ids_TK == leader_T[:, None]).any(-1)
         deviation_T = ACCUMULATION_DEVIATION * self.accumulated_T  # of a sum of two, which is no less than that of the difference
-        likely_T, strict_T = (flip_probability(gap_T, self.step_T, deviation_T) for gap_T in (np.abs(self.gap_T), np.abs(self.gap_T) + self.step_T))
+        gap_T = np.abs(self.gap_T)
+        likely_T, strict_T = (flip_probability(gap, self.step_T, deviation_T) for gap in (gap_T, gap_T + self.step_T))
         return Contest(leader_T, chaser_T, flipped_T, likely_T, strict_T)
 
 
 def every_pair(num_experts: int, gap: float, level: float, repeats: int, seed: int) -> Wish:
-    """Every expert `repeats` (an even number) times as the leader and as often as the chaser, each pair both ways round, partners drawn anew.
-    Levels but 0 are spread over half a unit, so that the dtype's grid lies anywhere under the pairs with equal probability."""
+    """Every expert `repeats` (an even number) times as the leader and as often as the chaser, each pair both ways round, partners drawn
+    anew. Levels but 0 are spread over half a unit, so that the dtype's grid lies anywhere under the pairs with equal probability."""
     random, E = np.random.default_rng(seed), num_experts
     orders = [random.permutation(E) for _ in range(repeats // 2)]
     partners = [np.roll(order, random.integers(1, E)) for order in orders]

@@ -73,8 +73,8 @@ STEPS = {"float32": (4096, 64), "bfloat16": (1, 2), "float16": (1, 2)}
 
 
 def wishes(num_experts: int, tokens: int = 32) -> st.SearchStrategy[Wish]:
-    """What boundary states shall look like: which two experts stand at the boundary, how far apart in units of the allowance, at which logit.
-    Shrinks to four tokens, the first two experts, ties at zero."""
+    """What boundary states shall look like: which two experts stand at the boundary, how far apart in units of the allowance, at which
+    logit. Shrinks to four tokens, the first two experts, ties at zero."""
     pair = st.tuples(st.integers(0, num_experts - 1), st.integers(1, num_experts - 1))
     token = st.tuples(pair, st.sampled_from(GAPS), st.sampled_from(LEVELS))
     return st.lists(token, min_size=4, max_size=tokens).map(lambda drawn: _wish(drawn, num_experts))

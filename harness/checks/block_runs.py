@@ -40,8 +40,8 @@ def decided(subject: Subject, layer: int, x_TD: np.ndarray, exact: bool = False)
     oracle, spec = subject.case.oracle, subject.config.routing
     logits_TE = oracle.route(layer, x_TD)[0]
     delta_TE = np.zeros_like(logits_TE) if exact else router_noise(x_TD, oracle.router_weight(layer), logits_TE, subject.dtype).delta_TE
-    delta_TE, ranking_TE = ranking_allowance(delta_TE, spec), oracle.ranking(layer, logits_TE)
-    return gap(ranking_TE, spec) > (4 if spec.num_groups > 1 else 2) * np.max(delta_TE, axis=-1)
+    allowance_T = np.max(ranking_allowance(delta_TE, spec), axis=-1)
+    return gap(oracle.ranking(layer, logits_TE), spec) > (4 if spec.num_groups > 1 else 2) * allowance_T
 
 
 def decided_states(subject: Subject, tokens: int) -> np.ndarray:

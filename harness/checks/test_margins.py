@@ -1,4 +1,4 @@
-"""ROUTE: selection where it is a near thing: hidden states and logits that stand at a chosen distance from a flip. Legend: T tokens, E experts."""
+"""ROUTE: hidden states and logits that stand at a chosen distance from a flip. Legend: T tokens, E experts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def ranks_plain_logits(spec: RoutingSpec) -> bool:
 def test_selection_at_chosen_gaps(subject: Subject, verdict: Verdict) -> None:
     probe, oracle, spec = subject.probe(), subject.case.oracle, subject.config.routing
 
-    @explore(subject.workshop.thorough, examples=30, layer=st.integers(0, len(subject.config.moe_layers) - 1), wish=wishes(spec.num_experts))
+    layers = st.integers(0, len(subject.config.moe_layers) - 1)
+
+    @explore(subject.workshop.thorough, examples=30, layer=layers, wish=wishes(spec.num_experts))
     def check(layer: int, wish: Wish) -> None:
         states = margins(oracle, layer, wish, subject.dtype)
         if not len(states.x_TD):  # an impossible wish: two groups further apart than their experts can be, say

@@ -82,7 +82,7 @@ def ranking_allowance(delta_TE: np.ndarray | float, spec: RoutingSpec) -> np.nda
 def certify(ranking_TE: np.ndarray, ids_TK: np.ndarray, delta_TE: np.ndarray | float, spec: RoutingSpec | None = None) -> Certificate:
     """Certificate of the selection `ids_TK` (distinct, in range) against what the oracle ranks (logits, or corrected scores). `spec`: with
     groups, the selection must be the best of some allowed set of groups. A token with NaN in ranking or allowance is unobservable."""
-    unknown_T = np.isnan(ranking_TE + delta_TE).any(-1)
+    unknown_T = np.asarray(np.isnan(ranking_TE + delta_TE).any(-1))
     found = _certify_known(np.where(unknown_T[:, None], 0.0, ranking_TE), ids_TK, delta_TE, spec)
     return Certificate(np.where(unknown_T, np.nan, found.excess_T), found.flipped_T & ~unknown_T)
 

@@ -21,8 +21,8 @@ LIMIT = -float(np.log10(FALSE_ALARM))
 
 @dataclass(frozen=True)
 class Contest:
-    """Tokens whose selection stands between two experts: `leader_T` is ahead of `chaser_T` in what the oracle ranks. `flipped_T`: the chaser
-    was selected and the leader was not. `probability_T`: of that, at most, for an honest router whose ties all go to the chaser;
+    """Tokens whose selection stands between two experts: `leader_T` is ahead of `chaser_T` in what the oracle ranks. `flipped_T`: the
+    chaser was selected and the leader was not. `probability_T`: of that, at most, for an honest router whose ties all go to the chaser;
     `strict_T`: the same where they all stay with the leader."""
 
     leader_T: np.ndarray
@@ -101,8 +101,8 @@ def count_surprise(contests: Iterable[Contest]) -> float:
 
 
 def worst_bias(contests: Sequence[Contest], num_experts: int) -> Bias:
-    """Does an expert win from those ahead of it, or lose to those behind it, more often than noise allows, whatever the tie rule? Each expert
-    in each contest is tested by itself, both ways."""
+    """Does an expert win from those ahead of it, or lose to those behind it, more often than noise allows, whatever the tie rule? Each
+    expert in each contest is tested by itself, both ways."""
     tests = 2 * num_experts * max(len(contests), 1)
     found = [
         _one_sided(contest, number, expert, gained, tests)

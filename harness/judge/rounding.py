@@ -57,7 +57,7 @@ def softmax_resolution(logits_TE: np.ndarray) -> np.ndarray:
 
 
 def half_step(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Half the distance between neighbouring values of `dtype` at `values`: the largest error of one rounding, between |v| u / 2 and |v| u."""
+    """Half the distance between neighbouring values of `dtype` at `values`: the largest error of one rounding, |v| u / 2 to |v| u."""
     _, exponents = np.frexp(values)
     return np.maximum(np.ldexp(UNIT_ROUNDOFF[dtype], exponents - 1), SMALLEST_STEP[dtype] / 2)
 

@@ -123,7 +123,8 @@ def test_an_offset_of_most_of_a_step_is_found_and_named() -> None:
 
 
 def test_twice_the_noise_is_too_many_flips() -> None:
-    contest = Contest(LEADER, CHASER, np.random.default_rng(4).random(len(LEADER)) < 2 * (PROBABILITIES + STRICT) / 2, PROBABILITIES, STRICT)
+    flipped_T = np.random.default_rng(4).random(len(LEADER)) < PROBABILITIES + STRICT
+    contest = Contest(LEADER, CHASER, flipped_T, PROBABILITIES, STRICT)
     assert count_surprise([contest]) > -math.log10(FALSE_ALARM)
 
 

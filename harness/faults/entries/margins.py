@@ -1,5 +1,5 @@
-"""Faults that only selections near a tie show: a router in too low a precision, a small bias in selection; and the honest router that is more
-exact than its model."""
+"""Faults that only selections near a tie show: a router in too low a precision, a small bias in selection; and the honest router that is
+more exact than its model."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from harness.faults.routing import select_top_k
 from harness.faults.seams import Seams
 from implementations.interface import RoutingSpec
 
+EVERY = ("bfloat16", "float32", "float16")
 NOT_ALL: Needs = where(lambda config: config.routing.top_k < config.routing.num_experts, routing(top_k=1))
 LOW = Rounding("bfloat16")
 ACCUMULATED = 32  # products summed exactly before their sum is rounded
@@ -84,21 +85,21 @@ def logits_in_float32(x_TD: Array, router_ED: Array, rounding: Rounding, seams: 
 
 FAULTS: tuple[Fault, ...] = (
     Fault("softmax-in-bfloat16-before-top-k", "Scores are rounded to bfloat16 before the selection: close ones tie, and ties go by id.",
-          None, change(select=select_by_bfloat16_scores), ("ROUTE-16", "ROUTE-17"), dtypes=("bfloat16", "float32", "float16"), needs=NOT_ALL),
+          None, change(select=select_by_bfloat16_scores), ("ROUTE-16", "ROUTE-17"), dtypes=EVERY, needs=NOT_ALL),
     Fault("selection-bias-10-percent", "One expert is selected as if its score were 10 % higher.",
-          None, change(select=favour(1.1)), ("ROUTE-16", "ROUTE-19"), dtypes=("bfloat16", "float32", "float16"), needs=NOT_ALL),
+          None, change(select=favour(1.1)), ("ROUTE-16", "ROUTE-19"), dtypes=EVERY, needs=NOT_ALL),
     Fault("selection-bias-2-percent", "One expert is selected as if its score were 2 % higher.",
-          None, change(select=favour(1.02)), ("ROUTE-19",), dtypes=("bfloat16", "float32", "float16"), needs=NOT_ALL),
+          None, change(select=favour(1.02)), ("ROUTE-19",), dtypes=EVERY, needs=NOT_ALL),
     Fault("selection-bias-per-mille", "One expert is selected as if its score were 0.1 % higher.",
-          None, change(select=favour(1.001)), ("ROUTE-19",), dtypes=("bfloat16", "float32", "float16"), needs=NOT_ALL),
+          None, change(select=favour(1.001)), ("ROUTE-19",), dtypes=EVERY, needs=NOT_ALL),
     Fault("router-row-scaled-1-percent", "One row of the router's weight has a scale that is 1 % too large.",
-          None, change(router_logits=one_row_scaled), ("ROUTE-19",), dtypes=("bfloat16", "float32", "float16"), needs=NOT_ALL),
+          None, change(router_logits=one_row_scaled), ("ROUTE-19",), dtypes=EVERY, needs=NOT_ALL),
     Fault("ties-broken-by-visible-epsilon", "1e-5 times the expert's id is subtracted from the scores to make top-k stable.",
-          None, change(select=select_with_epsilon), ("ROUTE-16",), dtypes=("bfloat16", "float32", "float16"), needs=NOT_ALL),
+          None, change(select=select_with_epsilon), ("ROUTE-16",), dtypes=EVERY, needs=NOT_ALL),
     Fault("router-input-in-fp8", "The router reads the activations that were quantised to e4m3 for the experts.",
-          None, change(router_logits=input_in_fp8), ("ROUTE-16", "ROUTE-18"), dtypes=("bfloat16", "float32", "float16"), needs=NOT_ALL),
+          None, change(router_logits=input_in_fp8), ("ROUTE-16", "ROUTE-18"), dtypes=EVERY, needs=NOT_ALL),
     Fault("router-weight-in-fp8", "The router's weight is quantised to e4m3, a scale per row, with the experts'.",
-          None, change(router_logits=weight_in_fp8), ("ROUTE-16", "ROUTE-18"), dtypes=("bfloat16", "float32", "float16"), needs=NOT_ALL),
+          None, change(router_logits=weight_in_fp8), ("ROUTE-16", "ROUTE-18"), dtypes=EVERY, needs=NOT_ALL),
     Fault("router-logits-in-bfloat16", "A float32 model's router logits pass through bfloat16.",
           None, change(router_logits=logits_through_bfloat16), ("ROUTE-16", "ROUTE-18"), dtypes=("float32",), needs=NOT_ALL),
     Fault("router-sums-in-model-dtype", "The router's sum is split over K and its parts are rounded to the model's dtype.",

@@ -47,8 +47,8 @@ class Wish:
 @dataclass(frozen=True)
 class Margins:
     """What came of it, as the oracle sees the rounded states. `gap_T`: by how much the leader is ahead in what selection ranks (negative:
-    the chaser is). `step_T`, `accumulated_T`: of the pair, added; see RouterNoise. Tokens that came out
-    otherwise are left out."""
+    the chaser is). `step_T`, `accumulated_T`: of the pair, added; see RouterNoise. `wish_T`: which of
+    the wishes each token is; those that came out otherwise are left out."""
 
     x_TD: np.ndarray
     ranking_TE: np.ndarray
@@ -58,6 +58,7 @@ class Margins:
     gap_T: np.ndarray
     step_T: np.ndarray
     accumulated_T: np.ndarray
+    wish_T: np.ndarray
 
     @property
     def allowance_T(self) -> np.ndarray:
@@ -91,6 +92,12 @@ def every_pair(num_experts: int, gap: float, level: float, repeats: int, seed: i
     T = 2 * E * len(orders)
     levels_T = level + (random.uniform(-0.25, 0.25, T) if level else np.zeros(T))
     return Wish(np.concatenate([*orders, *partners]), np.concatenate([*partners, *orders]), np.full(T, gap), levels_T)
+
+
+def both_ways(found: Margins, wished: int) -> Margins:
+    """Of tokens made from so many wishes of `every_pair`, those whose pair came out the other way round too."""
+    there_T = np.isin(np.arange(wished), found.wish_T)
+    return found.only((there_T & np.roll(there_T, wished // 2))[found.wish_T])
 
 
 def margins(oracle: Oracle, layer: int, wish: Wish, dtype: str, seed: int = 0) -> Margins:
@@ -167,7 +174,8 @@ def _seen(oracle: Oracle, layer: int, x_TD: np.ndarray, wish: Wish, dtype: str) 
     of_pair = [np.take_along_axis(values, wish.pair_TP, axis=1) for values in (ranking_TE, delta_TE, accumulated_TE)]
     accumulated_T = of_pair[2].sum(1)
     gap_T, step_T = of_pair[0][:, 0] - of_pair[0][:, 1], of_pair[1].sum(1) - accumulated_T
-    return Margins(x_TD, ranking_TE, delta_TE, wish.leader_T, wish.chaser_T, gap_T, step_T, accumulated_T)
+    wish_T = np.arange(len(x_TD))
+    return Margins(x_TD, ranking_TE, delta_TE, wish.leader_T, wish.chaser_T, gap_T, step_T, accumulated_T, wish_T)
 
 
 def _as_wished(found: Margins, wish: Wish, spec: RoutingSpec) -> np.ndarray:

@@ -84,7 +84,7 @@ def upper_tail(probabilities: np.ndarray, count: int) -> float:
 
 def surprise(p_value: float, tests: int = 1) -> float:
     """-log10 of a p-value that was the smallest of so many tests (Bonferroni; for the smallest Holm's correction is the same)."""
-    return float(-np.log10(max(min(1.0, tests * p_value), 1e-300)))
+    return max(0.0, -float(np.log10(max(tests * p_value, 1e-300))))
 
 
 def count_probability(contest: Contest) -> np.ndarray:

@@ -59,9 +59,9 @@ def logits_through_bfloat16(x_TD: Array, router_ED: Array, rounding: Rounding, s
 
 
 def one_row_scaled(x_TD: Array, router_ED: Array, rounding: Rounding, seams: Seams) -> Array:
-    """Per-row scales: the middle expert's is 1 % too large."""
+    """Per-row scales: the middle expert's is 0.2 % too large."""
     scale_E1 = np.ones((len(router_ED), 1), np.float32)
-    scale_E1[len(router_ED) // 2] = 1.01
+    scale_E1[len(router_ED) // 2] = 1.002
     return rounding(linear(x_TD, router_ED * scale_E1, None, Rounding("float32")))
 
 
@@ -92,7 +92,7 @@ FAULTS: tuple[Fault, ...] = (
           None, change(select=favour(1.02)), ("ROUTE-19",), dtypes=EVERY, needs=NOT_ALL),
     Fault("selection-bias-per-mille", "One expert is selected as if its score were 0.1 % higher.",
           None, change(select=favour(1.001)), ("ROUTE-19",), dtypes=EVERY, needs=NOT_ALL),
-    Fault("router-row-scaled-1-percent", "One row of the router's weight has a scale that is 1 % too large.",
+    Fault("router-row-scaled-2-per-mille", "One row of the router's weight has a scale that is 0.2 % too large.",
           None, change(router_logits=one_row_scaled), ("ROUTE-19",), dtypes=EVERY, needs=NOT_ALL),
     Fault("ties-broken-by-visible-epsilon", "1e-5 times the expert's id is subtracted from the scores to make top-k stable.",
           None, change(select=select_with_epsilon), ("ROUTE-16",), dtypes=EVERY, needs=NOT_ALL),

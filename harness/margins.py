@@ -4,7 +4,7 @@ A router has fewer experts than its input has coordinates, so any logits can be 
 x to the candidate's dtype moves the logits by more than the wanted gap; two small groups of coordinates, kept free, then take back what
 rounding did, each as many digits finer as the dtype has. What the oracle finds on the rounded state is what counts.
 
-Legend: T tokens, E experts, G groups, D hidden, P the two experts of a pair.
+Legend: T tokens, E experts, G groups, D hidden, P the two experts of a pair, F fine coordinates.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ def _corrected(w_ED: np.ndarray, x_TD: np.ndarray, pair_TP: np.ndarray, wanted_T
     x_TD, D = x_TD.copy(), w_ED.shape[1]
     x_TD[:, D - 2 * FINE :] = 0
     for group in (slice(D - 2 * FINE, D - FINE), slice(D - FINE, D)):
-        missing_TP = wanted_TP - np.einsum("td,tpd->tp", x_TD.astype(np.float64), w_ED[pair_TP])
-        w_TPF = w_ED[pair_TP][:, :, group]
+        missing_TP = wanted_TP - np.take_along_axis(x_TD.astype(np.float64) @ w_ED.T, pair_TP, axis=1)
+        w_TPF = w_ED[:, group][pair_TP]
         square_TPP = w_TPF @ w_TPF.swapaxes(1, 2)
         x_TD[:, group] = round_to((np.linalg.pinv(square_TPP) @ missing_TP[:, :, None] * w_TPF).sum(1).astype(np.float32), dtype)
     return x_TD

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from harness.checks.clause import clause
-from harness.checks.test_margins import leaves_experts_out
+from harness.checks.test_margins import has_a_boundary
 from harness.checks.transparent import one_layer
 from harness.judge.flips import LIMIT, Contest, count_probability, count_surprise, worst_bias
 from harness.judge.metric import Metric
@@ -26,14 +26,14 @@ REPEATS = 24  # of every expert in each contest, both ways: 24 flips at even odd
 MOST_TOKENS = 4096  # of a contest, for models of many experts
 
 
-@clause("ROUTE-18", "No more selections are flipped than rounding flips", when=leaves_experts_out)
+@clause("ROUTE-18", "No more selections are flipped than rounding flips", when=has_a_boundary)
 def test_number_of_flips(subject: Subject, verdict: Verdict) -> None:
     contests = dict(_contests(subject))
     verdict.judge(Metric("flip_count_surprise", count_surprise(contests.values()), LIMIT))
     _say(verdict, contests)
 
 
-@clause("ROUTE-19", "No expert gains or loses more selections than rounding gives or takes", when=leaves_experts_out)
+@clause("ROUTE-19", "No expert gains or loses more selections than rounding gives or takes", when=has_a_boundary)
 def test_no_expert_is_favoured(subject: Subject, verdict: Verdict) -> None:
     contests = dict(_contests(subject))
     worst = worst_bias(list(contests.values()), subject.config.routing.num_experts)

@@ -16,14 +16,14 @@ from scipy.special import expit, logit
 
 from harness.dtypes import round_to
 from harness.judge.certificate import ranking_allowance
-from harness.judge.flips import ACCUMULATION_DEVIATION, Contest, flip_probability
-from harness.judge.rounding import router_noise
+from harness.judge.flips import Contest, flip_probability
+from harness.judge.rounding import ACCUMULATION_DEVIATION, parts_deviation, router_noise
 from harness.oracle.model import Oracle
 from harness.oracle.routing import gap, in_top_groups, ranks_logits
 from implementations.interface import RoutingSpec
 
 FINE = 12  # coordinates in each of the two groups that correct the pair's logits: two equations stay well conditioned
-UNSEEN = 0.3  # RMS of the part of x that W does not see; W^+ l is of similar size for a trained router
+UNSEEN = 0.1  # RMS of the part of x that W does not see: less makes less noise, nothing would leave x to W alone
 LEAD, SCORE_LEAD = (0.5, 2.5), (0.06, 0.14)  # of the other selected experts over the pair, and of the pair over the rest
 GROUP_LEAD = 0.3  # by how much the experts of groups that must lose are behind, in scores
 CLEAR = 4.0  # in allowances: other experts are further from the boundary than this
@@ -31,8 +31,8 @@ CLEAR = 4.0  # in allowances: other experts are further from the boundary than t
 
 @dataclass(frozen=True)
 class Wish:
-    """What a token's selection shall look like: expert `leader_T` last in, `chaser_T` first out, `gap_T` apart in units of the margin
-    certificate's allowance for the pair, around the logit `level_T`."""
+    """What a token's selection shall look like: expert `leader_T` last in, `chaser_T` first out, `gap_T` units apart (see `margins`),
+    around the logit `level_T`."""
 
     leader_T: np.ndarray
     chaser_T: np.ndarray
@@ -47,8 +47,9 @@ class Wish:
 @dataclass(frozen=True)
 class Margins:
     """What came of it, as the oracle sees the rounded states. `gap_T`: by how much the leader is ahead in what selection ranks (negative:
-    the chaser is). `step_T`, `accumulated_T`: of the pair, added; see RouterNoise. `wish_T`: which of
-    the wishes each token is; those that came out otherwise are left out."""
+    the chaser is). Of the pair: `allowance_T`, the certificate's; `step_T`, half the grid's distance at both, added; `deviation_T`, the
+    largest standard deviation of the difference of their other errors. `wish_T`: which of the wishes each token is; those that came out
+    otherwise are left out."""
 
     x_TD: np.ndarray
     ranking_TE: np.ndarray
@@ -56,18 +57,15 @@ class Margins:
     leader_T: np.ndarray
     chaser_T: np.ndarray
     gap_T: np.ndarray
+    allowance_T: np.ndarray
     step_T: np.ndarray
-    accumulated_T: np.ndarray
+    deviation_T: np.ndarray
     wish_T: np.ndarray
 
     @property
-    def allowance_T(self) -> np.ndarray:
-        """The certificate's, for the pair."""
-        return self.step_T + self.accumulated_T
-
-    @property
-    def relative_gap_T(self) -> np.ndarray:
-        return self.gap_T / self.allowance_T
+    def noise_T(self) -> np.ndarray:
+        """A lead of half of it flips with a probability of at most one half, whichever of the two makes it up."""
+        return self.step_T + self.deviation_T
 
     def only(self, kept_T: np.ndarray) -> Margins:
         return Margins(**{field.name: getattr(self, field.name)[kept_T] for field in fields(self)})
@@ -77,9 +75,8 @@ class Margins:
         ahead_T = self.gap_T >= 0
         leader_T, chaser_T = np.where(ahead_T, self.leader_T, self.chaser_T), np.where(ahead_T, self.chaser_T, self.leader_T)
         flipped_T = (ids_TK == chaser_T[:, None]).any(-1) & ~(ids_TK == leader_T[:, None]).any(-1)
-        deviation_T = ACCUMULATION_DEVIATION * self.accumulated_T  # of a sum of two, which is no less than that of the difference
         gap_T = np.abs(self.gap_T)
-        likely_T, strict_T = (flip_probability(gap, self.step_T, deviation_T) for gap in (gap_T, gap_T + self.step_T))
+        likely_T, strict_T = (flip_probability(gap, self.step_T, self.deviation_T) for gap in (gap_T, gap_T + self.step_T))
         return Contest(leader_T, chaser_T, flipped_T, likely_T, strict_T)
 
 
@@ -100,8 +97,9 @@ def both_ways(found: Margins, wished: int) -> Margins:
     return found.only((there_T & np.roll(there_T, wished // 2))[found.wish_T])
 
 
-def margins(oracle: Oracle, layer: int, wish: Wish, dtype: str, seed: int = 0) -> Margins:
-    """States for the router of the layer-th MoE layer, exactly representable in `dtype`."""
+def margins(oracle: Oracle, layer: int, wish: Wish, dtype: str, unit: str = "allowance_T", seed: int = 0) -> Margins:
+    """States for the router of the layer-th MoE layer, exactly representable in `dtype`. `unit` of the wish's gaps: `allowance_T` or
+    `noise_T`."""
     spec, w_ED, correction_E = oracle.config.routing, oracle.router_weight(layer), _or_zeros(oracle, oracle.correction(layer))
     bias_E, random = _or_zeros(oracle, oracle.router_bias(layer)), np.random.default_rng(seed)
     middle_T = wish.level_T if ranks_logits(spec) else expit(wish.level_T) + correction_E[wish.leader_T]
@@ -113,9 +111,10 @@ def margins(oracle: Oracle, layer: int, wish: Wish, dtype: str, seed: int = 0) -
 
     ranking_TE = _wished_ranking(wish, middle_T, spec, random)
     x_TD = paired(_coarse(w_ED, _logits(ranking_TE, spec, correction_E) - bias_E, dtype, random), np.zeros(len(middle_T)))
-    allowance_T = _seen(oracle, layer, x_TD, wish, dtype).allowance_T
-    found = _seen(oracle, layer, paired(x_TD, wish.gap_T * allowance_T), wish, dtype)
-    return found.only(_as_wished(found, wish, spec))
+    unit_T = getattr(_seen(oracle, layer, x_TD, wish, dtype), unit)
+    found = _seen(oracle, layer, paired(x_TD, wish.gap_T * unit_T), wish, dtype)
+    near_T = np.abs(found.gap_T / getattr(found, unit) - wish.gap_T) < 0.1 * np.maximum(1.0, wish.gap_T)
+    return found.only(near_T & _placed(found, wish, spec))
 
 
 def _or_zeros(oracle: Oracle, values_E: np.ndarray | None) -> np.ndarray:
@@ -170,16 +169,20 @@ def _seen(oracle: Oracle, layer: int, x_TD: np.ndarray, wish: Wish, dtype: str) 
     ranking_TE = oracle.ranking(layer, logits_TE)
     noise = router_noise(x_TD, oracle.router_weight(layer), logits_TE, dtype)
     delta_TE = np.asarray(ranking_allowance(noise.delta_TE, spec))
-    accumulated_TE = noise.accumulated_TE / (1 if ranks_logits(spec) else 4)
-    of_pair = [np.take_along_axis(values, wish.pair_TP, axis=1) for values in (ranking_TE, delta_TE, accumulated_TE)]
-    accumulated_T = of_pair[2].sum(1)
-    gap_T, step_T = of_pair[0][:, 0] - of_pair[0][:, 1], of_pair[1].sum(1) - accumulated_T
-    wish_T = np.arange(len(x_TD))
-    return Margins(x_TD, ranking_TE, delta_TE, wish.leader_T, wish.chaser_T, gap_T, step_T, accumulated_T, wish_T)
+    step_TE = np.asarray(ranking_allowance(noise.step_TE, spec))
+    pairs = (np.take_along_axis(values, wish.pair_TP, axis=1) for values in (ranking_TE, delta_TE, step_TE, noise.accumulated_TE))
+    ranking_TP, delta_TP, step_TP, accumulated_TP = pairs
+    parts_TP = parts_deviation(x_TD, oracle.router_weight(layer)[wish.pair_TP], dtype)
+    slope = 1.0 if ranks_logits(spec) else 0.25
+    deviation_T = slope * np.sqrt((parts_TP**2 + (ACCUMULATION_DEVIATION * accumulated_TP) ** 2).sum(1))
+    return Margins(
+        x_TD, ranking_TE, delta_TE, wish.leader_T, wish.chaser_T, ranking_TP[:, 0] - ranking_TP[:, 1], delta_TP.sum(1), step_TP.sum(1),
+        deviation_T, np.arange(len(x_TD)),
+    )  # fmt: skip
 
 
-def _as_wished(found: Margins, wish: Wish, spec: RoutingSpec) -> np.ndarray:
-    """Boolean (T): the pair is at the boundary, nearly as far apart as wished, and nothing else is near it."""
+def _placed(found: Margins, wish: Wish, spec: RoutingSpec) -> np.ndarray:
+    """Boolean (T): the pair is at the boundary, and nothing else is near it."""
     allowed_T = found.allowance_T
     inside_TE = in_top_groups(found.ranking_TE, spec) if spec.num_groups > 1 else np.ones_like(found.ranking_TE, bool)
     others_TE = np.where(inside_TE, found.ranking_TE, -np.inf)
@@ -188,6 +191,5 @@ def _as_wished(found: Margins, wish: Wish, spec: RoutingSpec) -> np.ndarray:
     above_TE = others_TE > pair_TP.max(1)[:, None] + CLEAR * allowed_T[:, None]
     below_TE = others_TE < pair_TP.min(1)[:, None] - CLEAR * allowed_T[:, None]
     placed_T = (above_TE.sum(1) == spec.top_k - 1) & (below_TE.sum(1) == spec.num_experts - 1 - spec.top_k)
-    near_T = np.abs(found.gap_T / allowed_T - wish.gap_T) < 0.1 * np.maximum(1.0, wish.gap_T)
     apart_T = gap(found.ranking_TE, spec) >= np.abs(found.gap_T) * (1 - 1e-9)  # and so no two groups are nearer than the pair
-    return placed_T & near_T & apart_T & np.isfinite(pair_TP).all(1)
+    return placed_T & apart_T & np.isfinite(pair_TP).all(1)

@@ -17,9 +17,8 @@ from harness.oracle.routing import ranks_logits
 from harness.subject import Subject
 from harness.verdict import Verdict
 
-# Leads in allowances of the pair. Half of one: each flip alone is excused, yet noise cannot flip nearly all. Just beyond one: an offset of
-# a small part of it, carried over the edge by the rounding of logits, shows as a flip that no rounding makes.
-GAPS = (0.5, 1.02)
+# Leads in units of an honest router's noise, which flips no more than half of the smaller and a fifteenth of the larger.
+GAPS = (0.5, 1.5)
 # Near zero a dtype's grid is fine, so that small constant offsets show; far from it, offsets in proportion to the logit.
 LEVELS, SCORE_LEVELS = (0.0, 1.5, -3.0), (0.0, 1.25, -1.25)
 REPEATS = 24  # of every expert in each contest, both ways: 24 flips at even odds have p = 6e-8
@@ -48,9 +47,9 @@ def _contests(subject: Subject) -> Iterator[tuple[str, Contest]]:
     levels = LEVELS if ranks_logits(spec) else SCORE_LEVELS
     for layer, level, gap in product(range(len(subject.config.moe_layers)), levels, GAPS):
         wish = every_pair(spec.num_experts, gap, level, repeats, seed=layer)
-        states = both_ways(margins(oracle, layer, wish, subject.dtype), len(wish.gap_T))
+        states = both_ways(margins(oracle, layer, wish, subject.dtype, unit="noise_T"), len(wish.gap_T))
         ids_TK, _ = one_layer(probe.route(layer, states.x_TD), len(states.x_TD), spec.top_k)
-        yield f"MoE layer {layer}, logits about {level}, leads of {gap} allowances", states.contest(ids_TK)
+        yield f"MoE layer {layer}, logits about {level}, leads of {gap} times the noise", states.contest(ids_TK)
 
 
 def _say(verdict: Verdict, contests: dict[str, Contest]) -> None:

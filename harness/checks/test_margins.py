@@ -40,9 +40,10 @@ def test_selection_at_chosen_gaps(subject: Subject, verdict: Verdict) -> None:
             return
         ids_TK, _ = one_layer(probe.route(layer, states.x_TD), len(states.x_TD), spec.top_k)
         certificate = certify(states.ranking_TE, ids_TK, states.delta_TE, spec)
-        shown = list(zip(states.leader_T.tolist(), states.chaser_T.tolist(), states.relative_gap_T.round(2).tolist(), strict=True))
+        lead_T = states.gap_T / states.allowance_T
+        shown = list(zip(states.leader_T.tolist(), states.chaser_T.tolist(), lead_T.round(2).tolist(), strict=True))
         verdict.judge(*routing.certified(certificate), about=f"MoE layer {layer}: (expert, expert, lead / allowance) {shown}")
-        verdict.saw(tokens=len(shown), beyond_margin=int(np.sum(np.abs(states.relative_gap_T) > 1)), **certificate.counts())
+        verdict.saw(tokens=len(shown), beyond_margin=int(np.sum(np.abs(lead_T) > 1)), **certificate.counts())
 
     verdict.require(beyond_margin=24)
 

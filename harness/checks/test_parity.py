@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.checks.against_oracle import judge_routing_inside, judge_traces, logit_metrics
+from harness.checks.against_oracle import both_rounded, judge_routing_inside, judge_traces
 from harness.checks.clause import LOGIC, clause
 from harness.checks.passes import Trace, pinned_request, prefill, prefill_and_decode, request
 from harness.checks.small_models import excerpts, like, text, two_layers
-from harness.judge import bounds
 from harness.judge.distance import kl_divergence, top1_disagreement
+from harness.judge.logits import logit_metrics
 from harness.judge.metric import Metric
 from harness.subject import Subject
 from harness.verdict import Verdict
@@ -23,8 +23,11 @@ LATE = 300
 
 @clause("PARITY-01", "float32 logits equal HF's golden logits", dtypes=("float32",), golden=True)
 def test_logits_equal_hf_golden(subject: Subject, verdict: Verdict) -> None:
-    for b, trace in enumerate(_traces(subject)):
-        verdict.judge(*logit_metrics(trace.logits_SV, subject.case.expected["logits_BSV"][b], subject), about=f"row {b}")
+    subject.needs("prefill")
+    expected = subject.case.expected
+    for b, trace in enumerate(prefill(subject.model(), expected["input_ids_BS"], request(subject))):
+        limits = both_rounded(subject.floors.forward(trace.input_ids_S))
+        verdict.judge(*logit_metrics(trace.logits_SV, expected["logits_BSV"][b], limits), about=f"row {b}")
         verdict.saw(tokens=len(trace.input_ids_S))
     verdict.require(tokens=64)
 
@@ -45,16 +48,23 @@ def test_routing_inside_is_certified(subject: Subject, verdict: Verdict) -> None
 
 @clause("PARITY-04", "Free-running next-token distributions stay close to the reference")
 def test_distributions_stay_close(subject: Subject, verdict: Verdict) -> None:
-    observed = np.concatenate([trace.logits_SV for trace in _traces(subject)])
-    reference = np.concatenate([_reference(subject, b) for b in range(len(subject.case.prompts_BS))])
-    divergence = kl_divergence(reference, observed)
+    """Where an expert flips, the divergence jumps by orders of magnitude, honestly. So what is judged is the median position of the
+    quietest row; the mean and the largest are reported."""
+    traces = _traces(subject)
+    divergence_BS = np.stack([kl_divergence(subject.case.free_run(b).logits_SV, trace.logits_SV) for b, trace in enumerate(traces)])
+    limit = subject.floors.free(np.stack([trace.input_ids_S for trace in traces]))["median_kl_nats"]
     verdict.judge(
-        Metric("mean_kl_nats", float(divergence.mean()), bounds.kl(subject.dtype, *subject.depth)),
-        Metric("max_kl_nats", float(divergence.max())),
-        Metric("top1_disagreement", top1_disagreement(reference, observed)),
+        Metric.within("median_kl_nats", float(np.median(divergence_BS, axis=1).min()), limit),
+        Metric("mean_kl_nats", float(divergence_BS.mean())),
+        Metric("max_kl_nats", float(divergence_BS.max())),
+        Metric("top1_disagreement", float(np.mean([_disagreement(subject, b, trace) for b, trace in enumerate(traces)]))),
     )
-    verdict.saw(tokens=len(observed))
+    verdict.saw(tokens=divergence_BS.size)
     verdict.require(tokens=64)
+
+
+def _disagreement(subject: Subject, row: int, trace: Trace) -> float:
+    return top1_disagreement(subject.case.free_run(row).logits_SV, trace.logits_SV)
 
 
 @clause("PARITY-05", "Late positions are as exact as early ones")
@@ -87,7 +97,7 @@ def test_pinned_routing_is_used(subject: Subject, verdict: Verdict) -> None:
     pin = pinned_request(subject, tokens_BS.size)
     assert pin.pinned is not None
     ids_LBSK = pin.pinned.topk_ids_LTK.reshape(len(pin.pinned.topk_ids_LTK), *tokens_BS.shape, -1)
-    drawn_LBSK = np.random.default_rng(4).uniform(0.1, 1.0, ids_LBSK.shape).astype(np.float32)
+    drawn_LBSK = subject.random(4).uniform(0.1, 1.0, ids_LBSK.shape).astype(np.float32)
     for weights_LBSK in (None, drawn_LBSK):
         flat = None if weights_LBSK is None else weights_LBSK.reshape(pin.pinned.topk_ids_LTK.shape)
         asked = replace(pin, pinned=PinnedRouting(pin.pinned.topk_ids_LTK, flat))
@@ -95,7 +105,9 @@ def test_pinned_routing_is_used(subject: Subject, verdict: Verdict) -> None:
             weights_LSK = None if weights_LBSK is None else weights_LBSK[:, b].astype(np.float64)
             expected = subject.case.oracle.forward(tokens_BS[b], ids_LBSK[:, b], weights_LSK)
             about = f"row {b}, {'its own' if flat is None else 'pinned'} weights"
-            verdict.judge(*logit_metrics(trace.logits_SV, expected.logits_SV, subject), about=about)
+            pinned = PinnedRouting(ids_LBSK[:, b].copy(), None if weights_LBSK is None else weights_LBSK[:, b].copy())
+            limits = subject.floors.forward(trace.input_ids_S, pinned)
+            verdict.judge(*logit_metrics(trace.logits_SV, expected.logits_SV, limits), about=about)
             verdict.saw(tokens=len(trace.input_ids_S))
     verdict.require(tokens=64)
 
@@ -103,8 +115,3 @@ def test_pinned_routing_is_used(subject: Subject, verdict: Verdict) -> None:
 def _traces(subject: Subject) -> list[Trace]:
     subject.needs("prefill")
     return prefill(subject.model(), subject.case.prompts_BS, request(subject))
-
-
-def _reference(subject: Subject, row: int) -> np.ndarray:
-    """HF's golden logits where there are some, else the oracle's."""
-    return subject.case.expected["logits_BSV"][row] if subject.case.golden else subject.case.free_run(row).logits_SV

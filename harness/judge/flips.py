@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
-# The accumulation error's standard deviation in units of its allowance: see `harness.judge.rounding.router_noise`.
-ACCUMULATION_DEVIATION = 1 / 3
 FALSE_ALARM = 1e-4  # per test; -log10 of it is the bound
 LIMIT = -float(np.log10(FALSE_ALARM))
 
@@ -51,16 +49,16 @@ class Bias:
 
 def flip_probability(gap: np.ndarray, step: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     """The largest honest probability that rounding flips a lead of `gap`. `step`: half the grid's distance at both values, added;
-    `deviation`: standard deviation of the difference of their other errors, taken as normal.
+    `deviation`: the largest standard deviation of the difference of their other errors, taken as normal.
 
     Rounded to a grid, two values become equal with probability 1 - gap / step where the grid lies anywhere with equal probability, and the
-    worst tie rule flips them all. Rounded independently they flip with at most half of that. Errors before rounding add to the gap:
-    P(step U + deviation Z > gap) with U uniform, Z normal, is deviation / step times F((gap - step) / deviation) - F(gap / deviation),
-    F(t) = E max(Z - t, 0) = phi(t) - t Q(t). Where ties stay, a flip takes a lead of a whole step more."""
-    deviation = np.maximum(deviation, 1e-9 * (step + np.abs(gap)) + 1e-300)
-    ratio = step / deviation
-    spread = np.where(ratio > 1e-6, (_excess((gap - step) / deviation) - _excess(gap / deviation)) / np.maximum(ratio, 1e-6), 0.0)
-    return np.clip(np.where(ratio > 1e-6, spread, ndtr(-gap / deviation)), 0.0, 1.0)
+    worst tie rule flips them all. Other errors, which may be there or not, raise what the grid leaves of the lead, gap - step U > 0:
+    P(deviation Z > gap - step U > 0) with U uniform, Z normal, is deviation / step times F(max(gap - step, 0) / deviation)
+    - F(gap / deviation), F(t) = E max(Z - t, 0) = phi(t) - t Q(t). Where ties stay, a flip takes a lead of a whole step more."""
+    deviation = np.maximum(deviation, 1e-9 * (step + gap) + 1e-300)
+    step = np.maximum(step, 1e-6 * deviation)
+    noise = deviation / step * (_excess(np.maximum(gap - step, 0.0) / deviation) - _excess(gap / deviation))
+    return np.clip(np.maximum(1 - gap / step, 0.0) + noise, 0.0, 1.0)
 
 
 def _excess(t: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from harness.judge.flips import (
 )
 
 RUNS, E, REPEATS = 10_000, 8, 24
-STEP, DEVIATION = 2.0**-7, 2.0**-10  # bfloat16 logits between 1 and 2, and what was wrong with them before they were rounded
+STEP, DEVIATION = 2.0**-7, 2.0**-8  # bfloat16 logits between 1 and 2, and what else may be wrong with their difference
 Ties = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (leader, chaser) -> the chaser wins a tie
 
 
@@ -49,13 +49,16 @@ def test_flip_probability_has_its_limits() -> None:
     assert flip_probability(gap, np.zeros(5), np.ones(5)) == pytest.approx(stats.norm.sf(gap), abs=1e-6)  # noise alone
 
 
-@pytest.mark.parametrize("ratio", [1e-4, 0.1, 1.0, 30.0])
-def test_flip_probability_is_that_of_a_sum(ratio: float) -> None:
+@pytest.mark.parametrize("largest", [1e-4, 0.1, 1.0, 30.0])
+def test_flip_probability_bounds_all_smaller_noise_and_is_reached(largest: float) -> None:
     random = np.random.default_rng(0)
-    draws = random.random(400_000) + ratio * random.standard_normal(400_000)
+    uniform, normal = random.random(100_000), random.standard_normal(100_000)
     for gap in (0.0, 0.3, 0.9, 1.5):
-        found = flip_probability(np.array([gap]), np.array([1.0]), np.array([ratio]))[0]
-        assert found == pytest.approx(np.mean(draws > gap), abs=4 / math.sqrt(len(draws)))
+        found = flip_probability(np.array([gap]), np.array([1.0]), np.array([largest]))[0]
+        seen = [np.mean(uniform + share * largest * normal > gap) for share in (0.0, 0.1, 0.5, 1.0)]
+        assert max(seen) <= found + 4 / math.sqrt(4e5)
+        if gap > 1:
+            assert seen[-1] == pytest.approx(found, abs=4 / math.sqrt(4e5))
 
 
 def pairs() -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +70,7 @@ def pairs() -> tuple[np.ndarray, np.ndarray]:
 
 
 LEADER, CHASER = pairs()
-GAP = np.full(len(LEADER), STEP / 2)
+GAP = np.full(len(LEADER), (STEP + DEVIATION) / 2)
 PROBABILITIES = flip_probability(GAP, np.full_like(GAP, STEP), np.full_like(GAP, DEVIATION))
 STRICT = flip_probability(GAP + STEP, np.full_like(GAP, STEP), np.full_like(GAP, DEVIATION))
 TIES: dict[str, Ties] = {
@@ -97,10 +100,10 @@ def alarms(flips: Callable[[np.random.Generator], np.ndarray], runs: int) -> tup
 
 
 @pytest.mark.parametrize("ties", TIES)
-@pytest.mark.parametrize(("rounds", "deviation"), [(True, DEVIATION), (True, 0.0), (False, DEVIATION)])
+@pytest.mark.parametrize(("rounds", "deviation"), [(True, DEVIATION), (True, 0.0), (False, DEVIATION), (True, DEVIATION / 3)])
 def test_no_honest_router_is_accused_more_often_than_it_should_be(ties: str, rounds: bool, deviation: float) -> None:
     """10^4 runs in all, over tie rules and over routers that round and that do not; at most the nominal rate, as far as chance lets see."""
-    runs = RUNS // 12
+    runs = RUNS // 16
     counted, biased = alarms(lambda random: honest_flips(random, TIES[ties], rounds, deviation), runs)
     most = stats.binom.isf(1e-3, runs, 0.01)
     assert counted <= most and biased <= most

@@ -28,7 +28,7 @@ def test_states_have_the_wished_gap(case: Case, gap: float, dtype: str) -> None:
         found = margins(case.oracle, 0, wish, dtype)
         assert len(found.x_TD) > 0.6 * len(wish.gap_T)
         assert np.array_equal(round_to(found.x_TD, dtype), found.x_TD)
-        assert found.relative_gap_T == pytest.approx(np.full(len(found.x_TD), gap), abs=0.1 * max(gap, 1))
+        assert found.gap_T / found.allowance_T == pytest.approx(np.full(len(found.x_TD), gap), abs=0.1 * max(gap, 1))
         logits_TE, ids_TK, _ = case.oracle.route(0, found.x_TD)
         assert np.array_equal(case.oracle.ranking(0, logits_TE), found.ranking_TE)
         contest = found.contest(ids_TK)

@@ -1,5 +1,4 @@
-"""Faults that only selections near a tie show: a router in too low a precision, a small bias in selection; and the honest router that is
-more exact than its model."""
+"""Faults that only selections near a tie show: a router in too low a precision, a small bias in selection."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from harness.faults import routing as honest
-from harness.faults.entry import GITHUB, Fault, Honest, Needs, change, routing, where
+from harness.faults.entry import Fault, Needs, change, routing, where
 from harness.faults.experts import Group, group_by_expert
 from harness.faults.numerics import Array, Rounding, linear
 from harness.faults.routing import select_top_k
@@ -19,7 +18,7 @@ from implementations.interface import RoutingSpec
 EVERY = ("bfloat16", "float32", "float16")
 NOT_ALL: Needs = where(lambda config: config.routing.top_k < config.routing.num_experts, routing(top_k=1))
 LOW = Rounding("bfloat16")
-ACCUMULATED = 32  # products summed exactly before their sum is rounded
+ACCUMULATED = 4  # products summed exactly before the running sum is rounded
 
 
 def select_by_bfloat16_scores(ranking_TE: Array, logits_TE: Array, spec: RoutingSpec) -> Array:
@@ -59,14 +58,14 @@ def logits_through_bfloat16(x_TD: Array, router_ED: Array, rounding: Rounding, s
 
 
 def one_row_scaled(x_TD: Array, router_ED: Array, rounding: Rounding, seams: Seams) -> Array:
-    """Per-row scales: the middle expert's is 0.2 % too large."""
+    """Per-row scales: the middle expert's is 2 % too large."""
     scale_E1 = np.ones((len(router_ED), 1), np.float32)
-    scale_E1[len(router_ED) // 2] = 1.002
+    scale_E1[len(router_ED) // 2] = 1.02
     return rounding(linear(x_TD, router_ED * scale_E1, None, Rounding("float32")))
 
 
 def sums_in_model_dtype(x_TD: Array, router_ED: Array, rounding: Rounding, seams: Seams) -> Array:
-    """Split over K, the parts rounded before they are added."""
+    """The running sum over K is rounded again and again."""
     parts = [slice(start, start + ACCUMULATED) for start in range(0, x_TD.shape[1], ACCUMULATED)]
     sums_TE = np.zeros((len(x_TD), len(router_ED)), np.float32)
     for part in parts:
@@ -79,10 +78,6 @@ def drop_above_generous_capacity(ids_TK: Array, num_experts: int, valid_T: Array
     return [(expert, pairs[:capacity]) for expert, pairs in group_by_expert(ids_TK, num_experts, valid_T)]
 
 
-def logits_in_float32(x_TD: Array, router_ED: Array, rounding: Rounding, seams: Seams) -> Array:
-    return honest.router_logits(x_TD, router_ED, Rounding("float32"), seams)
-
-
 FAULTS: tuple[Fault, ...] = (
     Fault("softmax-in-bfloat16-before-top-k", "Scores are rounded to bfloat16 before the selection: close ones tie, and ties go by id.",
           None, change(select=select_by_bfloat16_scores), ("ROUTE-16", "ROUTE-17"), dtypes=EVERY, needs=NOT_ALL),
@@ -92,7 +87,7 @@ FAULTS: tuple[Fault, ...] = (
           None, change(select=favour(1.02)), ("ROUTE-19",), dtypes=EVERY, needs=NOT_ALL),
     Fault("selection-bias-per-mille", "One expert is selected as if its score were 0.1 % higher.",
           None, change(select=favour(1.001)), ("ROUTE-19",), dtypes=EVERY, needs=NOT_ALL),
-    Fault("router-row-scaled-2-per-mille", "One row of the router's weight has a scale that is 0.2 % too large.",
+    Fault("router-row-scaled-2-percent", "One row of the router's weight has a scale that is 2 % too large.",
           None, change(router_logits=one_row_scaled), ("ROUTE-19",), dtypes=EVERY, needs=NOT_ALL),
     Fault("ties-broken-by-visible-epsilon", "1e-5 times the expert's id is subtracted from the scores to make top-k stable.",
           None, change(select=select_with_epsilon), ("ROUTE-16",), dtypes=EVERY, needs=NOT_ALL),
@@ -102,13 +97,8 @@ FAULTS: tuple[Fault, ...] = (
           None, change(router_logits=weight_in_fp8), ("ROUTE-16", "ROUTE-18"), dtypes=EVERY, needs=NOT_ALL),
     Fault("router-logits-in-bfloat16", "A float32 model's router logits pass through bfloat16.",
           None, change(router_logits=logits_through_bfloat16), ("ROUTE-16", "ROUTE-18"), dtypes=("float32",), needs=NOT_ALL),
-    Fault("router-sums-in-model-dtype", "The router's sum is split over K and its parts are rounded to the model's dtype.",
+    Fault("router-sums-in-model-dtype", "The router's running sum is kept in the model's dtype.",
           None, change(router_logits=sums_in_model_dtype), ("ROUTE-16", "ROUTE-18"), dtypes=("bfloat16", "float16"), needs=NOT_ALL),
     Fault("capacity-of-three-halves", "Tokens beyond 1.5 times an expert's even share are dropped.",
           None, change(dispatch=drop_above_generous_capacity), ("BLOCK-11",), trigger="an expert with more than 1.5 T k / E tokens"),
-)  # fmt: skip
-
-HONEST_VARIANTS: tuple[Honest, ...] = (
-    Honest("router-logits-in-float32", "The router's logits keep their float32 sums whatever the model's dtype.",
-           f"{GITHUB}/vllm-project/vllm/pull/13474", change(router_logits=logits_in_float32), ("ROUTE-16", "ROUTE-18", "ROUTE-19")),
 )  # fmt: skip

@@ -10,9 +10,9 @@ from harness.checks.small_models import hidden_states
 from harness.checks.transparent import one_layer
 from harness.floors.reference import one_layer_weights
 from harness.judge import block
-from harness.judge.certificate import ranking_allowance, rounding_allowance
+from harness.judge.certificate import ranking_allowance
 from harness.judge.metric import Metric
-from harness.judge.rounding import router_rounding
+from harness.judge.rounding import router_noise
 from harness.oracle.routing import gap
 from harness.subject import Subject
 from harness.verdict import Verdict
@@ -60,10 +60,10 @@ def decided(subject: Subject, layer: int, x_TD: np.ndarray, exact: bool = False)
     """Boolean (T): no rounding in the subject's dtype flips the token's selection. Two experts may err by delta each, two groups, which
     are sums of two, by twice that."""
     oracle, spec = subject.case.oracle, subject.config.routing
-    relative = 0.0 if exact else router_rounding(subject.dtype, x_TD.shape[-1])
-    delta_TE = ranking_allowance(rounding_allowance(x_TD, oracle.router_weight(layer), relative), spec)
-    ranking_TE = oracle.ranking(layer, oracle.route(layer, x_TD)[0])
-    return gap(ranking_TE, spec) > (4 if spec.num_groups > 1 else 2) * np.max(delta_TE, axis=-1)
+    logits_TE = oracle.route(layer, x_TD)[0]
+    delta_TE = np.zeros_like(logits_TE) if exact else router_noise(x_TD, oracle.router_weight(layer), logits_TE, subject.dtype).delta_TE
+    allowance_T = np.max(ranking_allowance(delta_TE, spec), axis=-1)
+    return gap(oracle.ranking(layer, logits_TE), spec) > (4 if spec.num_groups > 1 else 2) * allowance_T
 
 
 def decided_states(subject: Subject, tokens: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from harness.synthetic import FLAT, PEAKED
 
 OUT = Path("reports") / "latest"
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help=__doc__, pretty_exceptions_enable=False)
-golden_app = typer.Typer(no_args_is_help=True, help="Golden data: `train` checkpoints, `make` HF's outputs on them, search `prompts`, `verify` all.")
+golden_app = typer.Typer(no_args_is_help=True, help="Golden data: `train`, `make` HF's outputs, search `prompts`, `verify`.")
 
 DTYPES_HELP = "float32 | bfloat16 | float16; repeatable (default: the first two; benchmarks: bfloat16)."
 Backends = Annotated[list[str] | None, typer.Option("--backend", metavar="NAME", help="NAME[:VARIANT] or MODULE:FACTORY; repeatable.")]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from harness.judge.metric import Metric
 
@@ -22,6 +25,7 @@ class Verdict:
     def __init__(self) -> None:
         self.metrics: dict[str, Metric] = {}
         self.evidence: dict[str, float] = {}
+        self.maps: dict[str, dict[str, list[Any]]] = {}
 
     def judge(self, *metrics: Metric, about: str = "") -> None:
         """Records all, then raises Violation if any is over its bound. `about` says on what input."""
@@ -40,6 +44,11 @@ class Verdict:
         for name, count in counts.items():
             self.evidence[name] = self.evidence.get(name, 0) + count
 
+    def map(self, name: str, values_LE: np.ndarray, bounds_L: Sequence[float]) -> None:
+        """Records an error of every (MoE layer, expert) and the bound of every layer, to three digits."""
+        self.maps[name] = {"values": [[_three_digits(value) for value in row_E] for row_E in values_LE]}
+        self.maps[name]["bounds"] = [_three_digits(bound) for bound in bounds_L]
+
     def require(self, **floors: float) -> None:
         """Raises Inconclusive if a named evidence is below its floor."""
         for name, floor in floors.items():
@@ -47,4 +56,8 @@ class Verdict:
                 raise Inconclusive(f"{name} = {self.evidence.get(name, 0):g}, at least {floor:g} needed for a verdict")
 
     def to_record(self) -> dict[str, Any]:
-        return {"metrics": [m.to_record() for m in self.metrics.values()], "evidence": dict(self.evidence)}
+        return {"metrics": [m.to_record() for m in self.metrics.values()], "evidence": dict(self.evidence), "maps": dict(self.maps)}
+
+
+def _three_digits(value: float) -> float:
+    return float(f"{value:.3g}")

@@ -1,22 +1,22 @@
-"""Makes the golden prompts of a case, and checks stored ones. Legend: B prompts, S sequence."""
+"""Makes the golden prompts of a case. Legend: B prompts, X sides, L MoE layers, S sequence, K top-k."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from harness.cases import Case
 from harness.prompts.noise import Noise
 from harness.prompts.search import Search
-from harness.prompts.stored import CLEAR, TIES, Key, Prompts, stack
+from harness.prompts.stored import CLEAR, TIED_DTYPES, TIES, Key, Prompts, stack
 from implementations.interface import DTYPES
 
 LENGTH, CLEAR_PROMPTS, NEAR_TIES = 16, 8, 4
 WINDOWS, CALIBRATION = 400, 16  # stretches of text to start from at most, and to calibrate on
 ALIKE = 4  # no two prompts begin with the same tokens, this many
-# A float32 near-tie would have to be as close as a millionth: there is about one in a million tokens.
-TIED_DTYPES = ("bfloat16", "float16")
+COARSEST = "bfloat16"  # what is clear in it is searched for; in finer dtypes the same prompts are clearer still
 
 
 class NotFound(Exception):
@@ -26,18 +26,11 @@ class NotFound(Exception):
 def make(case: Case, text: bytes, seed: int = 0) -> tuple[dict[Key, Prompts], dict[str, dict[str, float]]]:
     """The case's prompts by kind and dtype, and facts about them by dtype. Deterministic. Raises NotFound."""
     calibration_BS, windows_BS = _windows(text[: len(text) // 2], CALIBRATION, seed), _windows(text[len(text) // 2 :], WINDOWS, seed)
-    found: dict[Key, Prompts] = {}
-    facts: dict[str, dict[str, float]] = {}
-    for dtype in DTYPES:
-        noise = Noise(case, dtype, calibration_BS)
-        clear = found[CLEAR, dtype] = _clear(Search(noise), windows_BS)
-        if (noise.selections(clear.input_ids_BS) != np.sort(clear.ids_BXLSK[:, 0]).swapaxes(0, 1)).any():
-            raise NotFound(f"{case.name}, {dtype}: an honest variant flips on a clear prompt")
-        facts[dtype] = {"variants": len(noise.models), "factor": noise.factor, "clear": len(clear), "length": LENGTH}
-        if dtype in TIED_DTYPES:
-            found[TIES, dtype] = _near_ties(Search(noise), clear, windows_BS)
-            facts[dtype]["near_ties"] = len(found[TIES, dtype])
-    return found, facts
+    noises = {dtype: Noise(case, dtype, calibration_BS) for dtype in DTYPES}
+    clear = _clear(Search(noises[COARSEST]), windows_BS)
+    found = {(CLEAR, dtype): _measured(clear, noise) for dtype, noise in noises.items()}
+    found |= {(TIES, dtype): _near_ties(Search(noises[dtype]), clear, windows_BS) for dtype in TIED_DTYPES}
+    return found, {dtype: _facts(found, noise) for dtype, noise in noises.items()}
 
 
 def _windows(text: bytes, count: int, seed: int) -> np.ndarray:
@@ -54,11 +47,20 @@ def _clear(search: Search, windows_BS: np.ndarray) -> Prompts:
             found.append(prompt)
         if len(found) == CLEAR_PROMPTS:
             return stack(found)
-    raise NotFound(f"{search.noise.case.name}, {search.noise.dtype}: {len(found)} clear prompts of {LENGTH} tokens, {CLEAR_PROMPTS} wanted")
+    raise NotFound(f"{search.noise.case.name}: {len(found)} clear prompts of {LENGTH} tokens, {CLEAR_PROMPTS} wanted")
 
 
 def _alike(a: Prompts, b: Prompts) -> bool:
     return bool((a.input_ids_BS[0, :ALIKE] == b.input_ids_BS[0, :ALIKE]).all())
+
+
+def _measured(clear: Prompts, noise: Noise) -> Prompts:
+    """Clear prompts with the noise of a dtype. Raises NotFound where they are not clear in it, in a batch and to every honest kind."""
+    pinned_LBSK = clear.ids_BXLSK[:, 0].swapaxes(0, 1)
+    found = replace(clear, noise_BXLS=noise.bound(clear.input_ids_BS, pinned_LBSK).swapaxes(0, 1)[:, None])
+    if (found.clearance_B <= 1).any() or (noise.selections(clear.input_ids_BS) != np.sort(pinned_LBSK)).any():
+        raise NotFound(f"{noise.case.name}: a prompt that is clear in {COARSEST} is not clear in {noise.dtype}")
+    return found
 
 
 def _near_ties(search: Search, clear: Prompts, windows_BS: np.ndarray) -> Prompts:
@@ -77,3 +79,8 @@ def _prefixes(clear: Prompts, windows_BS: np.ndarray) -> Iterator[tuple[np.ndarr
     for position in range(ALIKE, LENGTH):
         for row, input_ids_S in enumerate(clear.input_ids_BS):
             yield input_ids_S[:position], windows_BS[row]
+
+
+def _facts(found: dict[Key, Prompts], noise: Noise) -> dict[str, float]:
+    counts = {kind: len(found[kind, noise.dtype]) for kind in (CLEAR, TIES) if (kind, noise.dtype) in found}
+    return {"kinds": len(noise.models), "factor": round(noise.factor, 3), "length": LENGTH, **counts}

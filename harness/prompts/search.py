@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice, repeat
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from harness.prompts.stored import Prompts
 
 TIE = 0.25  # of a typical error: honest implementations fall on either side
 HOPELESS = 0.4  # margins below this share of the bound on typical text are not measured
-PATIENCE = 3000  # tokens tried for one prompt
+SLACK = 1.1  # the scouts' noise is not quite that of all kinds
+PATIENCE = 600  # tokens tried for one prompt
+SURVEYED = 24  # tokens at once
 BYTES = 256  # the special tokens above, which a backend may well treat otherwise, are not used
 
 
@@ -59,7 +62,7 @@ class Search:
         """Depth first: the first way of adding clear tokens that reaches the length of `text`."""
         if len(prefix_S) == len(text):
             return read(self.oracle, prefix_S, tie)
-        for token in self._likeliest(prefix_S, int(text[len(prefix_S)])):
+        for token, _ in self._surveyed(prefix_S, self._likeliest(prefix_S, int(text[len(prefix_S)])), self._hopeful):
             if self.left == 0:
                 raise Exhausted
             self.left -= 1
@@ -76,25 +79,39 @@ class Search:
             logits_V = self.oracle.forward(prefix_S).logits_SV[-1]
             yield from (int(token) for token in np.argsort(-logits_V[:BYTES], kind="stable") if token not in (wanted, prefix_S[-1]))
 
+    def _surveyed(
+        self, prefix_S: np.ndarray, tokens: Iterator[int], wanted: Callable[[np.ndarray], bool]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(token, margin_L) of the tokens whose margins are `wanted`, by the float32 subject: it runs many prompts at once and is off by a
+        millionth. The oracle then has the say."""
+        sizes = chain((1,), repeat(SURVEYED))  # the byte of the text will often do
+        while chunk := list(islice(tokens, next(sizes))):
+            rows_BS = np.concatenate([np.tile(prefix_S, (len(chunk), 1)), np.array(chunk)[:, None]], axis=1)
+            margin_BL = self.noise.margins_after(rows_BS)
+            yield from ((token, margin_L) for token, margin_L in zip(chunk, margin_BL, strict=True) if wanted(margin_L))
+
+    def _hopeful(self, margin_L: np.ndarray) -> bool:
+        return not (margin_L < HOPELESS * self.noise.factor * self.noise.typical_L).any()
+
+    def _ties(self, margin_L: np.ndarray) -> bool:
+        return int((margin_L < TIE * self.noise.typical_L).sum()) == 1
+
     def _is_clear(self, reading: Reading) -> bool:
         """Whether the last token's margins are clear; those before it do not depend on it. Measured only where there is hope."""
         last_XL = reading.margin_XLS[..., -1]
-        if (last_XL < HOPELESS * self.noise.factor * self.noise.typical_L).any():
+        if not all(map(self._hopeful, last_XL)):
             return False
-        return bool((last_XL > self._noise(reading)[..., -1]).all())
+        return bool((last_XL > SLACK * self._noise(reading, scouts=True)[..., -1]).all())
 
-    def _noise(self, reading: Reading) -> np.ndarray:
+    def _noise(self, reading: Reading, scouts: bool = False) -> np.ndarray:
         """noise_XLS: both sides as two rows."""
         rows_XS = np.tile(reading.input_ids_S, (len(reading.sides), 1))
-        return self.noise.bound(rows_XS, reading.ids_XLSK.swapaxes(0, 1)).swapaxes(0, 1)
+        return self.noise.bound(rows_XS, reading.ids_XLSK.swapaxes(0, 1), scouts).swapaxes(0, 1)
 
     def _tying(self, prefix_S: np.ndarray) -> Iterator[tuple[int, int]]:
         """(token, MoE layer) for every token after which one layer nearly ties."""
-        for token in self._likeliest(prefix_S, ord(" ")):
-            last_L = margins(self.oracle, self.oracle.forward(np.append(prefix_S, token)))[:, -1]
-            tied = np.flatnonzero(last_L < TIE * self.noise.typical_L)
-            if len(tied) == 1:
-                yield token, int(tied[0])
+        found = self._surveyed(prefix_S, self._likeliest(prefix_S, ord(" ")), self._ties)
+        yield from ((token, int(np.argmin(margin_L / self.noise.typical_L))) for token, margin_L in found)
 
     def _measured(self, reading: Reading) -> Prompts | None:
         """The prompt with its noise at full length; None if that leaves a margin in doubt after all."""
@@ -106,7 +123,7 @@ class Search:
         return found if found.clearance_B[0] > 1 else None
 
     def _divides(self, found: Prompts) -> bool:
-        """Whether some honest variants take one side of the near-tie and some the other."""
+        """Whether some honest kinds take one side of the near-tie and some the other."""
         ids_NLSK = self.noise.selections(found.input_ids_BS)[:, :, 0]
         first = (ids_NLSK == np.sort(found.ids_BXLSK[0, 0])).all((1, 2, 3))
         return bool(first.any() and not first.all())

@@ -15,6 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 PROMPTS = "prompts.safetensors"
 CLEAR, TIES = "clear", "ties"
+# A float32 near-tie would have to be as close as a millionth of a logit: about one token in a million has one.
+TIED_DTYPES = ("bfloat16", "float16")
 Key = tuple[str, str]  # kind and dtype
 
 

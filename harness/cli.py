@@ -240,9 +240,11 @@ def _readable_errors() -> Iterator[None]:
 @cache
 def application() -> typer.Typer:
     """The commands with their subcommands."""
+    from harness.cli_floors import floors
     from harness.cli_kernel import kernel
 
     app.command("kernel")(kernel)
+    golden_app.command("floors")(floors)
     app.add_typer(golden_app, name="golden")
     return app
 

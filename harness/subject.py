@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cases import Case
+from harness.floors.case import CaseFloors, floors_of
 from implementations.interface import Backend, Capabilities, Generate, LoadSpec, Model, ModelConfig, Probe, RoutingSpec, Unsupported
 from implementations.worker import WorkerBackend
 
@@ -109,9 +110,9 @@ class Subject:
         return LoadSpec(dtype=self.dtype, device=self.workshop.device)
 
     @property
-    def depth(self) -> tuple[int, bool]:
-        """What the bounds of whole-model errors depend on: layers, and whether the case is one they were measured on."""
-        return self.config.num_hidden_layers, self.case.golden is not None
+    def floors(self) -> CaseFloors:
+        """What honest implementations are off by on this checkpoint in this dtype."""
+        return floors_of(self.case, self.dtype)
 
     def needs_feature(self, *features: str) -> None:
         """Raises Unsupported unless every feature and the dtype are declared."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.checks.against_oracle import judge_traces, logit_metrics
+from harness.checks.against_oracle import both_rounded, judge_traces
 from harness.checks.clause import LOGIC, clause
 from harness.checks.passes import changed_bits, packed, pinned_request, request
 from harness.checks.refusals import refuses
 from harness.checks.small_models import excerpts
+from harness.judge.logits import logit_metrics
 from harness.judge.metric import Metric
 from harness.subject import Subject
 from harness.verdict import Verdict
@@ -27,7 +28,8 @@ def test_packed_equals_sequences_alone(subject: Subject, verdict: Verdict) -> No
         f"expected one position a sequence, got {None if last is None else last.shape}"
     )
     for i, trace in enumerate(traces):
-        verdict.judge(*logit_metrics(last[0, i : i + 1], trace.logits_SV[-1:], subject), about=f"`last` of sequence {i}")
+        limits = both_rounded(subject.floors.forward(trace.input_ids_S, at=slice(-1, None)))
+        verdict.judge(*logit_metrics(last[0, i : i + 1], trace.logits_SV[-1:], limits), about=f"`last` of sequence {i}")
     verdict.require(tokens=32)
 
 

@@ -96,7 +96,7 @@ def make_prompts(root: Path, seed: int = 0) -> Iterator[tuple[str, dict[str, dic
         except golden_prompts.NotFound as error:
             raise GoldenError(str(error)) from error
         save(root / case.name / PROMPTS, found)
-        _update_manifest(root, case.name, prompts={"seed": seed, "dtypes": facts})
+        update_manifest(root, case.name, prompts={"seed": seed, "dtypes": facts})
         yield case.name, facts
 
 

@@ -10,7 +10,7 @@ A run directory holds `records-<pid>.jsonl` shards. Every record has `schema`, `
   brought; see expectations.py. Repeats are merged by source
 - `profile`: name, kind, released, sha256, required {check: [dtype]}: what --profile asks for; repeated by every worker
 - `check`: node, check ("ROUTE-01"), title, backend, execution, execution_note, case, dtype, status, reason, metrics, evidence {tokens,
-  experts_hit, flips_excused, ...}, maps {name: {values [layer][expert], bounds [layer]}} (errors of single experts, to three digits),
+  experts_hit, flips_excused, ...}, maps {metric: {values, bounds}} (of every [MoE layer][expert], to three digits),
   grade (how much the backend shows: A to D, "" unknown), duration_s, reproduce, expected (None, or the {source, reason, url, expires} that
   makes it KNOWN)
 - `bench`: node, workload, backend, execution, execution_note, case, dtype, parameters, status, reason, unit ("s"), samples (per round),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from harness.judge.metric import Metric
 
 
@@ -44,10 +42,11 @@ class Verdict:
         for name, count in counts.items():
             self.evidence[name] = self.evidence.get(name, 0) + count
 
-    def map(self, name: str, values_LE: np.ndarray, bounds_L: Sequence[float]) -> None:
-        """Records an error of every (MoE layer, expert) and the bound of every layer, to three digits."""
-        self.maps[name] = {"values": [[_three_digits(value) for value in row_E] for row_E in values_LE]}
-        self.maps[name]["bounds"] = [_three_digits(bound) for bound in bounds_L]
+    def map(self, metrics_LE: Sequence[Sequence[Metric]]) -> None:
+        """Records one metric of every (MoE layer, expert) under its name, values and bounds to three digits."""
+        values = [[_three_digits(metric.value) for metric in row_E] for row_E in metrics_LE]
+        bounds = [[None if metric.bound is None else _three_digits(metric.bound) for metric in row_E] for row_E in metrics_LE]
+        self.maps[metrics_LE[0][0].name] = {"values": values, "bounds": bounds}
 
     def require(self, **floors: float) -> None:
         """Raises Inconclusive if a named evidence is below its floor."""

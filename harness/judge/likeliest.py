@@ -7,6 +7,7 @@ from scipy.special import log_softmax
 
 from harness.judge import routing
 from harness.judge.certificate import certify
+from harness.judge.limit import Limits
 from harness.judge.metric import Metric
 from implementations.interface import TopLogProbs
 
@@ -21,21 +22,21 @@ def of_logits(logits_BSV: np.ndarray, n: int) -> TopLogProbs:
     return TopLogProbs(ids_BSN, np.take_along_axis(log_probs_BSV, ids_BSN, axis=-1).astype(np.float32))
 
 
-def metrics(ids_SN: np.ndarray, log_probs_SN: np.ndarray, logits_SV: np.ndarray, error: float, worst: float) -> list[Metric]:
-    """`logits_SV`: the oracle's. `error`, `worst`: relative RMS error allowed to logits over all positions, and at the worst one. Errors of
-    log-probabilities are in units of the RMS logit. A token may be missing, or stand before a likelier one, only where the two lie as
-    close as two logits may be off."""
+def metrics(ids_SN: np.ndarray, log_probs_SN: np.ndarray, logits_SV: np.ndarray, limits: Limits) -> list[Metric]:
+    """`logits_SV`: the oracle's; `limits`: those of logits. Errors of log-probabilities are in units of the RMS logit. A token may be
+    missing, or stand before a likelier one, only where the two lie as close as two logits may be off."""
     known = routing.ids(ids_SN, logits_SV.shape[-1])
     if any(metric.violated for metric in known):
         return known
     scale = float(np.sqrt(np.mean(logits_SV**2)))
     expected_SN = np.take_along_axis(log_softmax(logits_SV, axis=-1), ids_SN, axis=-1)
     errors_S = np.sqrt(np.mean((log_probs_SN - expected_SN) ** 2, axis=-1)) / scale
-    allowed = worst * scale
+    pooled, worst = limits["logit_error"], limits["worst_position_error"]
+    allowed = worst.bound * scale
     return [
         *known,
-        Metric("log_prob_error", float(np.sqrt(np.mean(errors_S**2))), BOTH * error),
-        Metric("worst_log_prob_error", float(errors_S.max()), BOTH * worst),
+        Metric.within("log_prob_error", float(np.sqrt(np.mean(errors_S**2))), pooled.times(BOTH)),
+        Metric.within("worst_log_prob_error", float(errors_S.max()), worst.times(BOTH)),
         Metric("missing_tokens", certify(logits_SV, ids_SN, allowed).uncertified, 0),
         Metric("wrong_order", int(np.sum(np.diff(expected_SN, axis=-1) > 2 * allowed)), 0),
         Metric("not_likeliest_first", int(np.sum(~(np.diff(log_probs_SN, axis=-1) <= 0))), 0),

@@ -144,7 +144,9 @@ def _rows(run: Run, records: Sequence[Record]) -> list[dict[str, Any]]:
 def _row(run: Run, record: Record) -> dict[str, Any]:
     metrics = metrics_of(record.get("metrics") or record.get("gate") or ())
     row = _identity(run, record, str(record.get("check") or record.get("workload")), record["type"])
-    row |= {name: str(record.get(name) or "") for name in ("title", "execution", "execution_note", "grade", "status", "reason", "reproduce")}
+    row |= {
+        name: str(record.get(name) or "") for name in ("title", "execution", "execution_note", "grade", "status", "reason", "reproduce")
+    }
     row |= {name: finite(record.get(name)) for name in ("duration_s", "tokens")}
     samples = tuple(finite(sample) for sample in record.get("samples") or ())
     row |= {"metrics": metrics, "evidence": record.get("evidence") or {}, "samples": samples, "expected": record.get("expected") or {}}

@@ -79,8 +79,8 @@ def heat_rows(frame: Frame) -> list[HeatRow]:
 def _grid(row: Mapping[str, Any]) -> Grid | None:
     found = row["maps"].get(MAP) if isinstance(row["maps"], Mapping) else None
     try:
-        pairs = list(zip(found["values"], found["bounds"], strict=True))  # type: ignore[index]
-        layers = tuple(tuple(_cell(value, bound) for value in values) for values, bound in pairs)
+        pairs = [zip(*layer, strict=True) for layer in zip(found["values"], found["bounds"], strict=True)]  # type: ignore[index]
+        layers = tuple(tuple(_cell(value, bound) for value, bound in layer) for layer in pairs)
     except (KeyError, TypeError, ValueError):
         return None
     return Grid(short_dtype(row["dtype"]), layers) if any(layers) else None

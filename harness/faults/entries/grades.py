@@ -64,13 +64,13 @@ def unseen(identity: str, what: str, fault: Change) -> tuple[Fault, Fault]:
 
 TOLD_WRONGLY: tuple[Fault, ...] = (
     Fault("logits-told-as-log-probs", "Raw logits are told as log-probabilities.",
-          None, together(GRADE_D, change(top=raw_logits)), TOLD, dtypes=LOW),
+          None, together(GRADE_D, change(top=raw_logits)), TOLD),
     Fault("log-probs-over-the-told", "Log-probabilities are taken over the told tokens alone: they sum to one.",
-          None, together(GRADE_D, change(top=over_the_told)), TOLD, dtypes=LOW),
+          None, together(GRADE_D, change(top=over_the_told)), TOLD, dtypes=("float32", "float16")),
     Fault("told-in-order-of-id", "The likeliest tokens come in order of their ids.",
-          None, together(GRADE_D, change(top=unsorted)), TOLD, dtypes=LOW),
+          None, together(GRADE_D, change(top=unsorted)), TOLD),
     Fault("likeliest-token-missing", "The list begins with the second-likeliest token.",
-          None, together(GRADE_D, change(top=without_the_likeliest)), TOLD, dtypes=LOW),
+          None, together(GRADE_D, change(top=without_the_likeliest)), TOLD),
 )  # fmt: skip
 
 FAULTS = (

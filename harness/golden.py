@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from harness.cases import Case, golden_cases
+from harness.cases import HELDOUT, Case, golden_cases
 from harness.corpus import corpus, split
 from harness.floors.case import floors_of
 from harness.golden_models import GOLDEN_CONFIGS, LOAD_RANGE, MAX_BITS_PER_BYTE, MIN_GAP, TRAIN_STEPS
@@ -38,7 +38,7 @@ from implementations.registry import backend
 REFERENCE = "hf:eager"
 ROWS, LENGTH, GREEDY_PROMPT, GREEDY_NEW = 4, 64, 16, 24
 IGNORED = -100  # HF's label for "does not count"
-MANIFEST, HELDOUT, EXPECTED = "manifest.json", "heldout.txt", "expected.safetensors"
+MANIFEST, EXPECTED = "manifest.json", "expected.safetensors"
 
 
 class GoldenError(Exception):

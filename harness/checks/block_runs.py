@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.checks.small_models import hidden_states
 from harness.checks.transparent import one_layer
+from harness.floors.reference import one_layer_weights
 from harness.judge import block
 from harness.judge.certificate import ranking_allowance, rounding_allowance
 from harness.judge.distance import relative_rms
@@ -42,9 +43,7 @@ class BlockRun:
 
 def expected_block(subject: Subject, run: BlockRun) -> np.ndarray:
     """y_TD of the oracle; asserts that what came has its shape."""
-    weights_LTK = run.pinned.topk_weights_LTK
-    weights_TK = None if weights_LTK is None else weights_LTK[0].astype(np.float64)
-    expected_TD = subject.case.oracle.moe_block(run.layer, run.x_TD, run.ids_TK, weights_TK)[0]
+    expected_TD = subject.case.oracle.moe_block(run.layer, run.x_TD, run.ids_TK, one_layer_weights(run.pinned))[0]
     assert run.observed_TD.shape == expected_TD.shape, f"expected shape {expected_TD.shape}, got {run.observed_TD.shape}"
     return expected_TD
 

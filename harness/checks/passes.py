@@ -36,7 +36,7 @@ def pinned_request(subject: Subject, tokens: int, padding: str = "right", seed: 
     whatever the tokens say. Only then must the bits of one row not depend on another's content."""
     subject.needs_logits("all")
     spec, layers = subject.config.routing, len(subject.config.moe_layers)
-    ranks = np.random.default_rng(seed).random((layers, tokens, spec.num_experts))
+    ranks = subject.random(seed).random((layers, tokens, spec.num_experts))
     return Request(logits="all", padding=padding, pinned=PinnedRouting(np.argsort(ranks)[..., : spec.top_k].copy()))
 
 

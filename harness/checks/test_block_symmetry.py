@@ -28,13 +28,14 @@ def test_permuted_tokens_give_permuted_outputs(subject: Subject, verdict: Verdic
     model = transparent_model(subject)
     probe, x_TD, ids_TK = _expected(model)
     for seed in range(3):
-        order_T = np.random.default_rng(seed).permutation(TOKENS)
+        order_T = subject.random(seed).permutation(TOKENS)
         moved_TD = np.ascontiguousarray(x_TD[order_T])
         moved_TK, _ = one_layer(probe.route(0, moved_TD), TOKENS, model.config.routing.top_k)
         changed = int(np.sum(np.sort(moved_TK) != np.sort(ids_TK[order_T])))
         run = BlockRun(moved_TD, PinnedRouting(ids_TK[order_T][None]), probe.moe_block(0, moved_TD))
         verdict.judge(Metric("changed_ids", changed, 0), *block_metrics(model, run), about=f"order {order_T.tolist()}")
         verdict.saw(tokens=TOKENS)
+    verdict.require(tokens=3 * TOKENS)
 
 
 @clause("BLOCK-06", "Relabelling the experts, router and weights together, changes no output", dtypes=LOGIC)
@@ -50,6 +51,7 @@ def test_relabelled_experts_give_the_same_outputs(subject: Subject, verdict: Ver
         run = BlockRun(x_TD, PinnedRouting(ids_TK[None]), probe.moe_block(0, x_TD))
         verdict.judge(Metric("changed_experts", changed, 0), *block_metrics(model, run), about=f"old of new: {old_of_new.tolist()}")
         verdict.saw(tokens=TOKENS)
+    verdict.require(tokens=2 * TOKENS)
 
 
 @clause("BLOCK-07", "With every expert there twice and twice as many chosen, the output is the same", dtypes=LOGIC)
@@ -69,6 +71,7 @@ def test_duplicated_experts_give_the_same_outputs(subject: Subject, verdict: Ver
     verdict.judge(Metric("changed_experts", int(np.sum(np.sort(both_TK) != wanted)), 0))
     verdict.judge(*block_metrics(model, BlockRun(x_TD, PinnedRouting(ids_TK[None]), probe.moe_block(0, x_TD))))
     verdict.saw(tokens=TOKENS)
+    verdict.require(tokens=TOKENS)
 
 
 def relabelling(spec: RoutingSpec, seed: int) -> np.ndarray:
@@ -79,7 +82,7 @@ def relabelling(spec: RoutingSpec, seed: int) -> np.ndarray:
 
 def _expected(model: Subject) -> tuple:
     """(probe, x_TD, the oracle's ids_TK) for clearly separated router logits."""
-    ranks_TE = np.argsort(np.random.default_rng(7).random((TOKENS, model.config.routing.num_experts)))
+    ranks_TE = np.argsort(model.random(7).random((TOKENS, model.config.routing.num_experts)))
     x_TD = in_model(model).input((ranks_TE.astype(np.float32) - 6) / 2)
     ids_TK = model.case.oracle.route(0, x_TD)[1]
     return model.probe(), x_TD, ids_TK

@@ -46,14 +46,17 @@ def test_nothing_leaks_between_packed_sequences(subject: Subject, verdict: Verdi
         bits = changed_bits([before[i] for i in rest], [after[i] for i in rest])
         verdict.judge(Metric("changed_logits", bits, 0), about=f"sequence {changed} of lengths {LENGTHS} changed")
         verdict.saw(tokens=sum(LENGTHS[i] for i in rest))
+    verdict.require(tokens=32)
 
 
 @clause("PACK-03", "Malformed offsets are refused", dtypes=LOGIC)
 def test_malformed_offsets_are_refused(subject: Subject, verdict: Verdict) -> None:
     model, stream_T = _model(subject), np.concatenate(_sequences(subject))
-    for offsets in ([], [0], [0, 5], [1, len(stream_T)], [0, 9, 9, len(stream_T)], [0, 20, 10, len(stream_T)], [0, len(stream_T) + 1]):
+    malformed = ([], [0], [0, 5], [1, len(stream_T)], [0, 9, 9, len(stream_T)], [0, 20, 10, len(stream_T)], [0, len(stream_T) + 1])
+    for offsets in malformed:
         cu_seqlens = np.array(offsets, np.int64)
         refuses(verdict, f"cu_seqlens {offsets}", lambda c=cu_seqlens: model.prefill_packed(stream_T, c, Request()))  # type: ignore[misc]
+    verdict.require(refused=len(malformed))
 
 
 def _model(subject: Subject) -> Packed:

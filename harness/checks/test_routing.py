@@ -18,7 +18,7 @@ from harness.judge.distance import relative_rms
 from harness.judge.metric import Metric
 from harness.judge.rounding import router_rounding, weight_allowance, weight_error
 from harness.oracle.routing import combine_weights
-from harness.strategies import explore, logits, shifts, tied_logits
+from harness.strategies import EXAMPLES, explore, logits, shifts, tied_logits
 from harness.subject import Subject
 from harness.verdict import Verdict
 from implementations.interface import PinnedRouting, Probe, RoutingSpec
@@ -45,7 +45,7 @@ def test_weights_are_finite_and_not_negative(subject: Subject, verdict: Verdict)
     def judge(router: TransparentRouter, logits_TE: np.ndarray) -> Metrics:
         return routing.weights_sane(router.route(8 * logits_TE)[1])
 
-    _for_all(subject, verdict, variants(subject), judge, logits_TE=logits)
+    _for_all(subject, verdict, variants(subject), judge, logits_TE=lambda E: logits(E) | logits(E, -64, -1))
 
 
 @clause("ROUTE-03", "Combine weights sum to one iff the router renormalises", about=BOTH)
@@ -172,12 +172,13 @@ def _for_all(
     """Judges each router on generated inputs; a strategy is made for its number of experts."""
     for router in routers:
         _explore(subject, verdict, router, judge, {name: make(router.spec.num_experts) for name, make in strategies.items()})
+    verdict.require(tokens=EXAMPLES)
 
 
 def _explore(
     subject: Subject, verdict: Verdict, router: TransparentRouter, judge: Callable[..., Metrics], strategies: dict[str, Any]
 ) -> None:
-    @explore(subject.workshop.thorough, **strategies)
+    @explore(subject.workshop.thorough, reseed=subject.case.seed, **strategies)
     def check(**drawn: Any) -> None:
         shown = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in drawn.items()}
         verdict.judge(*judge(router, **drawn), about=f"E={router.spec.num_experts}, k={router.spec.top_k}: {shown}")

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,27 +29,38 @@ QUANTILES = np.linspace(0, 1, 21)
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What one process works through: all kinds and seeds on one dtype and one share of the kinds."""
+class Share:
+    """What one process works through at a time: all kinds on one case in one dtype, on the inputs of one seed."""
 
-    golden: Path
-    synthetic: Path
+    case: Case
     dtype: str
+    seed: int
     kinds: tuple[str, ...]
-    seeds: int
+    windows_NS: np.ndarray
 
 
 def calibrate(golden: Path, seeds: int = SEEDS, kinds: Sequence[str] | None = None, dtypes: Sequence[str] = DTYPES) -> Table:
     """Runs every kind under every seed, one process a core. Minutes."""
-    kinds = [kind.id for kind in SEEDED_KINDS] if kinds is None else kinds
+    chosen = tuple(kind.id for kind in SEEDED_KINDS) if kinds is None else tuple(kinds)
     with TemporaryDirectory() as scratch:
-        synthetic = Path(scratch)
-        for case, config, scale in _synthetic_models():
-            synthesize(config, synthetic / case, 0, scale)
-        work = [Calibration(golden, synthetic, dtype, (kind,), seeds) for dtype in dtypes for kind in kinds]
+        shares = [
+            Share(case, dtype, seed, chosen, w) for case, w in _cases(golden, Path(scratch)) for dtype in dtypes for seed in range(seeds)
+        ]
         with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-            found = [sample for part in pool.map(_sampled, work) for sample in part]
-    return tabulate(found, {"kinds": sorted(kinds), "seeds": seeds})
+            found = [sample for part in pool.map(_sampled, shares) for sample in part]
+    return tabulate(found, {"kinds": sorted(chosen), "seeds": seeds})
+
+
+def _cases(golden: Path, scratch: Path) -> Iterator[tuple[Case, np.ndarray]]:
+    """(case, token ids (N, WINDOW) that it is given): trained models on text; random ones of two layers, with a flat and a peaked router,
+    on random ids, for what trained ones do not show."""
+    windows_NS = calibration_windows(golden)
+    yield from ((case, windows_NS) for case in golden_cases(golden))
+    random_NS = np.random.default_rng(0).integers(0, 256, windows_NS.shape)
+    for family in FAMILIES:
+        config = small(family, 16, 4, num_hidden_layers=2, moe_layers=(0, 1), max_position_embeddings=512)
+        for name, scale in ((f"{family}-flat", FLAT), (f"{family}-peaked", PEAKED)):
+            yield Case(name, synthesize(config, scratch / name, 0, scale)), random_NS
 
 
 def calibration_windows(golden: Path) -> np.ndarray:
@@ -63,30 +73,12 @@ def calibration_windows(golden: Path) -> np.ndarray:
     return np.stack([np.frombuffer(text[s : s + WINDOW], np.uint8) for s in starts]).astype(np.int64)
 
 
-def _synthetic_models() -> Iterator[tuple[str, Any, float]]:
-    """Random weights, of two layers, with a flat and a peaked router: what trained ones do not show."""
-    for family in FAMILIES:
-        for name, scale in (("flat", FLAT), ("peaked", PEAKED)):
-            yield f"{family}-{name}", small(family, 16, 4, num_hidden_layers=2, moe_layers=(0, 1), max_position_embeddings=512), scale
-
-
-def _synthetic_cases(root: Path) -> list[Case]:
-    return [Case(name, root / name) for name, _, _ in _synthetic_models()]
-
-
-def _sampled(work: Calibration) -> list[Sample]:
-    windows_NS = calibration_windows(work.golden)
-    trained, synthetic = golden_cases(work.golden), _synthetic_cases(work.synthetic)
-    random_NS = np.random.default_rng(0).integers(0, 256, windows_NS.shape)
+def _sampled(share: Share) -> list[Sample]:
     found: list[Sample] = []
-    for kind in work.kinds:
-        for seed in range(work.seeds):
-            draws = partial(Draw, dtype=work.dtype, kind=kind, seed=seed, seams=honest(kind, seed))
-            for case in trained:
-                found += samples(draws(case), windows_NS, long=seed < LONG_SEEDS)
-            for case in synthetic[seed % 2 :: 2]:  # flat and peaked routers in turn
-                found += samples(draws(case), random_NS, long=False)
-                found += many_tokens(draws(case)) if seed < LONG_SEEDS else ()
+    for kind in share.kinds:
+        draw = Draw(share.case, share.dtype, kind, share.seed, honest(kind, share.seed))
+        found += samples(draw, share.windows_NS, long=share.seed < LONG_SEEDS)
+        found += many_tokens(draw) if share.case.golden is None and share.seed < LONG_SEEDS else ()
     return found
 
 

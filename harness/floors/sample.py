@@ -19,7 +19,6 @@ from harness.faults.subject import SubjectBackend, SubjectModel
 from harness.floors.reference import Errors, Pass, Reference
 from harness.floors.table import TOKENS
 from harness.judge.block import block_errors
-from harness.oracle.model import OracleOutput
 from implementations.interface import LoadSpec, PinnedRouting, Request
 
 WINDOW, WINDOWS = 64, 2  # tokens of one stretch of text, stretches per draw
@@ -55,12 +54,13 @@ class Draw:
         return Reference(self.case, self.dtype)
 
     def rng(self) -> np.random.Generator:
-        return np.random.default_rng([self.seed, *self.kind.encode(), *self.case.name.encode()])
+        """The same for every kind: they all see the same inputs, so that the reference runs once for all."""
+        return np.random.default_rng([self.seed, *self.case.name.encode()])
 
     def sample(self, errors: Errors, reference: Errors, tokens: int) -> Iterator[Sample]:
-        """Errors of zero say nothing about rounding and are left out."""
+        """Errors of zero say nothing about rounding, and those of the reference itself nothing about other implementations: left out."""
         for metric, value in errors.items():
-            if value > 0 and reference[metric] > 0:
+            if value > 0 and reference[metric] > 0 and value != reference[metric]:
                 log_error = math.log(value)
                 yield Sample(self.dtype, metric, tokens, self.kind, self.case.name, log_error, log_error - math.log(reference[metric]))
 
@@ -70,14 +70,18 @@ def samples(draw: Draw, windows_NS: np.ndarray, long: bool) -> Iterator[Sample]:
     model, rng = _model(draw), draw.rng()
     windows_BS = windows_NS[rng.choice(len(windows_NS), WINDOWS, replace=False)]
     for layer in range(len(draw.case.config.moe_layers)):
-        x_TD = round_to(np.concatenate([_free_run(draw.case, tuple(row.tolist())).x_LSD[layer] for row in windows_BS]), draw.dtype)
+        x_TD = round_to(np.concatenate([draw.case.oracle.forward(row).x_LSD[layer] for row in windows_BS]), draw.dtype)
         yield from _blocks(draw, model, layer, x_TD, rng)
         for weights in ("own", "drawn", "none"):
             yield from _pinned(draw, model, layer, x_TD, weights)
-    for window_S in windows_BS:
-        yield from _pass(draw, model, window_S, rng)
+    passes = [(_pass(draw, model, window_S), draw.reference.forward(window_S)) for window_S in windows_BS]
+    yield from draw.sample(*({"median_kl_nats": min(p.divergence for p in side)} for side in zip(*passes, strict=True)), WINDOW)
     if long:
-        yield from _pass(draw, model, windows_NS[rng.choice(len(windows_NS), -(-LONG // WINDOW), replace=False)].ravel()[:LONG], rng)
+        long_S = windows_NS[rng.choice(len(windows_NS), -(-LONG // WINDOW), replace=False)].ravel()[:LONG]
+        passes.append((_pass(draw, model, long_S), draw.reference.forward(long_S)))
+    for seen, reference in passes:
+        for size, at in _subsets(rng, len(seen.logits_SV)):
+            yield from draw.sample(seen.errors(at), reference.errors(at), size)
 
 
 def many_tokens(draw: Draw) -> Iterator[Sample]:
@@ -92,16 +96,10 @@ def _model(draw: Draw) -> SubjectModel:
     return SubjectModel(replace(honest.network, seams=draw.seams), honest.spec)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=4)
 def _loaded(case: Case, dtype: str) -> SubjectModel:
     """The honest subject; a draw has its weights with other seams."""
     return SubjectBackend().load(str(case.checkpoint), LoadSpec(dtype, max_length=LONG))
-
-
-@lru_cache(maxsize=1024)
-def _free_run(case: Case, window: tuple[int, ...]) -> OracleOutput:
-    """The oracle's own run; many draws share one."""
-    return case.oracle.forward(window)
 
 
 def _subsets(rng: np.random.Generator, T: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -136,12 +134,9 @@ def _pinned(draw: Draw, model: SubjectModel, layer: int, x_TD: np.ndarray, weigh
     yield from draw.sample(errors, draw.reference.block(layer, x_TD, pinned), max(size for size in TOKENS if size <= len(x_TD)))
 
 
-def _pass(draw: Draw, model: SubjectModel, ids_S: np.ndarray, rng: np.random.Generator) -> Iterator[Sample]:
-    """Whole-model errors of one sequence, and of some of its positions."""
+def _pass(draw: Draw, model: SubjectModel, ids_S: np.ndarray) -> Pass:
     model.reset()
     out = model.prefill(ids_S[None], np.array([len(ids_S)]), Request(logits="all", routing=True))
     assert out.logits_BSV is not None and out.routing is not None and out.routing.router_logits_LTE is not None
-    pinned, free = draw.case.oracle.forward(ids_S, out.routing.topk_ids_LTK), _free_run(draw.case, tuple(ids_S.tolist()))
-    seen = Pass(out.logits_BSV[0], pinned.logits_SV, free.logits_SV, out.routing.router_logits_LTE, pinned.router_logits_LSE)
-    for size, at in _subsets(rng, len(ids_S)):
-        yield from draw.sample(seen.errors(at), draw.reference.forward(ids_S).errors(at), size)
+    pinned, free = draw.case.oracle.forward(ids_S, out.routing.topk_ids_LTK), draw.case.oracle.forward(ids_S)
+    return Pass(out.logits_BSV[0], pinned.logits_SV, free.logits_SV, out.routing.router_logits_LTE, pinned.router_logits_LSE)

@@ -21,7 +21,7 @@ Record = Mapping[str, Any]
 
 COLUMNS = (
     "id kind run machine node check topic title backend execution execution_note case dtype status reason metric value bound ratio "
-    "metrics evidence duration_s parameters samples tokens reproduce expected"
+    "metrics evidence maps grade duration_s parameters samples tokens reproduce expected"
 ).split()
 _CHECK_ID = re.compile(r"([A-Z][A-Z0-9_]*)-\d+")
 
@@ -146,10 +146,13 @@ def _rows(run: Run, records: Sequence[Record]) -> list[dict[str, Any]]:
 def _row(run: Run, record: Record) -> dict[str, Any]:
     metrics = metrics_of(record.get("metrics") or record.get("gate") or ())
     row = _identity(run, record, str(record.get("check") or record.get("workload")), record["type"])
-    row |= {name: str(record.get(name) or "") for name in ("title", "execution", "execution_note", "status", "reason", "reproduce")}
+    row |= {
+        name: str(record.get(name) or "") for name in ("title", "execution", "execution_note", "grade", "status", "reason", "reproduce")
+    }
     row |= {name: finite(record.get(name)) for name in ("duration_s", "tokens")}
     samples = tuple(finite(sample) for sample in record.get("samples") or ())
     row |= {"metrics": metrics, "evidence": record.get("evidence") or {}, "samples": samples, "expected": record.get("expected") or {}}
+    row["maps"] = record.get("maps") or {}
     row["parameters"] = " ".join(f"{name}={value}" for name, value in (record.get("parameters") or {}).items())
     return _gated(row | _worst(metrics))
 
@@ -183,6 +186,6 @@ def _not_run(run: Run, item: Record, titles: Mapping[str, str]) -> dict[str, Any
     kind = "check" if _CHECK_ID.match(check) else "bench"
     row = dict.fromkeys(COLUMNS[1:]) | _identity(run, item, check, kind)
     row |= {"status": NOT_RUN, "title": titles.get(check) or str(item.get("title") or "")}
-    row |= dict.fromkeys(("execution", "execution_note", "metric", "parameters", "reproduce"), "")
+    row |= dict.fromkeys(("execution", "execution_note", "grade", "metric", "parameters", "reproduce"), "")
     reason = "planned, but no record" if run.ended else "planned, but the run was killed or is not over"
-    return row | {"reason": reason, "metrics": (), "samples": (), "evidence": {}, "expected": {}}
+    return row | {"reason": reason, "metrics": (), "samples": (), "evidence": {}, "maps": {}, "expected": {}}

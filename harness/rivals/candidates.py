@@ -5,29 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import cast
 
 import numpy as np
 
 from harness.cases import Case, golden_cases, golden_root
-from harness.faults.catalogue import FAULTS, HONEST_VARIANTS, entries
+from harness.faults.catalogue import FAULTS, HONEST_VARIANTS, backend, entries
 from harness.faults.entry import Fault
 from harness.golden import HELDOUT
 from harness.subject import Workshop
 from harness.synthetic import synthesize
+from implementations.interface import Backend
 
 DTYPES = ("float32", "bfloat16")
 ROUTER_SCALE = 2.0  # of the random model that stands in where no golden one has the fault's configuration
-TEXTS = 3  # per honest variant and family: the golden prompts, then windows of the held-out text, which nobody chose for their margins
+RUNS, TEXTS = 4, 3  # per honest variant, each with a seed, a family and a text of its own: the golden prompts, or held-out text anywhere
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """`entry`: an id of the catalogue. `text` 0: the case's own prompts. `family`: of a golden model, or of a router alone."""
+    """`entry`: an id of the catalogue. `family`: of a golden model, or of a router alone. `text` 0: the case's own prompts. `seed`: of an
+    honest variant's arithmetic."""
 
     entry: str
     family: str
     dtype: str
     text: int = 0
+    seed: int = 0
+
+    @property
+    def backend(self) -> Backend:
+        return numpy_backend(self.entry if self.fault else f"{self.entry}#{self.seed}")
 
     @property
     def fault(self) -> Fault | None:
@@ -36,13 +44,19 @@ class Candidate:
         return entry if isinstance(entry, Fault) else None
 
 
+def numpy_backend(variant: str | None = None) -> Backend:
+    """The honest subject, or that variant of it. Its fields are read-only, which the protocol does not ask for and does not mind."""
+    return cast(Backend, backend(variant))
+
+
 def candidates(dtype: str) -> Iterator[Candidate]:
-    """All of one dtype: a fault once, an honest variant on every family that it changes and every text."""
+    """All of one dtype: every fault once, every honest variant RUNS times."""
     for fault in FAULTS:
         if dtype in fault.dtypes:
             yield Candidate(fault.id, family_of(fault), dtype)
-    for variant in HONEST_VARIANTS:
-        yield from (Candidate(variant.id, family, dtype, text) for family in variant.families for text in range(TEXTS))
+    for place, variant in enumerate(HONEST_VARIANTS):
+        for run in range(RUNS):
+            yield Candidate(variant.id, variant.families[(place + run) % len(variant.families)], dtype, run % TEXTS, run)
 
 
 def family_of(fault: Fault) -> str:
@@ -79,8 +93,9 @@ def on_text(case: Case, text: int) -> Case:
     """The case with other prompts; its oracle is shared."""
     if text == 0:
         return case
+    rows, length = case.prompts_BS.shape
     moved = replace(case)
-    vars(moved).update(oracle=case.oracle, prompts_BS=windows(*case.prompts_BS.shape, seed=text))
+    vars(moved).update(oracle=case.oracle, prompts_BS=windows(rows, length, seed=text))
     return moved
 
 

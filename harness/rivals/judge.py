@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from harness.faults.catalogue import backend
 from harness.rivals import ours
 from harness.rivals.candidates import Candidate, case_of
 from harness.rivals.references import BLOCKS, Archive, References, rows
@@ -22,27 +20,24 @@ Ratios = dict[str, float]  # rule id -> measured / allowed
 @dataclass(frozen=True)
 class Outcome:
     """`visible`: some logits differ in a bit from the honest subject's, or a run raised. `ratios`: the worst over all runs, infinite where
-    one raised. `killed_by`: our clauses that failed; `same_runs`: those of them that saw no more than the rules."""
+    one raised. `same_runs`: one of our clauses failed that see no more than the rules do; `all_clauses`: any of ours."""
 
     candidate: Candidate
     visible: bool
     ratios: Ratios
-    killed_by: tuple[str, ...]
-    same_runs: tuple[str, ...]
-
-    def to_record(self) -> dict[str, Any]:
-        return vars(self.candidate) | {name: getattr(self, name) for name in ("visible", "ratios", "killed_by", "same_runs")}
+    same_runs: bool
+    all_clauses: bool
 
 
 def judge(candidate: Candidate, workshop: Workshop, archive: Archive) -> Outcome:
     """A router without a model has no logits: no rule sees it."""
-    case, subject = case_of(candidate, workshop), None
-    visible, ratios = False, {rule.id: 0.0 for rule in RULES}
+    case = case_of(candidate, workshop)
+    visible, ratios, same_runs = False, {rule.id: 0.0 for rule in RULES}, False
     if case is not None:
-        subject = Subject(backend(candidate.entry), case, candidate.dtype, workshop)
+        subject = Subject(candidate.backend, case, candidate.dtype, workshop)
         visible, ratios = _by_rules(subject, archive.of(subject))
-    same_runs = ours.failing(ours.SAME_RUNS, subject) if subject else ()
-    return Outcome(candidate, visible, ratios, (*same_runs, *ours.failing_meant(candidate, workshop)), same_runs)
+        same_runs = ours.fails(subject, ours.SAME_RUNS)
+    return Outcome(candidate, visible, ratios, same_runs, same_runs or ours.fails_elsewhere(candidate, workshop))
 
 
 def _by_rules(subject: Subject, known: References) -> tuple[bool, Ratios]:

@@ -14,14 +14,16 @@ import numpy as np
 import harness.checks as checks
 from harness.cases import router_cases
 from harness.checks.clause import concerns
-from harness.faults.catalogue import backend
+from harness.faults.catalogue import entries
+from harness.faults.entry import Fault
 from harness.rivals.candidates import Candidate, golden
 from harness.subject import Subject, Workshop
 from harness.verdict import Inconclusive, Verdict
 from implementations.interface import Unsupported
 
 # Clauses that see the same runs of the same model as the rules do: whole, split and ragged passes over its prompts, and its MoE blocks.
-SAME_RUNS = ("PARITY-02", "PARITY-03", "CACHE-01", "PAD-01", "PAD-02", "BLOCK-01", "BLOCK-02", "ROUTE-04", "ROUTE-05")
+SAME_RUNS = ("PARITY-02", "PARITY-03", "BLOCK-01", "BLOCK-02", "CACHE-01", "PAD-01", "PAD-02")
+ROUTING = ("ROUTE-04", "ROUTE-05")  # asked of every candidate, besides the clauses that are about what it changes
 
 
 @dataclass(frozen=True)
@@ -33,23 +35,25 @@ class Check:
     limits: dict[str, Any]
 
 
-def failing(clauses: Iterable[str], subject: Subject) -> tuple[str, ...]:
-    """The clauses that the subject fails, of those that concern its case and dtype."""
-    return tuple(name for name in clauses if any(_fails(check, subject) for check in all_checks()[name] if _asked(check, subject)))
+def fails(subject: Subject, clauses: Iterable[str]) -> bool:
+    """Whether it fails one of the clauses, of those that concern its case and dtype; the others are not tried."""
+    return any(_fails(check, subject) for name in clauses for check in all_checks()[name] if _asked(check, subject))
 
 
-def failing_meant(candidate: Candidate, workshop: Workshop) -> tuple[str, ...]:
-    """The clauses that are meant for a fault and not among SAME_RUNS, on the golden model or the router of its family."""
-    if candidate.fault is None:
-        return ()
-    subjects = [Subject(backend(candidate.entry), case, candidate.dtype, workshop) for case in _cases(candidate)]
-    meant = [name for name in candidate.fault.dies_by if name not in SAME_RUNS or candidate.family not in golden()]
-    return tuple(dict.fromkeys(name for subject in subjects for name in failing(meant, subject)))
+def fails_elsewhere(candidate: Candidate, workshop: Workshop) -> bool:
+    """Whether it fails a clause that is about what it changes, or about routing, on the golden model or the router of its family. What does
+    not depend on the text is asked once, on the golden prompts."""
+    entry = entries()[candidate.entry]
+    about = entry.dies_by if isinstance(entry, Fault) else entry.also
+    clauses = dict.fromkeys((*ROUTING, *about))
+    subjects = [Subject(candidate.backend, case, candidate.dtype, workshop) for case in _cases(candidate)]
+    return candidate.text == 0 and any(fails(subject, clauses) for subject in subjects)
 
 
 def _cases(candidate: Candidate) -> list[Any]:
-    routers = [case for case in router_cases() if candidate.fault and case.name in candidate.fault.families]
-    return [golden()[candidate.family]] if candidate.family in golden() else routers
+    if candidate.family in golden():
+        return [golden()[candidate.family]]
+    return [case for case in router_cases() if case.name == candidate.family]
 
 
 def _asked(check: Check, subject: Subject) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from harness.cases import Case
 from harness.checks.block_runs import expected_output
 from harness.checks.states import layer_states
-from harness.faults.catalogue import backend
+from harness.rivals.candidates import numpy_backend
 from harness.rivals.evidence import Evidence, Rows
 from harness.rivals.runs import LOGIT_RUNS, Piece, blocks
 from harness.subject import Subject
@@ -40,7 +40,7 @@ class Archive:
     def of(self, subject: Subject) -> References:
         key = (subject.case, subject.case.prompts_BS.tobytes(), subject.dtype)
         if key not in self._kept:
-            self._kept[key] = compute(replace(subject, backend=backend()))
+            self._kept[key] = compute(replace(subject, backend=numpy_backend()))
         return self._kept[key]
 
 

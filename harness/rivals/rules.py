@@ -1,4 +1,4 @@
-"""The rules, each at the site where its users apply it and with their limit. Definitions were read in the sources named; no code was taken."""
+"""The rules, each at the site where its users apply it and with their limit. What they ask was read in the sources named."""
 
 from __future__ import annotations
 
@@ -49,25 +49,38 @@ def _kl(limit: float, what: str) -> Rule:
 def _both_sites(site: str) -> tuple[Rule, ...]:
     return (
         Rule(f"nmse-{site}", "NMSE 5e-4", site, "squared error at most 5e-4 of the reference's square", LLAMA, _direct(two_way.nmse, 5e-4)),
-        Rule(f"same-{site}", "torch same()", site, "allclose at 1e-4, or RMSE from float64 at most m times the reference implementation's "
-             "in the same dtype, plus 1e-5; m = 2, in 16 bits 3", TORCH, lambda given: three_way.same(given, 1e-4)),
-        Rule(f"ratio-{site}", "three-way 1.5x", site, "RMSE from float64 at most 1.5 times the reference implementation's in the same dtype",
-             f"{NEURON}/logit_validation_design.html", lambda given: three_way.rms_ratio(given, 1.5)),
-        Rule(f"module-{site}", "three-way overlap", site, "the errors' distributions overlap by .99 or the RMS error is not larger; worst "
-             "input at most 5x the largest and 3x the RMS error", f"{NEURON}/module_test_guidelines.html", three_way.module_test),
-    )  # fmt: skip
+        Rule(f"same-{site}", "torch same()", site, SAME, TORCH, lambda given: three_way.same(given, 1e-4)),
+        Rule(f"ratio-{site}", "three-way 1.5x", site, RATIO, f"{NEURON}/logit_validation_design.html", _ratio),
+        Rule(f"module-{site}", "three-way overlap", site, OVERLAP, f"{NEURON}/module_test_guidelines.html", three_way.module_test),
+    )
 
 
+def _ratio(given: Evidence) -> float:
+    return three_way.rms_ratio(given, 1.5)
+
+
+SAME = (
+    "within 1e-4 + 1e-4 x reference everywhere; or RMSE from float64 at most m times that of the reference implementation in the same "
+    "dtype, plus 1e-5; m = 2, in 16 bits 3"
+)
+RATIO = "RMSE from float64 at most 1.5 times that of the reference implementation in the same dtype"
+OVERLAP = (
+    "errors from float64 distributed like those of the reference implementation in the same dtype (overlap .99) or no larger; in no input "
+    "more than 5 times its largest error or 3 times its RMS error"
+)
+COSINE = "cosine similarity of all logits at least .999"
+TIERS = (
+    "shift removed; errors over the largest of the top 5, 50, 1000, all logits at most .01, .02, .03, .05; another first token only if it "
+    "leads by less than .001"
+)
 RULES: tuple[Rule, ...] = (
     _allclose(1e-3, LOGITS),
     _allclose(1e-2, LOGITS),
-    Rule("cosine", "cosine .999", LOGITS, "cosine similarity of all logits at least .999",
-         "https://docs.modular.com/max/develop/logit-comparison/", _direct(two_way.cosine, 0.999)),
+    Rule("cosine", "cosine .999", LOGITS, COSINE, "https://docs.modular.com/max/develop/logit-comparison/", _direct(two_way.cosine, 0.999)),
     _kl(0.8, "no position's KL above 0.8 nats, MAX's limit for Qwen3-30B-A3B in bfloat16"),
     _kl(0.1, "no position's KL above 0.1 nats, stricter"),
-    Rule("tiers", "tiered top-k", LOGITS, "shift removed; errors relative to the largest of the top 5, 50, 1000, all logits at most .01, .02, "
-         ".03, .05; another first token only if it leads by less than .001", NXD, _direct(two_way.tiers)),
+    Rule("tiers", "tiered top-k", LOGITS, TIERS, NXD, _direct(two_way.tiers)),
     *_both_sites(LOGITS),
     _allclose(1e-2, BLOCK),
     *_both_sites(BLOCK),
-)  # fmt: skip
+)

@@ -31,7 +31,7 @@ def rms_ratio(given: Evidence, limit: float) -> float:
 
 
 def module_test(given: Evidence) -> float:
-    """The two distributions of errors overlap by OVERLAP (Bhattacharyya's coefficient), or the candidate's RMS error is the smaller one; and
+    """The two distributions of errors overlap by OVERLAP (Bhattacharyya's coefficient), or the candidate's RMS error is no larger; and
     no single input's largest error exceeds the reference's LARGEST_RATIO times, nor its RMS error RMS_RATIO times. An input is a row."""
     candidate, base = _errors(given.pooled.observed, given.pooled.same_dtype, given.pooled.exact)
     gate = min((1.0 - overlap(candidate, base)) / (1.0 - OVERLAP), _ratio(candidate, base, _rms))

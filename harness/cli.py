@@ -223,8 +223,10 @@ def _readable_errors() -> Iterator[None]:
 def application() -> typer.Typer:
     """The commands with their subcommands."""
     from harness.cli_kernel import kernel
+    from harness.cli_rivals import rivals
 
     app.command("kernel")(kernel)
+    app.command("rivals")(rivals)
     app.add_typer(golden_app, name="golden")
     return app
 

@@ -19,7 +19,7 @@ from implementations.interface import Backend
 
 DTYPES = ("float32", "bfloat16")
 ROUTER_SCALE = 2.0  # of the random model that stands in where no golden one has the fault's configuration
-RUNS, TEXTS = 4, 3  # per honest variant, each with a seed, a family and a text of its own: the golden prompts, or held-out text anywhere
+RUNS, TEXTS = 3, 3  # per honest variant, each with a seed, a family and a text of its own: the golden prompts, or held-out text anywhere
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,24 @@
-"""The rules of today on cases worked out by hand: each passes one that it must pass and fails one that it must fail."""
+"""The rules of today on cases worked out by hand, the counts made of outcomes, and the page made of the counts."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from harness.rivals import three_way, two_way
+from harness.rivals.candidates import Candidate
 from harness.rivals.evidence import Evidence
+from harness.rivals.judge import Outcome, judge
+from harness.rivals.page import COUNTS, ORDER, PAGE, PICTURE, fill
+from harness.rivals.picture import _label
+from harness.rivals.references import Archive
 from harness.rivals.rules import RULES
+from harness.rivals.tally import Rate, tally
+from harness.subject import Workshop
 
 random = np.random.default_rng(0)
 EXACT = 4 * random.standard_normal((2, 30, 60))
@@ -95,3 +104,52 @@ def test_one_bad_input_fails_the_module_test():
     assert three_way.module_test(given) <= 1
     worse = (exact[0] + 4 * (observed[0] - exact[0]), *observed[1:])
     assert three_way.module_test(replace(given, observed=worse)) > 1
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_page_holds_the_counts(tmp_path):
+    copy = tmp_path / PAGE
+    copy.write_bytes((DOCS / PAGE).read_bytes())
+    fill(copy, json.loads((DOCS / COUNTS).read_text("utf-8")))
+    assert copy.read_text("utf-8") == (DOCS / PAGE).read_text("utf-8"), "run moe-harness rivals --from docs/rivals.json --write docs"
+
+
+def test_the_picture_shows_every_row():
+    picture = (DOCS / PICTURE).read_text("utf-8")
+    assert all(f">{_label(name)}<" in picture for name in ORDER) and picture.count("<svg") == 1
+
+
+def test_a_page_without_a_place_is_refused(tmp_path):
+    (tmp_path / PAGE).write_text("no place\n", "utf-8")
+    with pytest.raises(ValueError, match="0 places"):
+        fill(tmp_path / PAGE, json.loads((DOCS / COUNTS).read_text("utf-8")))
+
+
+def test_rates_and_intervals():
+    """Of none in 300 the upper end is 1 - .025^(1/300)."""
+    assert Rate(0, 300).interval == (0.0, pytest.approx(1 - 0.025 ** (1 / 300)))
+    assert Rate(5, 5).interval == (pytest.approx(0.025**0.2), 1.0)
+    assert Rate(3, 4).share == 0.75
+
+
+def outcome(entry: str, ratio: float, visible: bool = True, ours: bool = True) -> Outcome:
+    return Outcome(Candidate(entry, "mixtral", "float32"), visible, {rule.id: ratio for rule in RULES}, ours, ours)
+
+
+def test_only_visible_candidates_count_and_tuned_limits_spare_the_honest():
+    faults = [outcome("gate-up-swapped", 3.0), outcome("silu-missing", 1.5), outcome("ids-clipped", 0.0, visible=False)]
+    honest = [outcome("summed-backwards", 2.0, ours=False), outcome("keys-backwards", 0.5, ours=False)]
+    counts = tally([*faults, *honest])
+    assert counts["rows"]["cosine"]["float32"] == {"kills": [2, 2], "alarms": [1, 2], "tuned": [1, 2]}
+    assert counts["rows"]["cosine"]["all"] == [2, 3] and counts["rows"]["ours"]["all"] == [3, 3]
+    assert counts["rows"]["ours"]["float32"] == {"kills": [2, 2], "alarms": [0, 2]}
+
+
+@pytest.mark.parametrize(("entry", "visible", "killed"), [("gate-up-swapped", True, True), ("ids-clipped", False, True), ("sum-tree", True, False)])
+def test_a_fault_and_an_honest_variant_are_told_apart(tmp_path, entry, visible, killed):
+    """Swapped projections are seen by all, bad input by our clauses alone, another order of summation by nobody."""
+    found = judge(Candidate(entry, "mixtral", "float32", seed=1), Workshop(tmp_path), Archive())
+    assert (found.visible, found.all_clauses) == (visible, killed)
+    assert {ratio > 1 for ratio in found.ratios.values()} == {visible and killed}

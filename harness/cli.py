@@ -222,11 +222,13 @@ def _readable_errors() -> Iterator[None]:
 @cache
 def application() -> typer.Typer:
     """The commands with their subcommands."""
+    from harness.cli_floors import floors
     from harness.cli_kernel import kernel
     from harness.cli_rivals import rivals
 
     app.command("kernel")(kernel)
     app.command("rivals")(rivals)
+    golden_app.command("floors")(floors)
     app.add_typer(golden_app, name="golden")
     return app
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from harness.checks.clause import LOGIC, MODELS, ROUTERS, clause
 from harness.checks.transparent import TransparentRouter, bare, inside, resized
-from harness.judge import bounds, routing
+from harness.judge import routing
 from harness.judge.metric import Metric
+from harness.judge.rounding import UNIT_ROUNDOFF, weight_error
 from harness.oracle.routing import combine_weights
 from harness.subject import Subject
 from harness.verdict import Verdict
@@ -43,7 +44,7 @@ def test_correction_bias_selects_but_does_not_weigh(subject: Subject, verdict: V
         uncorrected_TK = np.argsort(-logits_TE, axis=-1, kind="stable")[:, : router.spec.top_k]
         expected_TK = combine_weights(router.biased(logits_TE), ids_TK, router.spec)  # of the scores, whatever the correction
         verdict.judge(*routing.selection(router.ranking(logits_TE), ids_TK, router.allowance(), router.spec))
-        verdict.judge(routing.weights(weights_TK, expected_TK, bounds.weight_error(subject.dtype)))
+        verdict.judge(routing.weights(weights_TK, expected_TK, weight_error(subject.dtype)))
         verdict.saw(tokens=TOKENS, selections_moved=int(np.sum((np.sort(ids_TK) != np.sort(uncorrected_TK)).any(-1))))
     verdict.require(selections_moved=8)
 
@@ -71,7 +72,7 @@ def test_scaling_comes_after_normalisation(subject: Subject, verdict: Verdict) -
         sums_T = weights_TK.astype(np.float64).sum(-1)
         if router.spec.normalize_topk:
             error = float(np.max(np.abs(sums_T / router.spec.scaling_factor - 1)))
-            verdict.judge(Metric("weight_sum_error", error, bounds.weight_error(subject.dtype)))
+            verdict.judge(Metric("weight_sum_error", error, weight_error(subject.dtype)))
             verdict.saw(tokens=TOKENS)
     verdict.require(tokens=TOKENS)
 
@@ -83,7 +84,7 @@ def test_router_bias_is_part_of_the_logits(subject: Subject, verdict: Verdict) -
         answer = router.layer(router.input(logits_TE))
         if answer.router_logits_LTE is not None:
             error = float(np.max(np.abs(answer.router_logits_LTE[0] - router.biased(logits_TE))))
-            verdict.judge(Metric("logit_error", error, bounds.UNIT_ROUNDOFF["float32"] * 16))
+            verdict.judge(Metric("logit_error", error, UNIT_ROUNDOFF["float32"] * 16))
         unbiased_TK = np.argsort(-logits_TE, axis=-1, kind="stable")[:, : router.spec.top_k]
         verdict.judge(*routing.selection(router.ranking(logits_TE), answer.topk_ids_LTK[0], router.allowance(), router.spec))
         moved = int(np.sum((np.sort(unbiased_TK) != np.sort(answer.topk_ids_LTK[0])).any(-1)))

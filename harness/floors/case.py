@@ -1,4 +1,5 @@
-"""The floors of one case in one dtype: what every comparison of a check is held against."""
+"""The floors of one case in one dtype: the limits that every comparison of a check is held against. Legend: T tokens, S sequence, D hidden,
+V vocabulary."""
 
 from __future__ import annotations
 
@@ -6,54 +7,61 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from harness.cases import Case, golden_root
-from harness.floors.profile import SITES, Profile, can_profile, profile
-from harness.floors.table import CONFIDENCE, FALSE_ALARMS, COMPARISONS, FILE, Floor, Table, read
-from harness.floors.tolerance import Spread
+from harness.floors.reference import LONGEST, Errors, Reference, can_refer
+from harness.floors.table import FILE, Table, read
 from harness.judge.limit import Limit, Limits
+from harness.judge.names import BLOCK, PASS
+from implementations.interface import PinnedRouting
 
 
 @dataclass(frozen=True)
 class CaseFloors:
-    """`profile` None: the case was not profiled, and the spread of profiles over cases is part of every limit."""
+    """`reference` None: the case is too large to run it, and limits come from the table's typical errors."""
 
     table: Table
     dtype: str
-    profile: Profile | None
+    reference: Reference | None
 
-    def at(self, tokens: int, layer: int = 0) -> Limits:
-        """Limits by metric for an answer of so many tokens; `layer` counts MoE layers, for the block's metrics."""
-        return {metric: self._limit(metric, tokens, layer) for metric in SITES}
+    def block(self, layer: int, x_TD: np.ndarray, pinned: PinnedRouting, rows: np.ndarray | None = None) -> Limits:
+        """Of one MoE block's output on these hidden states under these experts, with these weights or the block's own; judged on `rows`."""
+        if self.reference is None or not len(x_TD):
+            return self.typical(BLOCK, len(x_TD))
+        return self.over(self.reference.block(layer, x_TD, pinned, slice(None) if rows is None else rows), len(x_TD) if rows is None else int(rows.sum()))
 
-    def share_within(self, metric: str, value: float, tokens: int, layer: int = 0) -> float:
-        """Share of the honest samples that showed no more than `value`. 0 where the case was not profiled."""
-        if self.profile is None or not value > 0:
-            return 0.0
-        log_ratio = math.log(value / self.profile.site(metric, layer))
-        return min(floor.share_within(log_ratio) for floor in self.table.around(self.dtype, metric, tokens))
+    def forward(self, input_ids_S: np.ndarray, pinned: PinnedRouting | None = None, at: slice = slice(None)) -> Limits:
+        """Of a sequence through the whole model; of the positions `at`."""
+        tokens = len(input_ids_S[at])
+        if self.reference is None or len(input_ids_S) > LONGEST:
+            return self.typical(PASS, tokens)
+        return self.over(self.reference.forward(input_ids_S, pinned).errors(at), tokens)
 
-    def _limit(self, metric: str, tokens: int, layer: int) -> Limit:
-        floors = self.table.around(self.dtype, metric, max(tokens, 1))
-        if self.profile is not None:
-            typical, logs = math.log(self.profile.site(metric, layer)), [(f.spread.mean, f.limit) for f in floors]
-        else:
-            typical, logs = 0.0, [_unprofiled(f, self._typical[SITES[metric]]) for f in floors]
-        return Limit(math.exp(typical + max(mean for mean, _ in logs)), math.exp(typical + max(limit for _, limit in logs)))
+    def over(self, errors: Errors, tokens: int) -> Limits:
+        """What honest implementations may show where the reference shows these errors."""
+        return {metric: self._limit(metric, value, tokens) for metric, value in errors.items()}
+
+    def typical(self, metrics: tuple[str, ...], tokens: int) -> Limits:
+        """Without a reference: the typical error of the cases that were measured, and how far cases lie apart."""
+        return {metric: self._typical[metric, self.table.nearest(self.dtype, metric, tokens)] for metric in metrics}
 
     @cached_property
-    def _typical(self) -> dict[str, Spread]:
-        return {site: spread for (dtype, site), spread in self.table.profiles.items() if dtype == self.dtype}
+    def _typical(self) -> dict[tuple[str, int], Limit]:
+        found = {(metric, tokens): floor for (dtype, metric, tokens), floor in self.table.typical.items() if dtype == self.dtype}
+        return {key: Limit(math.exp(floor.spread.mean), math.exp(floor.limit)) for key, floor in found.items()}
 
+    def _limit(self, metric: str, value: float, tokens: int) -> Limit:
+        floors = self.table.around(self.dtype, metric, tokens)
+        return Limit(value * math.exp(max(f.spread.mean for f in floors)), value * math.exp(max(f.limit for f in floors)))
 
-def _unprofiled(floor: Floor, typical: Spread) -> tuple[float, float]:
-    """(mean, limit) of the log error itself: ratio and profile both vary, and few cases stand behind the profile's spread."""
-    both = Spread(
-        floor.spread.mean + typical.mean, math.hypot(floor.spread.deviation, typical.deviation), min(floor.spread.independent, typical.independent)
-    )
-    return both.mean, both.limit(FALSE_ALARMS / COMPARISONS, CONFIDENCE)
+    def share_within(self, metric: str, value: float, noise: float, tokens: int) -> float:
+        """Share of the honest samples that showed no more than `value` where the typical one shows `noise`."""
+        floors = self.table.around(self.dtype, metric, tokens)
+        above = math.log(value / noise) if value > 0 and noise > 0 else math.inf if value > 0 else -math.inf
+        return min(floor.share_within(above + floor.spread.mean) for floor in floors)
 
 
 def floors_of(case: Case, dtype: str) -> CaseFloors:
     """Reads the packaged table, which a golden directory given by hand does not replace: floors are about arithmetic, not about weights."""
-    table = read(golden_root() / FILE)
-    return CaseFloors(table, dtype, profile(case, dtype) if can_profile(case) else None)
+    return CaseFloors(read(golden_root() / FILE), dtype, Reference(case, dtype) if can_refer(case) else None)

@@ -1,17 +1,16 @@
 """The floors as they are kept: golden/floors.json, made by `moe-harness golden floors`.
 
-For every dtype, metric and number of tokens: how the errors of honest implementations lie above the profile of the case (log ratio). For
-every dtype and site: how profiles lie, for cases too large to be profiled.
+For every dtype, metric and number of tokens: how the errors of honest implementations lie above those of the reference on the same input
+(log ratio), and how they lie by themselves (log error), for cases too large to run the reference.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,13 @@ class FloorsError(Exception):
 
 @dataclass(frozen=True)
 class Floor:
-    """Log ratios of one metric to the profile. `quantiles`: of the samples, at 0, 5, ... 100 %."""
+    """Logs of one metric. `quantiles`: of the samples, at 0, 5, ... 100 %."""
 
     spread: Spread
     samples: int
     quantiles: tuple[float, ...]
 
-    @property
+    @cached_property
     def limit(self) -> float:
         return self.spread.limit(FALSE_ALARMS / COMPARISONS, CONFIDENCE)
 
@@ -44,20 +43,31 @@ class Floor:
         return bisect_right(self.quantiles, log_ratio) / len(self.quantiles)
 
 
+Floors = Mapping[tuple[str, str, int], Floor]  # by dtype, metric, tokens
+
+
 @dataclass(frozen=True)
 class Table:
-    """`floors`: by dtype, metric, tokens. `profiles`: spread of log profiles by dtype and site. `facts`: how it was made and validated."""
+    """`floors`: of log ratios. `typical`: of log errors. `facts`: how they were measured and validated."""
 
-    floors: Mapping[tuple[str, str, int], Floor]
-    profiles: Mapping[tuple[str, str], Spread]
+    floors: Floors
+    typical: Floors
     facts: Mapping[str, Any]
 
     def around(self, dtype: str, metric: str, tokens: int) -> list[Floor]:
         """The floors of the nearest measured numbers of tokens, below and above: means settle with more tokens, the worst one grows."""
-        measured = [n for n in TOKENS if (dtype, metric, n) in self.floors]
+        measured = self._measured(dtype, metric)
         below = max((n for n in measured if n <= tokens), default=measured[0])
         above = min((n for n in measured if n >= tokens), default=measured[-1])
         return [self.floors[dtype, metric, n] for n in {below, above}]
+
+    def nearest(self, dtype: str, metric: str, tokens: int) -> int:
+        """The largest measured number of tokens that is not above."""
+        measured = self._measured(dtype, metric)
+        return max((n for n in measured if n <= tokens), default=measured[0])
+
+    def _measured(self, dtype: str, metric: str) -> list[int]:
+        return [n for n in TOKENS if (dtype, metric, n) in self.floors]
 
 
 @lru_cache(maxsize=4)
@@ -67,17 +77,16 @@ def read(path: Path) -> Table:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["schema"] != SCHEMA:
             raise ValueError(f"schema {raw['schema']!r}; {SCHEMA} is known")
-        floors = {_key(key): _floor(value) for key, value in raw["floors"].items()}
-        profiles = {tuple(key.split("/")): Spread(*value) for key, value in raw["profiles"].items()}
-        return Table(floors, profiles, raw["facts"])  # type: ignore[arg-type]
+        floors, typical = ({_key(key): _floor(value) for key, value in raw[part].items()} for part in ("floors", "typical"))
+        return Table(floors, typical, raw["facts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FloorsError(f"{path}: {error}; `moe-harness golden floors` makes it") from error
 
 
 def write(table: Table, path: Path) -> None:
-    floors = {"/".join(map(str, key)): _plain(floor) for key, floor in table.floors.items()}
-    profiles = {"/".join(key): _rounded(vars(spread).values()) for key, spread in table.profiles.items()}
-    raw = {"schema": SCHEMA, "facts": table.facts, "profiles": profiles, "floors": floors}
+    parts = {"floors": table.floors, "typical": table.typical}
+    plain = {part: {"/".join(map(str, key)): _plain(floor) for key, floor in floors.items()} for part, floors in parts.items()}
+    raw = {"schema": SCHEMA, "facts": table.facts} | plain
     path.write_text(json.dumps(raw, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -95,4 +104,4 @@ def _plain(floor: Floor) -> dict[str, Any]:
 
 
 def _rounded(values: Any) -> list[float]:
-    return [round(float(value), 4) if math.isfinite(value) else value for value in values]
+    return [round(float(value), 4) for value in values]

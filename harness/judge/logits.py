@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.judge.distance import relative_rms, worst_row
+from harness.judge.distance import kl_divergence, relative_rms, worst_row
 from harness.judge.limit import Limits
 from harness.judge.metric import Metric
 
@@ -23,3 +23,9 @@ def router_errors(observed_LSE: np.ndarray, expected_LSE: np.ndarray) -> dict[st
     layers = list(zip(observed_LSE, expected_LSE, strict=True))
     largest = [float(np.max(np.abs(o - e)) / np.sqrt(np.mean(e**2))) for o, e in layers]
     return {"router_logit_error": max(relative_rms(o, e) for o, e in layers), "worst_router_logit_error": max(largest)}
+
+
+def median_kl(expected_SV: np.ndarray, observed_SV: np.ndarray) -> float:
+    """KL (nats) of the median position between free-running distributions. Where an expert flips it jumps by orders of magnitude, honestly:
+    the mean measures how many flips there were, the median what happens elsewhere."""
+    return float(np.median(kl_divergence(expected_SV, observed_SV)))

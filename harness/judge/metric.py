@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +34,23 @@ class Metric:
             return 0.0
         return self.value / self.bound if self.bound else (0.0 if self.value == 0 else float("inf"))
 
+    @property
+    def visible(self) -> float | None:
+        """The smallest further error that would have failed: independent errors add in squares. None where rounding plays no part."""
+        if self.noise is None or self.bound is None or self.violated:
+            return None
+        return math.sqrt(self.bound**2 - self.value**2)
+
     def to_record(self) -> dict[str, Any]:
         kind = "reported" if self.bound is None else "judged"
-        return {"name": self.name, "value": float(self.value), "bound": self.bound, "noise": self.noise, "kind": kind}
+        return {
+            "name": self.name,
+            "value": float(self.value),
+            "bound": self.bound,
+            "noise": self.noise,
+            "visible": self.visible,
+            "kind": kind,
+        }
 
     def __str__(self) -> str:
         if self.bound is None:

@@ -1,36 +1,32 @@
-"""Who is judged: every fault, in a model where it shows, and every honest variant, on several texts. Legend: B batch, S sequence."""
+"""Who is judged: every fault, in a model where it shows, and every honest variant, on several texts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import cast
 
-import numpy as np
-
-from harness.cases import Case, golden_cases, golden_root
+from harness.cases import Case, golden_cases
 from harness.faults.catalogue import FAULTS, HONEST_VARIANTS, backend, entries
 from harness.faults.entry import Fault
-from harness.golden import HELDOUT
 from harness.subject import Workshop
 from harness.synthetic import synthesize
 from implementations.interface import Backend
 
 DTYPES = ("float32", "bfloat16")
 ROUTER_SCALE = 2.0  # of the random model that stands in where no golden one has the fault's configuration
-RUNS, TEXTS = 3, 3  # per honest variant, each with a seed, a family and a text of its own: the golden prompts, or held-out text anywhere
+RUNS = 2  # per honest variant, each on another family and text, and with other draws where the variant draws
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """`entry`: an id of the catalogue. `family`: of a golden model, or of a router alone. `text` 0: the case's own prompts. `seed`: of an
-    honest variant's arithmetic."""
+    """`entry`: an id of the catalogue. `family`: of a golden model, or of a router alone. `seed`: of the case (0: its golden prompts), and of
+    an honest variant's arithmetic."""
 
     entry: str
     family: str
     dtype: str
-    text: int = 0
     seed: int = 0
 
     @property
@@ -56,7 +52,7 @@ def candidates(dtype: str) -> Iterator[Candidate]:
             yield Candidate(fault.id, family_of(fault), dtype)
     for place, variant in enumerate(HONEST_VARIANTS):
         for run in range(RUNS):
-            yield Candidate(variant.id, variant.families[(place + run) % len(variant.families)], dtype, run % TEXTS, run)
+            yield Candidate(variant.id, variant.families[(place + run) % len(variant.families)], dtype, run)
 
 
 def family_of(fault: Fault) -> str:
@@ -78,7 +74,7 @@ def case_of(candidate: Candidate, workshop: Workshop) -> Case | None:
         return None
     case, fault = golden()[candidate.family], candidate.fault
     if fault is None:
-        return on_text(case, candidate.text)
+        return case.seeded(candidate.seed)
     return case if fault.shows_in(case.config) else stand_in(fault, case, workshop)
 
 
@@ -86,21 +82,3 @@ def stand_in(fault: Fault, case: Case, workshop: Workshop) -> Case:
     """A random model of the nearest configuration that shows the fault."""
     config = fault.needs(case.config)
     return Case(f"{case.name} for {fault.id}", workshop.once(f"{config}", lambda dst: synthesize(config, dst, 1, ROUTER_SCALE)))
-
-
-@cache
-def on_text(case: Case, text: int) -> Case:
-    """The case with other prompts; its oracle is shared."""
-    if text == 0:
-        return case
-    rows, length = case.prompts_BS.shape
-    moved = replace(case)
-    vars(moved).update(oracle=case.oracle, prompts_BS=windows(rows, length, seed=text))
-    return moved
-
-
-def windows(rows: int, length: int, seed: int) -> np.ndarray:
-    """input_ids_BS: windows of the held-out text at random places."""
-    text = np.frombuffer((golden_root() / HELDOUT).read_bytes(), np.uint8).astype(np.int64)
-    starts = np.random.default_rng(seed).integers(0, len(text) - length, rows)
-    return np.stack([text[start : start + length] for start in starts])

@@ -36,7 +36,7 @@ def judge(candidate: Candidate, workshop: Workshop, archive: Archive) -> Outcome
     if case is not None:
         subject = Subject(candidate.backend, case, candidate.dtype, workshop)
         visible, ratios = _by_rules(subject, archive.of(subject))
-        same_runs = ours.fails(subject, ours.SAME_RUNS)
+        same_runs = visible and ours.fails(subject, ours.SAME_RUNS)
     return Outcome(candidate, visible, ratios, same_runs, same_runs or ours.fails_elsewhere(candidate, workshop))
 
 

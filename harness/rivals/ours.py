@@ -41,18 +41,17 @@ def fails(subject: Subject, clauses: Iterable[str]) -> bool:
 
 
 def fails_elsewhere(candidate: Candidate, workshop: Workshop) -> bool:
-    """Whether it fails a clause that is about what it changes, or about routing, on the golden model or the router of its family. What does
-    not depend on the text is asked once, on the golden prompts."""
+    """Whether it fails a clause that is about what it changes, or about routing, on the golden model or the router of its family."""
     entry = entries()[candidate.entry]
     about = entry.dies_by if isinstance(entry, Fault) else entry.also
     clauses = dict.fromkeys((*ROUTING, *about))
     subjects = [Subject(candidate.backend, case, candidate.dtype, workshop) for case in _cases(candidate)]
-    return candidate.text == 0 and any(fails(subject, clauses) for subject in subjects)
+    return any(fails(subject, clauses) for subject in subjects)
 
 
 def _cases(candidate: Candidate) -> list[Any]:
     if candidate.family in golden():
-        return [golden()[candidate.family]]
+        return [golden()[candidate.family].seeded(candidate.seed)]
     return [case for case in router_cases() if case.name == candidate.family]
 
 

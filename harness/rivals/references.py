@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from harness.cases import Case
-from harness.checks.block_runs import expected_output
 from harness.checks.states import layer_states
 from harness.rivals.candidates import numpy_backend
 from harness.rivals.evidence import Evidence, Rows
@@ -33,12 +32,12 @@ class References:
 
 @dataclass
 class Archive:
-    """References by case, texts and dtype: computed once, for all candidates on them."""
+    """References by case and dtype: computed once, for all candidates on them."""
 
-    _kept: dict[tuple[Case, bytes, str], References] = field(default_factory=dict)
+    _kept: dict[tuple[Case, str], References] = field(default_factory=dict)
 
     def of(self, subject: Subject) -> References:
-        key = (subject.case, subject.case.prompts_BS.tobytes(), subject.dtype)
+        key = (subject.case, subject.dtype)
         if key not in self._kept:
             self._kept[key] = compute(replace(subject, backend=numpy_backend()))
         return self._kept[key]
@@ -55,7 +54,7 @@ def compute(honest: Subject) -> References:
     return References(
         reference | {BLOCKS: tuple(blocks(in_float32, states))},
         same_dtype | {BLOCKS: tuple(blocks(honest, states))},
-        exact | {BLOCKS: tuple(expected_output(oracle, layer, x, oracle.route(layer, x)[1]) for layer, x in enumerate(states))},
+        exact | {BLOCKS: tuple(oracle.moe_block(layer, x_TD)[0] for layer, x_TD in enumerate(states))},
         states,
     )
 

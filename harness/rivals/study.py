@@ -30,7 +30,7 @@ def batches(asked: Iterable[Candidate]) -> list[list[Candidate]]:
     """Those that share references go together; the largest first, so that no process is left with it in the end."""
     together: dict[tuple[str, str, int], list[Candidate]] = defaultdict(list)
     for candidate in asked:
-        together[candidate.family, candidate.dtype, candidate.text].append(candidate)
+        together[candidate.family, candidate.dtype, candidate.seed].append(candidate)
     return sorted(together.values(), key=len, reverse=True)
 
 

@@ -147,7 +147,9 @@ def test_only_visible_candidates_count_and_tuned_limits_spare_the_honest():
     assert counts["rows"]["ours"]["float32"] == {"kills": [2, 2], "alarms": [0, 2]}
 
 
-@pytest.mark.parametrize(("entry", "visible", "killed"), [("gate-up-swapped", True, True), ("ids-clipped", False, True), ("sum-tree", True, False)])
+@pytest.mark.parametrize(
+    ("entry", "visible", "killed"), [("gate-up-swapped", True, True), ("ids-clipped", False, True), ("sum-tree", True, False)]
+)
 def test_a_fault_and_an_honest_variant_are_told_apart(tmp_path, entry, visible, killed):
     """Swapped projections are seen by all, bad input by our clauses alone, another order of summation by nobody."""
     found = judge(Candidate(entry, "mixtral", "float32", seed=1), Workshop(tmp_path), Archive())

@@ -21,8 +21,8 @@ RUNS = 2  # per honest variant, each on another family and text, and with other 
 
 @dataclass(frozen=True)
 class Candidate:
-    """`entry`: an id of the catalogue. `family`: of a golden model, or of a router alone. `seed`: of the case (0: its golden prompts), and of
-    an honest variant's arithmetic."""
+    """`entry`: an id of the catalogue. `family`: of a golden model, or of a router alone. `seed`: of the case (0: its golden prompts), and
+    of an honest variant's arithmetic."""
 
     entry: str
     family: str

@@ -140,7 +140,7 @@ def outcome(entry: str, ratio: float, visible: bool = True, ours: bool = True) -
 
 def test_only_visible_candidates_count_and_tuned_limits_spare_the_honest():
     faults = [outcome("gate-up-swapped", 3.0), outcome("silu-missing", 1.5), outcome("ids-clipped", 0.0, visible=False)]
-    honest = [outcome("summed-backwards", 2.0, ours=False), outcome("keys-backwards", 0.5, ours=False)]
+    honest = [outcome("sum-tree", 2.0, ours=False), outcome("ids-ascending", 0.5, ours=False)]
     counts = tally([*faults, *honest])
     assert counts["rows"]["cosine"]["float32"] == {"kills": [2, 2], "alarms": [1, 2], "tuned": [1, 2]}
     assert counts["rows"]["cosine"]["all"] == [2, 3] and counts["rows"]["ours"]["all"] == [3, 3]

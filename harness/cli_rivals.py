@@ -17,7 +17,7 @@ def rivals(
     workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes (default: one per core).")] = None,
 ) -> None:
     """Judge every fault and honest variant of the catalogue by the rules of today and by ours: kill and alarm rates (minutes)."""
-    from harness.rivals.page import COUNTS, PAGE, PICTURE, blocks, fill
+    from harness.rivals.page import COUNTS, PAGE, PICTURE, blocks, dumps, fill
     from harness.rivals.picture import draw
     from harness.rivals.study import study
     from harness.rivals.tally import tally
@@ -25,7 +25,7 @@ def rivals(
     counts = json.loads(counted.read_text("utf-8")) if counted else tally(study(workers))
     typer.echo(blocks(counts)["rates"])
     if write:
-        (write / COUNTS).write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+        (write / COUNTS).write_text(dumps(counts), encoding="utf-8")
         fill(write / PAGE, counts)
         draw(counts, write / PICTURE)
         typer.echo(f"{write}: {COUNTS}, {PAGE} and {PICTURE} written")

@@ -22,7 +22,7 @@ from harness.verdict import Inconclusive, Verdict
 from implementations.interface import Unsupported
 
 # Clauses that see the same runs of the same model as the rules do: whole, split and ragged passes over its prompts, and its MoE blocks.
-SAME_RUNS = ("PARITY-02", "PARITY-03", "BLOCK-01", "BLOCK-02", "CACHE-01", "PAD-01")
+SAME_RUNS = ("PARITY-02", "PARITY-03", "BLOCK-01", "BLOCK-02", "CACHE-01", "PAD-01", "PAD-02")
 ROUTING = ("ROUTE-04", "ROUTE-05")  # asked of every candidate, besides the clauses that are about what it changes
 
 

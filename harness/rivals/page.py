@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,11 @@ def blocks(counts: Counts) -> dict[str, str]:
         "rules": "\n".join(_rules()),
         "missed": "\n".join(_missed(counts)),
     }
+
+
+def dumps(counts: Counts) -> str:
+    """JSON with every list on one line, so that a change of one count is a change of one line."""
+    return re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", json.dumps(counts, indent=1)) + "\n"
 
 
 def fill(page: Path, counts: Counts) -> None:

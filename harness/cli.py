@@ -242,10 +242,12 @@ def application() -> typer.Typer:
     """The commands with their subcommands."""
     from harness.cli_floors import floors
     from harness.cli_kernel import kernel
+    from harness.cli_rivals import rivals
     from harness.cli_selftest import selftest
 
     app.command("kernel")(kernel)
     app.command("selftest")(selftest)
+    app.command("rivals")(rivals)
     golden_app.command("floors")(floors)
     app.add_typer(golden_app, name="golden")
     return app

@@ -5,8 +5,11 @@ Legend: S sequence, V vocabulary, L MoE layers, E experts, K top-k.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
+from harness.checks.exhibits import model_exhibit
 from harness.checks.passes import Trace
 from harness.judge import bounds, routing
 from harness.judge.certificate import certify, ranking_allowance
@@ -22,7 +25,9 @@ def judge_traces(subject: Subject, verdict: Verdict, traces: list[Trace], oracle
     """Logits of every trace against the pinned oracle; pooled error and worst position."""
     for b, trace in enumerate(traces):
         expected = pinned_run(subject, trace, oracle or subject.case.oracle)
-        verdict.judge(*logit_metrics(trace.logits_SV, expected.logits_SV, subject), about=f"row {b} {about}".strip())
+        metrics = logit_metrics(trace.logits_SV, expected.logits_SV, subject)
+        shown = partial(model_exhibit, subject, traces, trace, oracle)
+        verdict.judge(*metrics, about=f"row {b} {about}".strip(), exhibit=shown)
         verdict.saw(tokens=len(trace.input_ids_S))
 
 
@@ -53,17 +58,19 @@ def judge_routing_inside(subject: Subject, verdict: Verdict, trace: Trace) -> No
     its own logit's error and by the largest of the token's, and the worst weight of a whole run by twice that."""
     expected = pinned_run(subject, trace, subject.case.oracle)
     assert trace.ids_LSK is not None
+    shown = partial(model_exhibit, subject, [trace], trace)
     allowed = bounds.router(subject.dtype, *subject.depth)
     for layer, logits_SE in enumerate(expected.router_logits_LSE):
         delta = 2 * allowed * float(np.sqrt(np.mean(logits_SE**2)))
         spec, ranking_SE = subject.config.routing, subject.case.oracle.ranking(layer, logits_SE)
         certificate = certify(ranking_SE, trace.ids_LSK[layer], ranking_allowance(delta, spec), spec)
-        verdict.judge(Metric("uncertified_selections", certificate.uncertified, 0), about=f"MoE layer {layer}")
+        verdict.judge(Metric("uncertified_selections", certificate.uncertified, 0), about=f"MoE layer {layer}", exhibit=shown)
         if trace.weights_LSK is not None:
             weights_SK = expected.topk_weights_LSK[layer]
             allowance_SK = bounds.weight_allowance(weights_SK, np.full_like(weights_SK, 4 * delta), subject.dtype)
-            verdict.judge(routing.weights_within(trace.weights_LSK[layer], weights_SK, allowance_SK), about=f"MoE layer {layer}")
+            within = routing.weights_within(trace.weights_LSK[layer], weights_SK, allowance_SK)
+            verdict.judge(within, about=f"MoE layer {layer}", exhibit=shown)
         verdict.saw(tokens=len(logits_SE), flips_excused=certificate.excused, experts_hit=len(np.unique(trace.ids_LSK[layer])))
     if trace.router_logits_LSE is not None:
         error = relative_rms(trace.router_logits_LSE, expected.router_logits_LSE)
-        verdict.judge(Metric("router_logit_error", error, allowed))
+        verdict.judge(Metric("router_logit_error", error, allowed), exhibit=shown)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
+from harness.checks.exhibits import block_exhibit
 from harness.checks.small_models import hidden_states
 from harness.checks.transparent import one_layer
 from harness.judge import block, bounds
@@ -29,7 +32,8 @@ def judge_block(subject: Subject, verdict: Verdict, x_TD: np.ndarray, layer: int
     observed_TD, expected_TD = probe.moe_block(layer, x_TD), expected_output(oracle, layer, x_TD, ids_TK)
     verdict.judge(shape_metric(observed_TD, x_TD), about=about)
     clear_T = decided(subject, layer, x_TD, exact)
-    verdict.judge(*block_metrics(observed_TD[clear_T], expected_TD[clear_T], ids_TK[clear_T], subject), about=about)
+    metrics = block_metrics(observed_TD[clear_T], expected_TD[clear_T], ids_TK[clear_T], subject)
+    verdict.judge(*metrics, about=about, exhibit=partial(block_exhibit, subject, layer, x_TD, ids_TK, observed_TD, judged_T=clear_T))
     verdict.saw(tokens=int(clear_T.sum()), experts_hit=len(np.unique(ids_TK[clear_T])))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from harness.checks.block_runs import block_metrics, decided_states, judge_block
 from harness.checks.clause import clause
+from harness.checks.exhibits import block_exhibit
 from harness.checks.small_models import like
 from harness.checks.states import layer_states
 from harness.judge import bounds
@@ -37,7 +40,8 @@ def test_every_expert_equals_oracle(subject: Subject, verdict: Verdict) -> None:
         x_TD = x_TD[np.arange(len(ids_TK)) % len(x_TD)]
         expected_TD = oracle.combine(layer, x_TD, ids_TK, weights_TK[0].astype(np.float64))
         observed_TD = probe.moe_block(layer, x_TD, pinned)
-        verdict.judge(*block_metrics(observed_TD, expected_TD, ids_TK, subject), about=f"MoE layer {layer}")
+        shown = partial(block_exhibit, subject, layer, x_TD, ids_TK, observed_TD, weights_TK=weights_TK[0])
+        verdict.judge(*block_metrics(observed_TD, expected_TD, ids_TK, subject), about=f"MoE layer {layer}", exhibit=shown)
         verdict.saw(tokens=len(x_TD), experts_hit=len(np.unique(ids_TK)))
     verdict.require(experts_hit=subject.config.routing.num_experts * len(subject.config.moe_layers))
 
@@ -59,7 +63,9 @@ def test_zero_weights_leave_the_shared_expert(subject: Subject, verdict: Verdict
         x_TD = x_TD[np.arange(pinned.topk_ids_LTK.shape[1]) % len(x_TD)]
         zero = PinnedRouting(pinned.topk_ids_LTK, np.zeros(pinned.topk_ids_LTK.shape, np.float32))
         observed_TD = probe.moe_block(layer, x_TD, zero)
-        verdict.judge(*_shared_metrics(observed_TD, layer, x_TD, subject), about=f"MoE layer {layer}")
+        pinned_TK = (zero.topk_ids_LTK[0], zero.topk_weights_LTK[0])  # type: ignore[index]
+        shown = partial(block_exhibit, subject, layer, x_TD, pinned_TK[0], observed_TD, weights_TK=pinned_TK[1])
+        verdict.judge(*_shared_metrics(observed_TD, layer, x_TD, subject), about=f"MoE layer {layer}", exhibit=shown)
         verdict.saw(tokens=len(x_TD))
     verdict.require(tokens=32)
 

@@ -6,11 +6,13 @@ Routers are transparent here: rearranging cannot flip a selection, so what diffe
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from harness.checks.block_runs import block_metrics, expected_output
 from harness.checks.clause import LOGIC, clause
+from harness.checks.exhibits import block_exhibit
 from harness.checks.small_models import Tensors, rewritten
 from harness.checks.transparent import in_model, one_layer, transparent_model
 from harness.judge.metric import Metric
@@ -32,8 +34,10 @@ def test_permuted_tokens_give_permuted_outputs(subject: Subject, verdict: Verdic
         moved_TD = np.ascontiguousarray(x_TD[order_T])
         moved_TK, _ = one_layer(probe.route(0, moved_TD), TOKENS, model.config.routing.top_k)
         changed = int(np.sum(np.sort(moved_TK) != np.sort(ids_TK[order_T])))
-        metrics = block_metrics(probe.moe_block(0, moved_TD), expected_TD[order_T], ids_TK[order_T], model)
-        verdict.judge(Metric("changed_ids", changed, 0), *metrics, about=f"order {order_T.tolist()}")
+        observed_TD = probe.moe_block(0, moved_TD)
+        metrics = block_metrics(observed_TD, expected_TD[order_T], ids_TK[order_T], model)
+        shown = partial(block_exhibit, model, 0, moved_TD, ids_TK[order_T], observed_TD)
+        verdict.judge(Metric("changed_ids", changed, 0), *metrics, about=f"order {order_T.tolist()}", exhibit=shown)
         verdict.saw(tokens=TOKENS)
 
 
@@ -47,8 +51,10 @@ def test_relabelled_experts_give_the_same_outputs(subject: Subject, verdict: Ver
         probe = relabelled.probe()
         new_TK, _ = one_layer(probe.route(0, x_TD), TOKENS, model.config.routing.top_k)
         changed = int(np.sum(np.sort(old_of_new[new_TK]) != np.sort(ids_TK)))
-        metrics = block_metrics(probe.moe_block(0, x_TD), expected_TD, ids_TK, model)
-        verdict.judge(Metric("changed_experts", changed, 0), *metrics, about=f"old of new: {old_of_new.tolist()}")
+        observed_TD = probe.moe_block(0, x_TD)
+        metrics = block_metrics(observed_TD, expected_TD, ids_TK, model)
+        shown = partial(block_exhibit, relabelled, 0, x_TD, np.argsort(old_of_new)[ids_TK], observed_TD)
+        verdict.judge(Metric("changed_experts", changed, 0), *metrics, about=f"old of new: {old_of_new.tolist()}", exhibit=shown)
         verdict.saw(tokens=TOKENS)
 
 
@@ -63,11 +69,14 @@ def test_duplicated_experts_give_the_same_outputs(subject: Subject, verdict: Ver
     if spec.num_groups > 1:
         doubled = replace(doubled, num_groups=2 * spec.num_groups, top_groups=2 * spec.top_groups)
     config = replace(model.config, routing=doubled)
-    probe = rewritten(model, "duplicated", lambda tensors: _take(tensors, twice), config).probe()
+    doubled_model = rewritten(model, "duplicated", lambda tensors: _take(tensors, twice), config)
+    probe = doubled_model.probe()
     both_TK, _ = one_layer(probe.route(0, x_TD), TOKENS, doubled.top_k)
     wanted = np.sort(np.concatenate([ids_TK, ids_TK + spec.num_experts], axis=-1))
-    verdict.judge(Metric("changed_experts", int(np.sum(np.sort(both_TK) != wanted)), 0))
-    verdict.judge(*block_metrics(probe.moe_block(0, x_TD), expected_TD, ids_TK, model))
+    observed_TD = probe.moe_block(0, x_TD)
+    shown = partial(block_exhibit, doubled_model, 0, x_TD, wanted, observed_TD)
+    verdict.judge(Metric("changed_experts", int(np.sum(np.sort(both_TK) != wanted)), 0), exhibit=shown)
+    verdict.judge(*block_metrics(observed_TD, expected_TD, ids_TK, model), exhibit=shown)
     verdict.saw(tokens=TOKENS)
 
 

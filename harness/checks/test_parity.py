@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from harness.checks.against_oracle import judge_routing_inside, judge_traces, logit_metrics
 from harness.checks.clause import LOGIC, clause
+from harness.checks.exhibits import model_exhibit
 from harness.checks.passes import Trace, pinned_request, prefill, prefill_and_decode, request
 from harness.checks.small_models import excerpts, like, text, two_layers
 from harness.judge import bounds
@@ -23,8 +25,10 @@ LATE = 300
 
 @clause("PARITY-01", "float32 logits equal HF's golden logits", dtypes=("float32",), golden=True)
 def test_logits_equal_hf_golden(subject: Subject, verdict: Verdict) -> None:
-    for b, trace in enumerate(_traces(subject)):
-        verdict.judge(*logit_metrics(trace.logits_SV, subject.case.expected["logits_BSV"][b], subject), about=f"row {b}")
+    traces = _traces(subject)
+    for b, trace in enumerate(traces):
+        metrics = logit_metrics(trace.logits_SV, subject.case.expected["logits_BSV"][b], subject)
+        verdict.judge(*metrics, about=f"row {b}", exhibit=partial(model_exhibit, subject, traces, trace))
         verdict.saw(tokens=len(trace.input_ids_S))
     verdict.require(tokens=64)
 
@@ -45,13 +49,15 @@ def test_routing_inside_is_certified(subject: Subject, verdict: Verdict) -> None
 
 @clause("PARITY-04", "Free-running next-token distributions stay close to the reference")
 def test_distributions_stay_close(subject: Subject, verdict: Verdict) -> None:
-    observed = np.concatenate([trace.logits_SV for trace in _traces(subject)])
+    traces = _traces(subject)
+    observed = np.concatenate([trace.logits_SV for trace in traces])
     reference = np.concatenate([_reference(subject, b) for b in range(len(subject.case.prompts_BS))])
     divergence = kl_divergence(reference, observed)
     verdict.judge(
         Metric("mean_kl_nats", float(divergence.mean()), bounds.kl(subject.dtype, *subject.depth)),
         Metric("max_kl_nats", float(divergence.max())),
         Metric("top1_disagreement", top1_disagreement(reference, observed)),
+        exhibit=partial(model_exhibit, subject, traces, traces[int(np.argmax(divergence)) // len(traces[0].logits_SV)]),
     )
     verdict.saw(tokens=len(observed))
     verdict.require(tokens=64)
@@ -91,11 +97,13 @@ def test_pinned_routing_is_used(subject: Subject, verdict: Verdict) -> None:
     for weights_LBSK in (None, drawn_LBSK):
         flat = None if weights_LBSK is None else weights_LBSK.reshape(pin.pinned.topk_ids_LTK.shape)
         asked = replace(pin, pinned=PinnedRouting(pin.pinned.topk_ids_LTK, flat))
-        for b, trace in enumerate(prefill(subject.model(), tokens_BS, asked)):
+        traces = prefill(subject.model(), tokens_BS, asked)
+        for b, trace in enumerate(traces):
             weights_LSK = None if weights_LBSK is None else weights_LBSK[:, b].astype(np.float64)
             expected = subject.case.oracle.forward(tokens_BS[b], ids_LBSK[:, b], weights_LSK)
             about = f"row {b}, {'its own' if flat is None else 'pinned'} weights"
-            verdict.judge(*logit_metrics(trace.logits_SV, expected.logits_SV, subject), about=about)
+            shown = partial(model_exhibit, subject, traces, trace)
+            verdict.judge(*logit_metrics(trace.logits_SV, expected.logits_SV, subject), about=about, exhibit=shown)
             verdict.saw(tokens=len(trace.input_ids_S))
     verdict.require(tokens=64)
 

@@ -31,7 +31,7 @@ class Oracle:
     """`tensors`: canonical name -> array of any float dtype, read on demand and cast to float64 one tensor (one expert) at a time."""
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray]):
-        self.config, self._tensors = config, tensors
+        self.config, self.tensors = config, tensors
 
     def forward(
         self,
@@ -41,7 +41,7 @@ class Oracle:
     ) -> OracleOutput:
         """All logits of one sequence. `pinned_ids_LSK`: use these experts; with `pinned_weights_LSK` with these weights, else with those
         of the oracle's own scores."""
-        h_SD = self._tensors["embed.weight"][np.asarray(input_ids)].astype(np.float64)
+        h_SD = self.tensors["embed.weight"][np.asarray(input_ids)].astype(np.float64)
         seen: list[tuple[np.ndarray, ...]] = []
         for i in range(self.config.num_hidden_layers):
             h_SD = h_SD + attention(self._norm(h_SD, f"layers.{i}.attention_norm.weight"), self._attention_weights(i), self.config)
@@ -86,7 +86,7 @@ class Oracle:
     def combine(self, layer: int, x_TD: np.ndarray, ids_TK: np.ndarray, weights_TK: np.ndarray) -> np.ndarray:
         """y_TD of the layer-th MoE layer for a given routing: its experts, and the shared one where there is one."""
         prefix, x_TD = f"layers.{self.config.moe_layers[layer]}.moe", x_TD.astype(np.float64)
-        gate_up, down = self._tensors[f"{prefix}.gate_up.weight"], self._tensors[f"{prefix}.down.weight"]
+        gate_up, down = self.tensors[f"{prefix}.gate_up.weight"], self.tensors[f"{prefix}.down.weight"]
         y_TD = experts.moe(x_TD, ids_TK, weights_TK, gate_up, down)
         return y_TD if self.config.shared_expert == "none" else y_TD + self.shared(layer, x_TD)
 
@@ -108,11 +108,11 @@ class Oracle:
 
     def _router_tensor(self, layer: int, name: str) -> np.ndarray | None:
         full = f"layers.{self.config.moe_layers[layer]}.moe.router.{name}"
-        return self._float64(full) if full in self._tensors else None
+        return self._float64(full) if full in self.tensors else None
 
     def _attention_weights(self, i: int) -> dict[str, np.ndarray]:
         prefix = f"layers.{i}.attention."
-        return {name.removeprefix(prefix): self._float64(name) for name in self._tensors if name.startswith(prefix)}
+        return {name.removeprefix(prefix): self._float64(name) for name in self.tensors if name.startswith(prefix)}
 
     def _norm(self, x: np.ndarray, name: str) -> np.ndarray:
         return rms_norm(x, self._float64(name), self.config.rms_norm_eps)
@@ -122,4 +122,4 @@ class Oracle:
         return self._norm(h_SD, "norm.weight") @ self._float64(name).T
 
     def _float64(self, name: str) -> np.ndarray:
-        return self._tensors[name].astype(np.float64)
+        return self.tensors[name].astype(np.float64)

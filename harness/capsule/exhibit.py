@@ -3,6 +3,8 @@
 Three kinds. Legend: B batch, S sequence, T tokens, L MoE layers, E experts, K top-k, D hidden, V vocabulary.
 
 - `router`: `x_TD`, and what came: `ids_TK`, `weights_TK`, maybe `logits_TE`. facts: `layer`, `exact` (logits that are exact in every dtype).
+  `second.` before the same names: another input, which was not judged. What was judged may be as small as shrinking made it; a cause must
+  explain both.
 - `block`: `x_TD`, `ids_TK` (the experts used), `judged_T` (tokens that count), `weights_TK` if pinned, and what came: `y_TD`. facts:
   `layer`, `pinned`.
 - `model`: `call<i>.<ids | lengths | pinned_ids | pinned_weights>` and `row<b>.<input_ids_S | logits_SV | ids_LSK | weights_LSK |
@@ -25,6 +27,7 @@ from implementations.interface import ModelConfig
 ROUTER, BLOCK, MODEL, RECORD = KINDS = ("router", "block", "model", "record")
 Arrays = Mapping[str, np.ndarray]
 PREFIX = "layers.0.moe."
+SECOND = "second."  # before the names of a router's second input and answers
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.capsule.exhibit import BLOCK, MODEL, RECORD, ROUTER, Exhibit, is_experts
+from harness.capsule.exhibit import BLOCK, MODEL, RECORD, ROUTER, SECOND, Exhibit, is_experts
 
 LIMIT = 5_000_000  # bytes of a capsule
 ROOM = LIMIT - 200_000  # for the arrays: the rest is for JSON
@@ -48,7 +48,7 @@ def chosen_experts(exhibit: Exhibit) -> Exhibit:
 def offending_tokens(exhibit: Exhibit) -> Exhibit:
     """Only the tokens that are furthest off."""
     worst = np.sort(np.argsort(-_errors(exhibit), kind="stable")[:KEPT_TOKENS])
-    arrays = {name: array[worst] for name, array in exhibit.arrays.items()}
+    arrays = {name: array[worst] for name, array in exhibit.arrays.items() if not name.startswith(SECOND)}
     return replace(exhibit, arrays=arrays, facts={**exhibit.facts, "kept_tokens": worst.tolist()})
 
 

@@ -7,7 +7,7 @@ from math import comb, prod
 
 import numpy as np
 
-from harness.capsule.exhibit import BLOCK, MODEL, PREFIX, RECORD, ROUTER, Exhibit, is_experts
+from harness.capsule.exhibit import BLOCK, MODEL, PREFIX, RECORD, ROUTER, SECOND, Exhibit, is_experts
 from implementations import families
 from implementations.interface import DTYPES, ModelConfig
 from implementations.weights import canonical_shapes
@@ -88,9 +88,11 @@ def _shape_complaints(arrays: Mapping[str, np.ndarray], wanted: Mapping[str, Sha
 
 
 def _router_complaints(exhibit: Exhibit, config: ModelConfig) -> Iterator[str]:
-    T, E, K = len(exhibit.arrays["x_TD"]), config.routing.num_experts, config.routing.top_k
-    wanted = {"x_TD": (T, config.hidden_size), "ids_TK": (T, K), "weights_TK": (T, K), "logits_TE": (T, E)}
-    yield from _shape_complaints(exhibit.arrays, wanted, ("logits_TE",))
+    E, K = config.routing.num_experts, config.routing.top_k
+    for prefix in ("", SECOND) if f"{SECOND}x_TD" in exhibit.arrays else ("",):
+        T = len(exhibit.arrays[f"{prefix}x_TD"])
+        wanted = {"x_TD": (T, config.hidden_size), "ids_TK": (T, K), "weights_TK": (T, K), "logits_TE": (T, E)}
+        yield from _shape_complaints(exhibit.arrays, {prefix + n: shape for n, shape in wanted.items()}, (f"{prefix}logits_TE",))
     yield from _layer_complaints(exhibit, config, ("router.weight",))
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from harness.capsule.exhibit import BLOCK, MODEL, ROUTER, Exhibit, layer_tensors, one_layer_config
+from harness.capsule.exhibit import BLOCK, MODEL, ROUTER, SECOND, Exhibit, layer_tensors, one_layer_config
 from harness.capsule.fit import LIMIT
 from harness.checks.passes import Trace
 from harness.checks.transparent import TransparentRouter
@@ -17,6 +18,7 @@ from implementations.interface import ModelConfig, Routing
 from implementations.weights import parameter_counts
 
 Arrays = dict[str, np.ndarray]
+SECOND_TOKENS = 96
 
 
 def bounds_of(subject: Subject) -> dict[str, float]:
@@ -56,18 +58,30 @@ def router_exhibit(subject: Subject, layer: int, x_TD: np.ndarray, answer: Routi
 
 
 def transparent_exhibit(subject: Subject, router: TransparentRouter) -> Exhibit | None:
-    """The last input that a transparent router was given, with its answer."""
+    """The last input that a transparent router was given, with its answer, and its answer on a second, larger one."""
     if not router.seen:
         return None
     facts = {"layer": 0, "exact": True, "bare": subject.router_spec is not None}
-    return _router(subject, one_layer_config(router.config), router.tensors, *router.seen[-1], facts)
+    exhibit = _router(subject, one_layer_config(router.config), router.tensors, *router.seen[-1], facts)
+    second_TD = router.input(second_logits(router.spec.num_experts))
+    answers = _answers(second_TD, router.layer(second_TD))
+    return replace(exhibit, arrays={**exhibit.arrays, **{SECOND + name: array for name, array in answers.items()}})
+
+
+def second_logits(num_experts: int) -> np.ndarray:
+    """(SECOND_TOKENS, E) on the grid of sixteenths: a third around zero, a third all negative, a third of few values and so with ties."""
+    draw, shape = np.random.default_rng(11), (SECOND_TOKENS // 3, num_experts)
+    parts = (draw.integers(-64, 65, shape), draw.integers(-64, 0, shape), 8 * draw.integers(-4, 5, shape))
+    return np.concatenate(parts).astype(np.float32) / 16
 
 
 def _router(subject: Subject, config: ModelConfig, tensors: Arrays, x_TD: np.ndarray, answer: Routing, facts: dict) -> Exhibit:
+    return Exhibit(ROUTER, config, subject.dtype, facts, bounds_of(subject), tensors, _answers(x_TD, answer))
+
+
+def _answers(x_TD: np.ndarray, answer: Routing) -> Arrays:
     arrays = {"x_TD": x_TD, "ids_TK": answer.topk_ids_LTK[0], "weights_TK": answer.topk_weights_LTK[0]}
-    if answer.router_logits_LTE is not None:
-        arrays["logits_TE"] = answer.router_logits_LTE[0]
-    return Exhibit(ROUTER, config, subject.dtype, facts, bounds_of(subject), tensors, arrays)
+    return arrays if answer.router_logits_LTE is None else {**arrays, "logits_TE": answer.router_logits_LTE[0]}
 
 
 def model_exhibit(subject: Subject, traces: Sequence[Trace], judged: Trace, oracle: Oracle | None = None) -> Exhibit:

@@ -1,0 +1,185 @@
+"""What the numpy subject, changed at some seams, answers on an exhibit, and how far that is from what the candidate answered.
+
+Distances are in units of what honest implementations may differ by (the judge's bounds), so 1 is the edge and the reason for a verdict.
+Legend: B batch, S sequence, T tokens, L MoE layers, K top-k, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.capsule.exhibit import BLOCK, MODEL, PREFIX, ROUTER, SECOND, Exhibit
+from harness.diagnosis.calls import Grid, grids, run
+from harness.diagnosis.guide import Guide, Steps
+from harness.diagnosis.rejudge import router_delta, weight_allowance
+from harness.faults.network import Network
+from harness.faults.numerics import Rounding
+from harness.faults.routing import RouterTensors, Routes, route
+from harness.faults.seams import HONEST, Seams
+from harness.faults.subject import SubjectModel
+from harness.judge import bounds
+from harness.judge.block import block_metrics
+from harness.judge.distance import relative_rms, worst_row
+from implementations.interface import LoadSpec
+
+INFINITE = float("inf")
+
+
+@dataclass(frozen=True)
+class Distance:
+    """`parts`: by what was compared (selection, weights, router_logits, output)."""
+
+    parts: Mapping[str, float]
+
+    @property
+    def worst(self) -> float:
+        return max(self.parts.values(), default=INFINITE)
+
+
+def distance(exhibit: Exhibit, seams: Seams, strict: bool = True) -> Distance:
+    """Of the subject with these seams from the candidate. A subject that fails is infinitely far. `strict`: stops where the subject selects
+    other experts than the candidate did."""
+    measure = {ROUTER: _router, BLOCK: _block, MODEL: _model}[exhibit.kind]
+    try:
+        with np.errstate(all="ignore"):
+            return Distance({name: INFINITE if np.isnan(value) else float(value) for name, value in measure(exhibit, seams, strict).items()})
+    except Exception as error:  # a fault may fail in any way on an input it was not made for
+        return Distance({type(error).__name__: INFINITE})
+
+
+def _router(exhibit: Exhibit, seams: Seams, strict: bool) -> dict[str, float]:
+    """Over the input that was judged and, where there is one, the second: a fault that explains one explains both."""
+    parts: dict[str, float] = {}
+    for prefix in ("", SECOND) if f"{SECOND}x_TD" in exhibit.arrays else ("",):
+        for name, value in _one_router(exhibit, prefix, seams, strict).items():
+            parts[name] = max(parts.get(name, 0.0), value)
+    return parts
+
+
+def _one_router(exhibit: Exhibit, prefix: str, seams: Seams, strict: bool) -> dict[str, float]:
+    assert exhibit.config is not None
+    x_TD, ids_TK, weights_TK = (exhibit.arrays[prefix + name] for name in ("x_TD", "ids_TK", "weights_TK"))
+    slack = None if exhibit.facts["exact"] else exhibit.bounds["router"]
+    guide = Guide(iter([Steps(ids_TK, np.ones(len(x_TD), bool), slack)]), strict)
+    routes, sound_T = _route(exhibit, x_TD, guide.lead(seams)), np.isfinite(x_TD).all(-1)
+    legal = bool(((ids_TK >= 0) & (ids_TK < exhibit.config.routing.num_experts)).all())
+    used_TK = ids_TK if legal else routes.ids_TK.clip(0, exhibit.config.routing.num_experts - 1)
+    allowance_TK = weight_allowance(exhibit, router_delta(exhibit, x_TD[sound_T]), used_TK[sound_T], routes.weights_TK[sound_T])
+    parts = {
+        "selection": INFINITE if guide.differing else 0.0,
+        "weights": _weights(weights_TK[sound_T], routes.weights_TK[sound_T], allowance_TK),
+        "NaN": 0.0 if (np.isnan(weights_TK) == np.isnan(routes.weights_TK)).all() else INFINITE,
+    }
+    if f"{prefix}logits_TE" in exhibit.arrays:
+        shown_TE = exhibit.arrays[f"{prefix}logits_TE"][sound_T]
+        parts["router_logits"] = _relative(shown_TE, routes.logits_TE[sound_T]) / exhibit.bounds["router"]
+    return parts
+
+
+def _weights(candidate: np.ndarray, expected: np.ndarray, allowance: np.ndarray) -> float:
+    """Largest error in units of the relative allowance; where both are the same, NaN and infinities included, none."""
+    same = (candidate == expected) | (np.isnan(candidate) & np.isnan(expected))
+    ratio = np.abs(candidate - expected) / (np.abs(expected) * np.abs(allowance))
+    return float(np.max(np.where(same, 0.0, np.where(np.isnan(ratio), INFINITE, ratio)), initial=0.0))
+
+
+def _relative(candidate: np.ndarray, expected: np.ndarray) -> float:
+    """Relative RMS where both are finite; infinite where they differ in that."""
+    finite = np.isfinite(candidate)
+    if (finite != np.isfinite(expected)).any():
+        return INFINITE
+    return relative_rms(np.where(finite, candidate, 0.0), np.where(finite, expected, 0.0))
+
+
+def _route(exhibit: Exhibit, x_TD: np.ndarray, seams: Seams) -> Routes:
+    assert exhibit.config is not None
+    rounding, tensors = Rounding(exhibit.dtype), exhibit.tensors
+    weight, bias, correction = (tensors.get(f"{PREFIX}router.{part}") for part in ("weight", "bias", "correction_bias"))
+    rounded = (None if t is None else rounding(t.astype(np.float32)) for t in (weight, bias))
+    whole = RouterTensors(*rounded, None if correction is None else correction.astype(np.float32))  # type: ignore[arg-type]
+    return route(x_TD.copy(), whole, exhibit.config.routing, rounding, seams, None)
+
+
+def _block(exhibit: Exhibit, seams: Seams, strict: bool) -> dict[str, float]:
+    arrays, judged_T = exhibit.arrays, exhibit.arrays["judged_T"].astype(bool)
+    guide = Guide(iter([Steps(arrays["ids_TK"], judged_T, exhibit.bounds["router"])]), strict and "weights_TK" not in arrays)
+    routes = _route(exhibit, arrays["x_TD"], guide.lead(seams))
+    if "weights_TK" in arrays:
+        routes = Routes(routes.logits_TE, arrays["ids_TK"], seams.router.round_weights(arrays["weights_TK"].astype(np.float32), exhibit.config.routing, Rounding(exhibit.dtype)))  # type: ignore[union-attr]  # fmt: skip
+    network = Network(exhibit.config, loaded(exhibit, seams), Rounding(exhibit.dtype), seams)  # type: ignore[arg-type]
+    y_TD = network.moe_block(0, arrays["x_TD"].copy(), routes, np.ones(len(judged_T), bool))
+    return {
+        "selection": INFINITE if guide.differing and "weights_TK" not in arrays else 0.0,
+        "output": _block_output(arrays["y_TD"][judged_T], y_TD[judged_T], arrays["ids_TK"][judged_T], exhibit.bounds["block"]),
+    }
+
+
+def _block_output(candidate_TD: np.ndarray, expected_TD: np.ndarray, ids_TK: np.ndarray, bound: float) -> float:
+    finite = np.isfinite(candidate_TD)
+    if (finite != np.isfinite(expected_TD)).any():
+        return INFINITE
+    if not np.any(np.where(finite, expected_TD, 0.0)):
+        return 0.0 if not np.any(np.where(finite, candidate_TD, 0.0)) else INFINITE
+    metrics = block_metrics(np.where(finite, candidate_TD, 0.0), np.where(finite, expected_TD, 0.0), ids_TK, bound)
+    return max(metric.severity for metric in metrics)
+
+
+def _model(exhibit: Exhibit, seams: Seams, strict: bool) -> dict[str, float]:
+    assert exhibit.config is not None
+    places = grids(exhibit)
+    guide = Guide(_steps(exhibit, places), strict)
+    network = Network(exhibit.config, loaded(exhibit, seams), Rounding(exhibit.dtype), guide.lead(seams))
+    positions = max(64, sum(place.ids_BS.shape[1] for place in places))
+    model = SubjectModel(network, LoadSpec(exhibit.dtype, max_length=positions, max_batch=max(len(p.ids_BS) for p in places)))
+    came = run(model, exhibit, places)
+    parts: dict[str, float] = {"selection": INFINITE if guide.differing else 0.0}
+    for row in exhibit.facts["rows"]:
+        for name, value in _row(exhibit, f"row{row}.", came[row]):
+            parts[name] = max(parts.get(name, 0.0), value)
+    return parts
+
+
+def _row(exhibit: Exhibit, row: str, came: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float]]:
+    candidate_SV, bound = exhibit.arrays[f"{row}logits_SV"], exhibit.bounds["logits"]
+    kept = exhibit.facts.get("kept_positions")
+    expected_SV = came["logits_SV"] if kept is None else came["logits_SV"][kept]
+    yield "output", _relative(candidate_SV, expected_SV) / bound
+    yield "worst position", _worst(candidate_SV, expected_SV) / (bounds.WORST_POSITION * bound)
+    router, logits_LSE = exhibit.bounds["router"], came["router_logits_LSE"]
+    if f"{row}router_logits_LSE" in exhibit.arrays:
+        yield "router_logits", _relative(exhibit.arrays[f"{row}router_logits_LSE"], logits_LSE) / router
+    if f"{row}weights_LSK" in exhibit.arrays:
+        delta_L = 2 * router * np.sqrt(np.mean(np.square(logits_LSE), axis=(1, 2)))
+        weights_LSK = came["weights_LSK"]
+        moved = np.broadcast_to(4 * delta_L[:, None, None], weights_LSK.shape)
+        yield "weights", _weights(exhibit.arrays[f"{row}weights_LSK"], weights_LSK, bounds.weight_allowance(weights_LSK, moved, exhibit.dtype))
+
+
+def _worst(candidate_SV: np.ndarray, expected_SV: np.ndarray) -> float:
+    finite = np.isfinite(candidate_SV) & np.isfinite(expected_SV)
+    return worst_row(np.where(finite, candidate_SV, 0.0), np.where(finite, expected_SV, 0.0))
+
+
+def _steps(exhibit: Exhibit, places: list[Grid]) -> Iterator[Steps]:
+    """The candidate's selections in the order in which the subject makes them: call by call, layer by layer."""
+    assert exhibit.config is not None
+    for place in places:
+        for layer in range(len(exhibit.config.moe_layers)):
+            yield Steps(place.ids_LTK[layer], place.known_T, exhibit.bounds["router"])
+
+
+def loaded(exhibit: Exhibit, seams: Seams) -> dict[str, np.ndarray]:
+    """The weights as the subject holds them, converted where conversion is what the seams change."""
+    assert exhibit.config is not None
+    rounding, storage, config = Rounding(exhibit.dtype), seams.storage, exhibit.config
+    tied = config.tie_word_embeddings
+    tensors = {}
+    for name, stored in exhibit.whole_tensors().items():
+        if name == "lm_head.weight" and tied:
+            continue
+        values = storage.widen(stored if storage.pack is HONEST.storage.pack else storage.pack(name, stored, config))
+        tensors[name] = values if name.endswith("correction_bias") else rounding(values)
+    return storage.loaded(tensors, config, storage.pack is not HONEST.storage.pack or exhibit.kind == MODEL)

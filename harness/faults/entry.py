@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 from harness.faults.declared import FAMILIES
@@ -12,6 +13,7 @@ from implementations.interface import DTYPES, ModelConfig
 
 GITHUB = "https://github.com"
 Change = Callable[[Seams], Seams]
+Draw = Callable[[int], Change]
 Needs = Callable[[ModelConfig], ModelConfig]
 
 
@@ -40,9 +42,21 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Seeded:
+    """A change that draws from a seed what engineers choose freely: orders of summation, numbers and places of splits, sizes of blocks.
+    Called without a seed, it draws from seed 0. The same seed gives the same arithmetic, bit by bit."""
+
+    draw: Draw
+
+    def __call__(self, seams: Seams, seed: int = 0) -> Seams:
+        return self.draw(seed)(seams)
+
+
+@dataclass(frozen=True)
 class Honest:
     """A variant that differs by rounding at most, or not at all. `url`: where somebody took it for a bug, or does it this way. `also`:
-    checks about what it changes, besides those that every variant is asked; `families`: where it changes something."""
+    checks about what it changes, besides those that every variant is asked; `families`: where it changes something. `bypasses`: seams
+    that no longer have a say under it, so that a fault in one of them would not show."""
 
     id: str
     what: str
@@ -50,11 +64,26 @@ class Honest:
     seams: Change
     also: tuple[str, ...] = ()
     families: tuple[str, ...] = FAMILIES
+    bypasses: tuple[str, ...] = ()
+
+    @property
+    def deterministic(self) -> bool:
+        """The seed changes nothing."""
+        return not isinstance(self.seams, Seeded)
+
+    def at(self, seams: Seams, seed: int) -> Seams:
+        """`seams` under this variant's arithmetic of that seed."""
+        return self.seams(seams, seed) if isinstance(self.seams, Seeded) else self.seams(seams)
 
 
 def change(**functions: Any) -> Change:
     """Replaces the named seams."""
     return lambda seams: changed(seams, **functions)
+
+
+def together(*changes: Change) -> Change:
+    """One change after the other."""
+    return lambda seams: reduce(lambda changing, change: change(changing), changes, seams)
 
 
 def setting(**changes: Any) -> Needs:

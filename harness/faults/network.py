@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from harness.faults.attention import KeyView, Tables
 from harness.faults.cache import Cache
 from harness.faults.experts import ExpertJob, run_expert
-from harness.faults.numerics import Array, Rounding, rms_norm
+from harness.faults.numerics import Array, Rounding
 from harness.faults.routing import RouterTensors, Routes, route
 from harness.faults.seams import Seams
 from harness.faults.shared import SharedSum
@@ -41,11 +41,10 @@ class Network:
         tables = self.seams.attention.rope_tables(step.positions_BS, self.config, self.rounding)
         hidden_BSD, records = self.seams.network.embed(self.tensors["embed.weight"], step.ids_BS, step.valid_BS), []
         for layer in range(self.config.num_hidden_layers):
-            hidden_BSD = self.rounding(
-                hidden_BSD + self._attention(layer, self._norm(layer, "attention_norm", hidden_BSD), step, tables, cache)
-            )
+            normed_BSD = self._norm(layer, "attention_norm", hidden_BSD)
+            hidden_BSD = self._add(hidden_BSD, self._attention(layer, normed_BSD, step, tables, cache))
             update_BSD, routes = self._feed_forward(layer, hidden_BSD, step, pinned)
-            hidden_BSD = self.rounding(hidden_BSD + update_BSD)
+            hidden_BSD = self._add(hidden_BSD, update_BSD)
             records += [routes] if routes else []
         return hidden_BSD, records
 
@@ -53,7 +52,7 @@ class Network:
         """Final norm and head of hidden states (..., D), float32."""
         normed = self.seams.network.final_norm(hidden, self.tensors["norm.weight"], self._epsilon, self.rounding)
         tied = self.config.tie_word_embeddings and "lm_head.weight" not in self.tensors
-        return self.seams.network.linear(normed, self.tensors["embed.weight" if tied else "lm_head.weight"], None, self.rounding)
+        return self.seams.network.head(normed, self.tensors["embed.weight" if tied else "lm_head.weight"], self.rounding, self.seams)
 
     def route(self, moe_layer: int, x_TD: Array, pinned: PinnedRouting | None = None) -> Routes:
         """`pinned` has L = 1."""
@@ -120,7 +119,10 @@ class Network:
         return self.seams.network.linear(x, weight, bias, self.rounding)
 
     def _norm(self, layer: int, name: str, x: Array) -> Array:
-        return rms_norm(x, self._tensor(layer, f"{name}.weight"), self._epsilon, self.rounding)
+        return self.seams.network.norm(x, self._tensor(layer, f"{name}.weight"), self._epsilon, self.rounding)
+
+    def _add(self, hidden_BSD: Array, update_BSD: Array) -> Array:
+        return self.seams.network.add_residual(hidden_BSD, update_BSD, self.rounding)
 
     @property
     def _epsilon(self) -> float:

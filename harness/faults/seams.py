@@ -69,6 +69,15 @@ def epsilon(config: ModelConfig) -> float:
     return config.rms_norm_eps
 
 
+def head(normed: Array, table_VD: Array, rounding: numerics.Rounding, seams: Seams) -> Array:
+    """Logits (..., V), or those of the embedding's rows where it is tied."""
+    return seams.network.linear(normed, table_VD, None, rounding)
+
+
+def add_residual(hidden_BSD: Array, update_BSD: Array, rounding: numerics.Rounding) -> Array:
+    return rounding(hidden_BSD + update_BSD)
+
+
 def embed(table_VD: Array, ids_BS: Array, valid_BS: Array) -> Array:
     """Zeros at pads: whatever a pad's row of the table holds, it is never read, let alone multiplied."""
     return np.where(valid_BS[..., None], table_VD[ids_BS], np.float32(0))
@@ -76,12 +85,16 @@ def embed(table_VD: Array, ids_BS: Array, valid_BS: Array) -> Array:
 
 @dataclass(frozen=True)
 class NetworkSeams:
-    """Every matmul with weights; what enters the first layer; the epsilon of the norms; the norm before the head."""
+    """Every matmul with weights; what enters the first layer; the epsilon of the norms; the norms before attention and experts, the one
+    before the head; what a layer's parts are added to; the head."""
 
     linear: Callable[..., Array] = numerics.linear
     embed: Callable[[Array, Array, Array], Array] = embed
     epsilon: Callable[[ModelConfig], float] = epsilon
+    norm: Callable[..., Array] = norm
     final_norm: Callable[..., Array] = norm
+    add_residual: Callable[..., Array] = add_residual
+    head: Callable[..., Array] = head
 
 
 @dataclass(frozen=True)

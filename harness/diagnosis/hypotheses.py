@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from harness.capsule.exhibit import BLOCK, MODEL, ROUTER, Exhibit
-from harness.diagnosis.operators import operators, touched
+from harness.diagnosis.operators import operators
 from harness.diagnosis.replay import Distance, distance
-from harness.faults.catalogue import FAULTS
+from harness.faults.catalogue import FAULTS, changed_seams
 from harness.faults.entry import Fault
 from harness.faults.seams import HOME, HONEST
 
@@ -58,11 +58,7 @@ def _key(hypothesis: Hypothesis) -> tuple[float, str]:
 
 def acting(exhibit: Exhibit, faults: Iterable[Fault]) -> Iterator[Fault]:
     """Faults of parts that take part in the experiment."""
-    return (fault for fault in faults if _seams_of(fault) & _active(exhibit.kind))
-
-
-def _seams_of(fault: Fault) -> frozenset[str]:
-    return touched(fault.id, fault.seams(HONEST))
+    return (fault for fault in faults if changed_seams(fault) & _active(exhibit.kind))
 
 
 @lru_cache(maxsize=None)

@@ -5,11 +5,11 @@ The label of a fault is derived from the functions it replaces, never written do
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import lru_cache
 
+from harness.faults.catalogue import changed_seams
 from harness.faults.entry import Fault
-from harness.faults.seams import HOME, HONEST, Seams
+from harness.faults.seams import HOME
 
 # seam record -> operator, but for the seams named below
 RECORDS = {
@@ -61,17 +61,6 @@ NEIGHBOURS = (
 )
 
 
-@lru_cache(maxsize=None)
-def touched(fault_id: str, seams: Seams) -> frozenset[str]:
-    """Names of the seams that differ from the honest ones."""
-    return frozenset(
-        seam.name
-        for part in fields(Seams)
-        for seam in fields(getattr(HONEST, part.name))
-        if getattr(getattr(seams, part.name), seam.name) is not getattr(getattr(HONEST, part.name), seam.name)
-    )
-
-
 def operator(seam: str) -> str:
     return SEAMS.get(seam) or RECORDS[HOME[seam]]
 
@@ -79,4 +68,4 @@ def operator(seam: str) -> str:
 @lru_cache(maxsize=None)
 def operators(fault: Fault) -> frozenset[str]:
     """Those that a fault damages."""
-    return frozenset(operator(seam) for seam in touched(fault.id, fault.seams(HONEST)))
+    return frozenset(operator(seam) for seam in changed_seams(fault))

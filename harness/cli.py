@@ -1,4 +1,4 @@
-"""The command line: run | kernel | bench | report | list | convert | golden. Bad input gets one clear line and exit code 2."""
+"""The command line: run | kernel | explain | recheck | bench | report | list | convert | golden. Bad input gets one clear line and exit code 2."""
 
 from __future__ import annotations
 
@@ -222,9 +222,12 @@ def _readable_errors() -> Iterator[None]:
 @cache
 def application() -> typer.Typer:
     """The commands with their subcommands."""
+    from harness.cli_explain import explain, recheck
     from harness.cli_kernel import kernel
 
     app.command("kernel")(kernel)
+    app.command("explain")(explain)
+    app.command("recheck")(recheck)
     app.add_typer(golden_app, name="golden")
     return app
 

@@ -120,7 +120,7 @@ def _model_complaints(exhibit: Exhibit, config: ModelConfig) -> Iterator[str]:
         yield "the judged row is not among its rows"
     for i, call in enumerate(facts["calls"]):
         ids = arrays[f"call{i}.ids"]
-        if call["kind"] not in ("prefill", "decode", "packed") or call["padding"] not in ("left", "right") or ids.ndim != 2:
+        if call["kind"] not in ("prefill", "decode", "packed", "reset") or call["padding"] not in ("left", "right") or ids.ndim != 2:
             yield f"call {i}"
         elif ids.size and not (0 <= ids.min() and ids.max() < config.vocab_size):
             yield f"a token id of call {i} is out of range"

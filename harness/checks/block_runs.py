@@ -29,7 +29,8 @@ def judge_block(subject: Subject, verdict: Verdict, x_TD: np.ndarray, layer: int
     are exact in every dtype, so that only ties are left out."""
     probe, oracle = subject.probe(), subject.case.oracle
     ids_TK, _ = one_layer(probe.route(layer, x_TD), len(x_TD), subject.config.routing.top_k)
-    observed_TD, expected_TD = probe.moe_block(layer, x_TD), expected_output(oracle, layer, x_TD, ids_TK)
+    observed_TD = probe.moe_block(layer, x_TD.copy())  # one that writes to its input shall not spoil the comparison
+    expected_TD = expected_output(oracle, layer, x_TD, ids_TK)
     verdict.judge(shape_metric(observed_TD, x_TD), about=about)
     clear_T = decided(subject, layer, x_TD, exact)
     metrics = block_metrics(observed_TD[clear_T], expected_TD[clear_T], ids_TK[clear_T], subject)

@@ -15,7 +15,7 @@ from implementations.interface import Model, Packed, PinnedRouting, Request, Rou
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a model. `kind`: prefill | decode | packed; `lengths`: of the rows, or the offsets of packed sequences."""
+    """One call of a model. `kind`: prefill | decode | packed | reset; `lengths`: of the rows, or the offsets of packed sequences."""
 
     kind: str
     ids: np.ndarray
@@ -97,6 +97,12 @@ def packed(model: Packed, sequences: list[np.ndarray], request: Request) -> list
     call = Call("packed", stream_1T, cu_seqlens, pinned=request.pinned)
     spans = [slice(int(a), int(b)) for a, b in zip(cu_seqlens, cu_seqlens[1:], strict=False)]
     return [replace(_row(out, call, 0, span), row=i) for i, span in enumerate(spans)]
+
+
+def after_reset(earlier: list[Trace], traces: list[Trace]) -> list[Trace]:
+    """The traces, knowing what the cache held before."""
+    reset = Call("reset", np.zeros((0, 0), np.int64))
+    return [replace(trace, calls=(*earlier[0].calls, reset, *trace.calls)) for trace in traces]
 
 
 def changed_bits(before: list[Trace], after: list[Trace]) -> int:

@@ -36,7 +36,7 @@ def test_permuted_tokens_give_permuted_outputs(subject: Subject, verdict: Verdic
         changed = int(np.sum(np.sort(moved_TK) != np.sort(ids_TK[order_T])))
         observed_TD = probe.moe_block(0, moved_TD)
         metrics = block_metrics(observed_TD, expected_TD[order_T], ids_TK[order_T], model)
-        shown = partial(block_exhibit, model, 0, moved_TD, ids_TK[order_T], observed_TD)
+        shown = partial(block_exhibit, model, 0, moved_TD, moved_TK, observed_TD)
         verdict.judge(Metric("changed_ids", changed, 0), *metrics, about=f"order {order_T.tolist()}", exhibit=shown)
         verdict.saw(tokens=TOKENS)
 
@@ -53,7 +53,7 @@ def test_relabelled_experts_give_the_same_outputs(subject: Subject, verdict: Ver
         changed = int(np.sum(np.sort(old_of_new[new_TK]) != np.sort(ids_TK)))
         observed_TD = probe.moe_block(0, x_TD)
         metrics = block_metrics(observed_TD, expected_TD, ids_TK, model)
-        shown = partial(block_exhibit, relabelled, 0, x_TD, np.argsort(old_of_new)[ids_TK], observed_TD)
+        shown = partial(block_exhibit, relabelled, 0, x_TD, new_TK, observed_TD)
         verdict.judge(Metric("changed_experts", changed, 0), *metrics, about=f"old of new: {old_of_new.tolist()}", exhibit=shown)
         verdict.saw(tokens=TOKENS)
 
@@ -74,7 +74,7 @@ def test_duplicated_experts_give_the_same_outputs(subject: Subject, verdict: Ver
     both_TK, _ = one_layer(probe.route(0, x_TD), TOKENS, doubled.top_k)
     wanted = np.sort(np.concatenate([ids_TK, ids_TK + spec.num_experts], axis=-1))
     observed_TD = probe.moe_block(0, x_TD)
-    shown = partial(block_exhibit, doubled_model, 0, x_TD, wanted, observed_TD)
+    shown = partial(block_exhibit, doubled_model, 0, x_TD, both_TK, observed_TD)
     verdict.judge(Metric("changed_experts", int(np.sum(np.sort(both_TK) != wanted)), 0), exhibit=shown)
     verdict.judge(*block_metrics(observed_TD, expected_TD, ids_TK, model), exhibit=shown)
     verdict.saw(tokens=TOKENS)

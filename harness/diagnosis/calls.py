@@ -13,6 +13,8 @@ import numpy as np
 from harness.capsule.exhibit import Exhibit
 from implementations.interface import Model, Packed, PinnedRouting, Request, StepOutput
 
+RESET = "reset"
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -30,9 +32,28 @@ class Grid:
 
 
 def grids(exhibit: Exhibit) -> list[Grid]:
-    """The exhibit's calls, in order."""
+    """The exhibit's calls, in order. The rows are those after the last reset."""
+    calls = exhibit.facts["calls"]
+    resets = [i for i, call in enumerate(calls) if call["kind"] == RESET]
     taken: dict[int, int] = dict.fromkeys(exhibit.facts["rows"], 0)
-    return [_grid(exhibit, i, call, taken) for i, call in enumerate(exhibit.facts["calls"])]
+    return [_grid(exhibit, i, call, taken if i > max(resets, default=-1) else {}) for i, call in enumerate(calls)]
+
+
+def row_grids(places: Sequence[Grid]) -> list[Grid]:
+    """Those that the rows came from: all after the last reset."""
+    resets = [i for i, place in enumerate(places) if place.kind == RESET]
+    return list(places[max(resets, default=-1) + 1 :])
+
+
+def pinned_row(exhibit: Exhibit, row: int) -> PinnedRouting | None:
+    """(L, S, K) ids, and weights or None, that were pinned for a row; None where nothing was."""
+    places = row_grids(grids(exhibit))
+    pins = [(place.pinned, place.where[row]) for place in places]
+    ids = [pin.topk_ids_LTK[:, where] for pin, where in pins if pin is not None]
+    weights = [pin.topk_weights_LTK[:, where] for pin, where in pins if pin is not None and pin.topk_weights_LTK is not None]
+    if len(ids) != len(places):
+        return None
+    return PinnedRouting(np.concatenate(ids, axis=1), np.concatenate(weights, axis=1) if len(weights) == len(places) else None)
 
 
 def _grid(exhibit: Exhibit, i: int, call: Mapping[str, str], taken: dict[int, int]) -> Grid:
@@ -54,6 +75,8 @@ def _grid(exhibit: Exhibit, i: int, call: Mapping[str, str], taken: dict[int, in
 
 def _where(call: Mapping[str, str], ids_BS: np.ndarray, lengths: np.ndarray | None) -> dict[int, np.ndarray]:
     B, S = ids_BS.shape
+    if call["kind"] == RESET:
+        return {}
     flat_BS = np.arange(B * S).reshape(B, S)
     if call["kind"] == "packed":
         assert lengths is not None
@@ -67,9 +90,14 @@ def run(model: Model, exhibit: Exhibit, places: Sequence[Grid], routing: bool = 
     """What the model answers, by row: `logits_SV`, and, where it shows its routing, `ids_LSK`, `weights_LSK`, `router_logits_LSE`."""
     found: dict[int, list[dict[str, np.ndarray]]] = {row: [] for row in exhibit.facts["rows"]}
     for place in places:
+        if place.kind == RESET:
+            model.reset()
+            found = {row: [] for row in found}
+            continue
         out = _call(model, place, routing)
         for row, parts in found.items():
-            parts.append(_answer(out, place.where[row]))
+            if row in place.where:
+                parts.append(_answer(out, place.where[row]))
     return {row: _joined(parts) for row, parts in found.items()}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from harness.capsule.exhibit import BLOCK, MODEL, ROUTER, Exhibit
@@ -50,6 +50,16 @@ def explain_by_catalogue(exhibit: Exhibit, faults: Iterable[Fault] = FAULTS) -> 
     tried = sorted((Hypothesis(fault, distance(exhibit, fault.seams(HONEST))) for fault in acting(exhibit, faults)), key=_key)
     accepted = tuple(h for h in tried if h.distance.worst <= WITHIN and honest.worst >= NEARER * h.distance.worst)
     return Answer(honest, accepted, tried[0] if tried else None, len(tried))
+
+
+def narrowed(answer: Answer, others: Sequence[Exhibit]) -> Answer:
+    """Without the explanations that do not also give what came in other experiments on the same backend; all of them where none does."""
+    left = tuple(h for h in answer.accepted if all(_holds(h.fault, other) for other in others))
+    return replace(answer, accepted=left) if left else answer
+
+
+def _holds(fault: Fault, other: Exhibit) -> bool:
+    return not list(acting(other, [fault])) or distance(other, fault.seams(HONEST)).worst <= WITHIN
 
 
 def _key(hypothesis: Hypothesis) -> tuple[float, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.capsule.exhibit import Exhibit
-from harness.diagnosis.calls import Grid, grids
+from harness.diagnosis.calls import Grid, grids, row_grids
 from harness.diagnosis.finding import Finding
 from harness.diagnosis.rejudge import is_pinned, pinned_run
 from harness.diagnosis.router import describe_weights, illegal
@@ -86,7 +86,7 @@ def _spread(exhibit: Exhibit, expected: OracleOutput) -> Spread:
     kept = exhibit.facts.get("kept_positions", slice(None))
     wanted_SV, came_SV = expected.logits_SV[kept], exhibit.arrays[f"row{row}.logits_SV"]
     errors_S = np.sqrt(np.mean((came_SV - wanted_SV) ** 2, axis=-1)) / np.sqrt(np.mean(wanted_SV**2))
-    kinds = [(place.kind, i) for i, place in enumerate(grids(exhibit)) for _ in place.where[row]]
+    kinds = [(place.kind, i) for i, place in enumerate(row_grids(grids(exhibit))) for _ in place.where[row]]
     decoded, later = np.array([kind == "decode" for kind, _ in kinds]), np.array([kind == "prefill" and i > 0 for kind, i in kinds])
     return Spread(~(errors_S <= exhibit.bounds["logits"] * bounds.WORST_POSITION / 2), decoded[kept], later[kept])
 
@@ -100,7 +100,7 @@ def _place(exhibit: Exhibit, spread: Spread, layer: int | None) -> tuple[tuple[s
     if any(place.kind == "packed" for place in grids(exhibit)) and exhibit.facts["row"] > 0:
         return ("packing", "attention"), "a packed sequence other than the first is wrong"
     if layer is None and exhibit.arrays.get(f"row{exhibit.facts['row']}.router_logits_LSE") is not None:
-        return ("head", "experts", "combine"), "what follows the last router is wrong"
+        return ("experts", "combine", "head"), "what follows the last router is wrong"
     if len(off_S) and not off_S[0] and off_S.any():
         return ("attention", "positions"), "the first position, which attends to itself alone, is right"
     if _padded(grids(exhibit)):

@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.capsule.capsule import Capsule
 from harness.capsule.exhibit import BLOCK, MODEL, ROUTER, Exhibit
+from harness.diagnosis.calls import pinned_row
 from harness.judge import bounds, routing
 from harness.judge.block import block_metrics
 from harness.judge.certificate import certify, ranking_allowance, rounding_allowance
@@ -92,8 +93,9 @@ def model_metrics(exhibit: Exhibit) -> list[Metric]:
         return logit_metrics(observed_SV, exhibit.arrays["expected_SV"], bound)
     expected = pinned_run(exhibit)
     metrics = logit_metrics(observed_SV, expected.logits_SV, bound)
-    free = expected if f"{row}ids_LSK" not in exhibit.arrays else exhibit.oracle.forward(exhibit.arrays[f"{row}input_ids_S"])
-    metrics.append(Metric("mean_kl_nats", float(kl_divergence(free.logits_SV, observed_SV).mean()), exhibit.bounds["kl"]))
+    if not is_pinned(exhibit):
+        free_SV = exhibit.oracle.forward(exhibit.arrays[f"{row}input_ids_S"]).logits_SV
+        metrics.append(Metric("mean_kl_nats", float(kl_divergence(free_SV, observed_SV).mean()), exhibit.bounds["kl"]))
     return metrics + [metric for layer in layer_metrics(exhibit, expected) for metric in layer]
 
 
@@ -105,14 +107,13 @@ def logit_metrics(observed_SV: np.ndarray, expected_SV: np.ndarray, bound: float
 
 
 def pinned_run(exhibit: Exhibit) -> OracleOutput:
-    """The oracle on the judged row with the experts that the candidate used, and the weights where they were pinned."""
+    """The oracle on the judged row with the experts (and weights) that were pinned, or else with the experts that the candidate used."""
     row = f"row{exhibit.facts['row']}."
-    ids_LSK = exhibit.arrays.get(f"{row}ids_LSK")
-    pinned = any(name.endswith(".pinned_weights") for name in exhibit.arrays)
-    weights_LSK = exhibit.arrays.get(f"{row}weights_LSK") if pinned else None
-    return exhibit.oracle.forward(
-        exhibit.arrays[f"{row}input_ids_S"], ids_LSK, None if weights_LSK is None else weights_LSK.astype(np.float64)
-    )
+    pinned = pinned_row(exhibit, exhibit.facts["row"])
+    if pinned is None:
+        return exhibit.oracle.forward(exhibit.arrays[f"{row}input_ids_S"], exhibit.arrays.get(f"{row}ids_LSK"))
+    weights = None if pinned.topk_weights_LTK is None else pinned.topk_weights_LTK.astype(np.float64)
+    return exhibit.oracle.forward(exhibit.arrays[f"{row}input_ids_S"], pinned.topk_ids_LTK, weights)
 
 
 def is_pinned(exhibit: Exhibit) -> bool:

@@ -6,22 +6,21 @@ Legend: B batch, S sequence, T tokens, L MoE layers, K top-k, D hidden, V vocabu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from harness.capsule.exhibit import BLOCK, MODEL, PREFIX, ROUTER, SECOND, Exhibit
-from harness.diagnosis.calls import Grid, grids, run
+from harness.diagnosis.calls import RESET, Grid, grids, run
 from harness.diagnosis.guide import Guide, Steps
-from harness.diagnosis.rejudge import router_delta, weight_allowance
+from harness.diagnosis.rejudge import expected_block, router_delta, weight_allowance
 from harness.faults.network import Network
 from harness.faults.numerics import Rounding
 from harness.faults.routing import RouterTensors, Routes, route
 from harness.faults.seams import HONEST, Seams
 from harness.faults.subject import SubjectModel
 from harness.judge import bounds
-from harness.judge.block import block_metrics
 from harness.judge.distance import relative_rms, worst_row
 from implementations.interface import LoadSpec
 
@@ -64,7 +63,7 @@ def _one_router(exhibit: Exhibit, prefix: str, seams: Seams, strict: bool) -> di
     x_TD, ids_TK, weights_TK = (exhibit.arrays[prefix + name] for name in ("x_TD", "ids_TK", "weights_TK"))
     slack = None if exhibit.facts["exact"] else exhibit.bounds["router"]
     guide = Guide(iter([Steps(ids_TK, np.ones(len(x_TD), bool), slack)]), strict)
-    routes, sound_T = _route(exhibit, x_TD, guide.lead(seams)), np.isfinite(x_TD).all(-1)
+    routes, sound_T = route_of(exhibit, x_TD, guide.lead(seams)), np.isfinite(x_TD).all(-1)
     legal = bool(((ids_TK >= 0) & (ids_TK < exhibit.config.routing.num_experts)).all())
     used_TK = ids_TK if legal else routes.ids_TK.clip(0, exhibit.config.routing.num_experts - 1)
     allowance_TK = weight_allowance(exhibit, router_delta(exhibit, x_TD[sound_T]), used_TK[sound_T], routes.weights_TK[sound_T])
@@ -94,7 +93,7 @@ def _relative(candidate: np.ndarray, expected: np.ndarray) -> float:
     return relative_rms(np.where(finite, candidate, 0.0), np.where(finite, expected, 0.0))
 
 
-def _route(exhibit: Exhibit, x_TD: np.ndarray, seams: Seams) -> Routes:
+def route_of(exhibit: Exhibit, x_TD: np.ndarray, seams: Seams) -> Routes:
     assert exhibit.config is not None
     rounding, tensors = Rounding(exhibit.dtype), exhibit.tensors
     weight, bias, correction = (tensors.get(f"{PREFIX}router.{part}") for part in ("weight", "bias", "correction_bias"))
@@ -103,38 +102,56 @@ def _route(exhibit: Exhibit, x_TD: np.ndarray, seams: Seams) -> Routes:
     return route(x_TD.copy(), whole, exhibit.config.routing, rounding, seams, None)
 
 
+def block_of(exhibit: Exhibit, routes: Routes, seams: Seams) -> np.ndarray:
+    """y_TD of the subject's block under `routes`, or under what is pinned."""
+    assert exhibit.config is not None
+    arrays, rounding = exhibit.arrays, Rounding(exhibit.dtype)
+    if "weights_TK" in arrays:
+        weights_TK = seams.router.round_weights(arrays["weights_TK"].astype(np.float32), exhibit.config.routing, rounding)
+        routes = Routes(routes.logits_TE, arrays["ids_TK"], weights_TK)
+    network = Network(exhibit.config, loaded(exhibit, seams), rounding, seams)
+    return network.moe_block(0, arrays["x_TD"].copy(), routes, np.ones(len(arrays["x_TD"]), bool))
+
+
+def model_of(exhibit: Exhibit, places: Sequence[Grid], seams: Seams) -> SubjectModel:
+    """The subject on the exhibit's weights, with room for its calls."""
+    assert exhibit.config is not None
+    network = Network(exhibit.config, loaded(exhibit, seams), Rounding(exhibit.dtype), seams)
+    positions = max(64, sum(place.ids_BS.shape[1] for place in places))
+    return SubjectModel(network, LoadSpec(exhibit.dtype, max_length=positions, max_batch=max(len(p.ids_BS) for p in places)))
+
+
 def _block(exhibit: Exhibit, seams: Seams, strict: bool) -> dict[str, float]:
     arrays, judged_T = exhibit.arrays, exhibit.arrays["judged_T"].astype(bool)
-    guide = Guide(iter([Steps(arrays["ids_TK"], judged_T, exhibit.bounds["router"])]), strict and "weights_TK" not in arrays)
-    routes = _route(exhibit, arrays["x_TD"], guide.lead(seams))
-    if "weights_TK" in arrays:
-        routes = Routes(routes.logits_TE, arrays["ids_TK"], seams.router.round_weights(arrays["weights_TK"].astype(np.float32), exhibit.config.routing, Rounding(exhibit.dtype)))  # type: ignore[union-attr]  # fmt: skip
-    network = Network(exhibit.config, loaded(exhibit, seams), Rounding(exhibit.dtype), seams)  # type: ignore[arg-type]
-    y_TD = network.moe_block(0, arrays["x_TD"].copy(), routes, np.ones(len(judged_T), bool))
-    return {
-        "selection": INFINITE if guide.differing and "weights_TK" not in arrays else 0.0,
-        "output": _block_output(arrays["y_TD"][judged_T], y_TD[judged_T], arrays["ids_TK"][judged_T], exhibit.bounds["block"]),
-    }
+    pinned_TK = arrays.get("weights_TK")
+    guide = Guide(iter([Steps(arrays["ids_TK"], judged_T, exhibit.bounds["router"])]), strict and pinned_TK is None)
+    y_TD = block_of(exhibit, route_of(exhibit, arrays["x_TD"], guide.lead(seams)), seams)
+    output = _output(exhibit, arrays["y_TD"][judged_T], y_TD[judged_T], expected_block(exhibit)[judged_T])
+    return {"selection": INFINITE if guide.differing and pinned_TK is None else 0.0, "output": output}
 
 
-def _block_output(candidate_TD: np.ndarray, expected_TD: np.ndarray, ids_TK: np.ndarray, bound: float) -> float:
+def _output(exhibit: Exhibit, candidate_TD: np.ndarray, supposed_TD: np.ndarray, right_TD: np.ndarray) -> float:
+    """The block's metrics in units of their bounds. Relative to the larger of what is supposed and what is right: rounding in what was left
+    out, or divided away, does not shrink with the output."""
     finite = np.isfinite(candidate_TD)
-    if (finite != np.isfinite(expected_TD)).any():
+    if (finite != np.isfinite(supposed_TD)).any():
         return INFINITE
-    if not np.any(np.where(finite, expected_TD, 0.0)):
-        return 0.0 if not np.any(np.where(finite, candidate_TD, 0.0)) else INFINITE
-    metrics = block_metrics(np.where(finite, candidate_TD, 0.0), np.where(finite, expected_TD, 0.0), ids_TK, bound)
-    return max(metric.severity for metric in metrics)
+    candidate_TD, supposed_TD = (np.where(finite, x, 0.0) for x in (candidate_TD, supposed_TD))
+    scale = max(_rms(supposed_TD), _rms(right_TD))
+    if scale == 0.0:
+        return 0.0 if (candidate_TD == supposed_TD).all() else INFINITE
+    error_T = np.sqrt(np.mean((candidate_TD - supposed_TD) ** 2, axis=-1)) / scale
+    return max(_rms(error_T), float(np.max(error_T, initial=0.0)) / bounds.WORST_TOKEN) / exhibit.bounds["block"]
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if x.size else 0.0
 
 
 def _model(exhibit: Exhibit, seams: Seams, strict: bool) -> dict[str, float]:
-    assert exhibit.config is not None
     places = grids(exhibit)
     guide = Guide(_steps(exhibit, places), strict)
-    network = Network(exhibit.config, loaded(exhibit, seams), Rounding(exhibit.dtype), guide.lead(seams))
-    positions = max(64, sum(place.ids_BS.shape[1] for place in places))
-    model = SubjectModel(network, LoadSpec(exhibit.dtype, max_length=positions, max_batch=max(len(p.ids_BS) for p in places)))
-    came = run(model, exhibit, places)
+    came = run(model_of(exhibit, places, guide.lead(seams)), exhibit, places)
     parts: dict[str, float] = {"selection": INFINITE if guide.differing else 0.0}
     for row in exhibit.facts["rows"]:
         for name, value in _row(exhibit, f"row{row}.", came[row]):
@@ -145,29 +162,30 @@ def _model(exhibit: Exhibit, seams: Seams, strict: bool) -> dict[str, float]:
 def _row(exhibit: Exhibit, row: str, came: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float]]:
     candidate_SV, bound = exhibit.arrays[f"{row}logits_SV"], exhibit.bounds["logits"]
     kept = exhibit.facts.get("kept_positions")
-    expected_SV = came["logits_SV"] if kept is None else came["logits_SV"][kept]
-    yield "output", _relative(candidate_SV, expected_SV) / bound
-    yield "worst position", _worst(candidate_SV, expected_SV) / (bounds.WORST_POSITION * bound)
+    supposed_SV = came["logits_SV"] if kept is None else came["logits_SV"][kept]
+    yield "output", _relative(candidate_SV, supposed_SV) / bound
+    yield "worst position", _worst(candidate_SV, supposed_SV) / (bounds.WORST_POSITION * bound)
     router, logits_LSE = exhibit.bounds["router"], came["router_logits_LSE"]
     if f"{row}router_logits_LSE" in exhibit.arrays:
         yield "router_logits", _relative(exhibit.arrays[f"{row}router_logits_LSE"], logits_LSE) / router
     if f"{row}weights_LSK" in exhibit.arrays:
         delta_L = 2 * router * np.sqrt(np.mean(np.square(logits_LSE), axis=(1, 2)))
         weights_LSK = came["weights_LSK"]
-        moved = np.broadcast_to(4 * delta_L[:, None, None], weights_LSK.shape)
-        yield "weights", _weights(exhibit.arrays[f"{row}weights_LSK"], weights_LSK, bounds.weight_allowance(weights_LSK, moved, exhibit.dtype))
+        moved_LSK = np.broadcast_to(4 * delta_L[:, None, None], weights_LSK.shape)
+        allowance = bounds.weight_allowance(weights_LSK, moved_LSK, exhibit.dtype)
+        yield "weights", _weights(exhibit.arrays[f"{row}weights_LSK"], weights_LSK, allowance)
 
 
-def _worst(candidate_SV: np.ndarray, expected_SV: np.ndarray) -> float:
-    finite = np.isfinite(candidate_SV) & np.isfinite(expected_SV)
-    return worst_row(np.where(finite, candidate_SV, 0.0), np.where(finite, expected_SV, 0.0))
+def _worst(candidate_SV: np.ndarray, supposed_SV: np.ndarray) -> float:
+    finite = np.isfinite(candidate_SV) & np.isfinite(supposed_SV)
+    return worst_row(np.where(finite, candidate_SV, 0.0), np.where(finite, supposed_SV, 0.0))
 
 
 def _steps(exhibit: Exhibit, places: list[Grid]) -> Iterator[Steps]:
     """The candidate's selections in the order in which the subject makes them: call by call, layer by layer."""
     assert exhibit.config is not None
     for place in places:
-        for layer in range(len(exhibit.config.moe_layers)):
+        for layer in () if place.kind == RESET else range(len(exhibit.config.moe_layers)):
             yield Steps(place.ids_LTK[layer], place.known_T, exhibit.bounds["router"])
 
 

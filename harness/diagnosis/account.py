@@ -43,7 +43,7 @@ def _lines(capsule: Capsule, metrics: list[Metric], fails: bool, path: Path) -> 
         yield "  got        judged anew from its arrays, it passes: the record and the capsule disagree"
         yield from (f"             {metric}" for metric in metrics if metric.bound is not None)
         return
-    yield from words.measured(metrics)
+    yield from words.measured(metrics, capsule.metrics)
     if capsule.exhibit.kind == RECORD:
         yield words.record_only(capsule.exhibit)
     else:

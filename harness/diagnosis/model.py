@@ -39,6 +39,8 @@ def find_in_model(exhibit: Exhibit) -> Finding:
     spread = _spread(exhibit, expected)
     layer, seen = _first_layer(exhibit, expected)
     operators, said = _place(exhibit, spread, layer)
+    if layer and operators[0] == "experts":  # what the next router is given wrong was made in the block before it
+        layer -= 1
     return Finding(operators, layer, evidence=(seen, said), tokens=tuple(int(s) for s in np.flatnonzero(spread.off_S)[:8]))
 
 

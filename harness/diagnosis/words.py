@@ -10,10 +10,11 @@ from harness.capsule.capsule import Capsule
 from harness.capsule.exhibit import BLOCK, MODEL, RECORD, ROUTER, Exhibit
 from harness.diagnosis.diagnose import Diagnosis
 from harness.diagnosis.hypotheses import Hypothesis
+from harness.diagnosis.replay import Distance
 from harness.diagnosis.jury import Jury
 from harness.judge.metric import Metric
 
-SHOWN = 5
+SHOWN = 4
 
 
 def headline(capsule: Capsule) -> Iterator[str]:
@@ -54,13 +55,15 @@ def _call(i: int, call: dict[str, str], exhibit: Exhibit) -> str:
     return f"{call['kind']} of {ids.shape[0]} x {ids.shape[1]}" + (" tokens" if i == 0 else "")
 
 
-def measured(metrics: Sequence[Metric]) -> Iterator[str]:
-    """The violated metrics, each name once and the worst first."""
-    told: set[str] = set()
-    for metric in metrics:
-        if metric.violated and metric.name not in told:
-            told.add(metric.name)
-            yield f"  got        {metric.name} = {metric.value:.4g}, at most {metric.bound:.4g} is allowed{_times(metric)}"
+def measured(metrics: Sequence[Metric], recorded: Sequence[Metric]) -> Iterator[str]:
+    """The violated metrics, each name once: those that were recorded first, then the worst."""
+    names = [metric.name for metric in recorded]
+    told: dict[str, Metric] = {}
+    for metric in sorted(metrics, key=lambda metric: metric.name not in names):
+        if metric.violated:
+            told.setdefault(metric.name, metric)
+    for metric in list(told.values())[:SHOWN]:
+        yield f"  got        {metric.name} = {metric.value:.4g}, at most {metric.bound:.4g} is allowed{_times(metric)}"
 
 
 def _times(metric: Metric) -> str:
@@ -97,10 +100,10 @@ def _answer(found: Diagnosis) -> Iterator[str]:
         yield f"  known bug  none of the known: of {answer.tried} tried, none gives this output{near}"
     else:
         several = f" (one of {len(answer.accepted)} that this input cannot tell apart)" if len(answer.accepted) > 1 else ""
-        yield f"  known bug  reproduced exactly enough{several}:"
+        yield f"  known bug  reproduced within rounding{several}:"
         for hypothesis in answer.accepted[:SHOWN]:
             yield from _hypothesis(hypothesis)
-        yield f"             an honest implementation is {_bounds(answer.honest.worst)} away; {answer.tried} known bugs were tried"
+        yield f"             {answer.tried} known bugs were tried; without one, an honest implementation {_honest(answer.honest)}"
 
 
 def _hypothesis(hypothesis: Hypothesis) -> Iterator[str]:
@@ -111,12 +114,18 @@ def _hypothesis(hypothesis: Hypothesis) -> Iterator[str]:
     )
 
 
+def _honest(distance: Distance) -> str:
+    if distance.parts.get("selection"):
+        return "chooses other experts"
+    return f"is {_bounds(distance.worst)} from what came" if np.isfinite(distance.worst) else "gives something that cannot be compared"
+
+
 def _far(hypothesis: Hypothesis) -> str:
     return f"{_bounds(hypothesis.distance.worst)} away" if np.isfinite(hypothesis.distance.worst) else "not comparable"
 
 
 def _bounds(value: float) -> str:
-    return f"{value:.3g} bounds" if np.isfinite(value) else "infinitely many bounds"
+    return f"{value:.3g} bounds"
 
 
 def record_only(exhibit: Exhibit) -> str:

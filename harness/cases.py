@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -16,16 +16,27 @@ from implementations import families
 from implementations.checkpoint import Checkpoint
 from implementations.interface import ModelConfig, RoutingSpec
 
+HELDOUT = "heldout.txt"  # the bytes that no golden model was trained on; beside the folders of the golden data
 SEQUENCE = 48  # tokens per row where there is no golden prompt: long enough to touch every expert of the golden models
 
 
 @dataclass(frozen=True)
 class Case:
-    """A named HF directory. `golden`: the directory that also holds HF's logits, or None. Equality is by path, so caches can key on it."""
+    """A named HF directory. `golden`: the directory that also holds HF's logits, or None. `seed`: 0 asks about the golden prompts, any other
+    about other text, and moves all else that is drawn. Equality is by path and seed, so caches can key on it."""
 
     name: str
     checkpoint: Path
     golden: Path | None = None
+    seed: int = 0
+
+    def seeded(self, seed: int) -> Case:
+        """The same checkpoint, opened once for both, with the data of another seed."""
+        if seed == self.seed:
+            return self
+        other = replace(self, seed=seed)
+        vars(other).update(_opened=self._opened, oracle=self.oracle)  # where cached_property keeps them
+        return other
 
     @cached_property
     def _opened(self) -> Checkpoint:
@@ -57,10 +68,12 @@ class Case:
 
     @cached_property
     def prompts_BS(self) -> np.ndarray:
-        """Token ids (B, S): the golden prompts, or random ids of the vocabulary for a user's checkpoint."""
+        """Token ids (B, S): the golden prompts, or as many other windows of held-out text; random ids for a user's checkpoint."""
         if self.golden is not None:
-            return self.expected["input_ids_BS"]
-        return np.random.default_rng(0).integers(0, self.config.vocab_size, (2, min(SEQUENCE, self.config.max_position_embeddings)))
+            golden_BS = self.expected["input_ids_BS"]
+            return windows(self.golden.parent, golden_BS.shape, self.seed) if self.seed else golden_BS
+        size = (2, min(SEQUENCE, self.config.max_position_embeddings))
+        return np.random.default_rng([0, self.seed]).integers(0, self.config.vocab_size, size)
 
     def free_run(self, row: int) -> OracleOutput:
         """The oracle's own run of one prompt, computed once."""
@@ -75,11 +88,24 @@ class Case:
 
 @dataclass(frozen=True)
 class RouterCase:
-    """A router by itself, of a family whose models are not described here. `spec`: a well-known model's, at its true size."""
+    """A router by itself, of a family whose models are not described here. `spec`: a well-known model's, at its true size. `seed`: see
+    `Case`."""
 
     name: str
     spec: RoutingSpec
     golden: None = None
+    seed: int = 0
+
+    def seeded(self, seed: int) -> RouterCase:
+        return replace(self, seed=seed)
+
+
+def windows(root: Path, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Byte ids (B, S) cut out of the second half of the held-out text, which no bound was calibrated on."""
+    text = np.frombuffer((root / HELDOUT).read_bytes(), np.uint8)
+    text = text[len(text) // 2 :]
+    starts = np.random.default_rng([0, seed]).integers(0, len(text) - shape[1] + 1, shape[0])
+    return np.stack([text[start : start + shape[1]] for start in starts]).astype(np.int64)
 
 
 def router_cases() -> list[RouterCase]:

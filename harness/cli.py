@@ -1,4 +1,5 @@
-"""The command line: run | kernel | explain | recheck | bench | report | list | convert | golden. Bad input gets one clear line and exit code 2."""
+"""The command line: run | kernel | explain | recheck | bench | report | list | convert | golden. Bad input gets one clear line and
+exit code 2."""
 
 from __future__ import annotations
 
@@ -223,11 +224,13 @@ def _readable_errors() -> Iterator[None]:
 def application() -> typer.Typer:
     """The commands with their subcommands."""
     from harness.cli_explain import explain, recheck
+    from harness.cli_floors import floors
     from harness.cli_kernel import kernel
 
     app.command("kernel")(kernel)
     app.command("explain")(explain)
     app.command("recheck")(recheck)
+    golden_app.command("floors")(floors)
     app.add_typer(golden_app, name="golden")
     return app
 

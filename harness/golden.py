@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from harness.cases import Case, golden_cases
+from harness.cases import HELDOUT, Case, golden_cases
 from harness.corpus import corpus, split
+from harness.floors.case import floors_of
 from harness.golden_models import GOLDEN_CONFIGS, LOAD_RANGE, MAX_BITS_PER_BYTE, MIN_GAP, TRAIN_STEPS
-from harness.judge import bounds
 from harness.judge.distance import relative_rms
 from harness.oracle.model import Oracle
 from harness.oracle.routing import gap
@@ -35,7 +35,7 @@ from implementations.registry import backend
 REFERENCE = "hf:eager"
 ROWS, LENGTH, GREEDY_PROMPT, GREEDY_NEW = 4, 64, 16, 24
 IGNORED = -100  # HF's label for "does not count"
-MANIFEST, HELDOUT, EXPECTED = "manifest.json", "heldout.txt", "expected.safetensors"
+MANIFEST, EXPECTED = "manifest.json", "expected.safetensors"
 
 
 class GoldenError(Exception):
@@ -57,7 +57,7 @@ def train(root: Path, family: str, steps: int = TRAIN_STEPS, seed: int = 0) -> d
     shutil.rmtree(root / family / "checkpoint", ignore_errors=True)
     fresh.rename(root / family / "checkpoint")
     (root / HELDOUT).write_bytes(heldout)
-    _update_manifest(root, family, training=facts | {"seed": seed, "text_sha256": sha256(text).hexdigest()})
+    update_manifest(root, family, training=facts | {"seed": seed, "text_sha256": sha256(text).hexdigest()})
     return facts
 
 
@@ -79,8 +79,8 @@ def make(root: Path) -> None:
         expected["gap_LT"] = np.concatenate([_gaps(case.oracle, row) for row in prompts_BS], axis=1)
         save_file(expected, root / case.name / EXPECTED)
         (root / case.name / EXPECTED).chmod(0o644)  # safetensors makes it private to its owner
-        _update_manifest(root, case.name, oracle_relative_rms=_disagreement(Case(case.name, case.checkpoint, case.golden)))
-    _update_manifest(root)
+        update_manifest(root, case.name, oracle_relative_rms=_disagreement(Case(case.name, case.checkpoint, case.golden)))
+    update_manifest(root)
 
 
 def _clearest_windows(oracle: Oracle, text: bytes, rows: int, length: int, candidates: int = 60) -> np.ndarray:
@@ -153,7 +153,8 @@ def _disagreement(case: Case) -> float:
     return relative_rms(case.expected["logits_BSV"], logits)
 
 
-def _update_manifest(root: Path, family: str | None = None, **facts: Any) -> None:
+def update_manifest(root: Path, family: str | None = None, **facts: Any) -> None:
+    """Adds facts about a family; takes the sha256 of every file again."""
     manifest: dict[str, Any] = read_manifest(root) if (root / MANIFEST).exists() else {"schema": 1, "families": {}}
     if family is not None:
         manifest["families"].setdefault(family, {}).update(facts)
@@ -210,7 +211,7 @@ def _verify_case(case: Case, rerun: bool) -> Verified:
     if rerun:
         outputs = _reference_outputs(case, case.prompts_BS, case.expected["greedy_prompts_BS"])
         again = relative_rms(outputs["logits_BSV"], case.expected["logits_BSV"])
-    allowed = bounds.logits("float32", case.config.num_hidden_layers, measured=True)
+    allowed = floors_of(case, "float32").forward(case.prompts_BS[0])["logit_error"].bound
     for name, value in (("the oracle", against_oracle), ("HF run again", again)):
         if value is not None and not value <= allowed:
             raise GoldenError(f"{case.name}: golden logits differ from {name} by {value:.2g}, {allowed:.2g} allowed")

@@ -1,8 +1,8 @@
 """A capsule's case asked again of another build of a backend: 0 passes, 1 fails, 125 cannot be judged, as `git bisect run` wants it.
 
-What the capsule holds is enough: a small checkpoint is written from its weights, and the calls are made again. Where it holds no weights, or no
-experiment at all, the check itself is run, on the golden checkpoint of that name or on the directory that the capsule names, provided that
-the weights there are the same.
+What the capsule holds is enough: a small checkpoint is written from its weights, and the calls are made again. Where it holds no weights,
+or no experiment at all, the check itself is run, on the golden checkpoint of that name or on the directory that the capsule names, if the
+weights there are the same.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from harness.capsule.calls import grids, run
 from harness.capsule.capsule import Capsule, checkpoint_facts
 from harness.capsule.checkpoint import write_model
 from harness.capsule.exhibit import BLOCK, MODEL, PREFIX, RECORD, ROUTER, Exhibit
 from harness.cases import golden_root
-from harness.diagnosis.calls import grids, run
 from harness.diagnosis.rejudge import rejudge
 from harness.judge.metric import Metric
 from harness.launch import Launch, pytest_command
@@ -151,7 +151,8 @@ def run_check(capsule: Capsule, backend: str, python: list[str] | None) -> Outco
     golden = checkpoint is None or checkpoint.parent.parent == golden_root()
     name = capsule.identity["node"].split("::")[-1].split("[")[0]
     keyword = f"{name} and {capsule.identity['case']}" if golden else name
-    asked = Launch([backend], None if golden else [checkpoint], [capsule.identity["dtype"]], "cpu", None, None, keyword, False, python, workers=0)  # type: ignore[list-item]  # fmt: skip
+    own, dtypes = None if golden or checkpoint is None else [checkpoint], [capsule.identity["dtype"]]
+    asked = Launch([backend], own, dtypes, "cpu", None, None, keyword, False, python, workers=0)
     with TemporaryDirectory(prefix="moe-harness-recheck-") as scratch:
         directory = Path(scratch) / "run"
         subprocess.run(pytest_command("checks", asked, directory), capture_output=True, check=False)

@@ -17,8 +17,9 @@ A run directory holds `records-<pid>.jsonl` shards. Every record has `schema`, `
 - `end`: exit_status (pytest's own number), duration_s, lost [shard]: of workers that died; the controller wrote the record they owed
 
 A process that opens its part with `run` closes it with `end`; a run may have several parts (workers, checks then benchmarks).
-A metric is {name, value, bound, kind}: kind "judged" passes iff value <= bound, "reported" has no say. The reader adds `shard`, the file's
-name, to every record, and makes `truncated`.
+A metric is {name, value, bound, noise, visible, kind}: kind "judged" passes iff value <= bound, "reported" has no say. `noise`: what an
+honest implementation typically shows, `visible`: the smallest further error that would have failed; None where rounding excuses nothing.
+The reader adds `shard`, the file's name, to every record, and makes `truncated`.
 """
 
 from __future__ import annotations

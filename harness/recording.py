@@ -94,45 +94,13 @@ def conclude(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.Test
 
 
 def _classify(item: pytest.Item, call: pytest.CallInfo[None]) -> tuple[str, str]:
-    """(status, reason) of an ended check."""
-    from harness.subject import Unavailable
-    from harness.verdict import Inconclusive
-    from implementations.interface import Unsupported
-    from implementations.worker import WorkerTimeout
+    """(status, reason) of an ended check or benchmark."""
+    from harness.status import classify
 
-    if call.excinfo is None:
-        return _classify_clean(item)
-    error: BaseException = call.excinfo.value
-    while isinstance(error, BaseExceptionGroup):  # Hypothesis groups what it could not repeat: the first is what happened
-        error = error.exceptions[0]
-    reason = str(error).strip() or type(error).__name__
-    skipped = pytest.skip.Exception  # by pytest-benchmark's --benchmark-skip
-    kinds = (
-        (Unsupported, "UNSUPPORTED"),
-        (skipped, "UNSUPPORTED"),
-        (Unavailable, "UNAVAILABLE"),
-        (Inconclusive, "INCONCLUSIVE"),
-        (AssertionError, "FAIL"),
-        (WorkerTimeout, "TIMEOUT"),
-    )
-    for kind, status in kinds:
-        if isinstance(error, kind):
-            return status, _with_notes(reason, error)
-    return "CRASHED", _with_notes(f"{type(error).__name__}: {reason}", error)
-
-
-def _classify_clean(item: pytest.Item) -> tuple[str, str]:
-    """A check that raised nothing passes only if it judged something."""
-    if BENCH in item.stash:
-        return item.stash[BENCH].get("status", "PASS"), item.stash[BENCH].get("reason", "")
-    metrics = item.stash[VERDICT].metrics.values() if VERDICT in item.stash else ()
-    return ("PASS", "") if any(m.bound is not None for m in metrics) else ("INCONCLUSIVE", "nothing was judged")
-
-
-def _with_notes(reason: str, error: BaseException) -> str:
-    """The message with Hypothesis's falsifying example, cut to what a report can show."""
-    text = "\n".join([reason, *getattr(error, "__notes__", ())])
-    return text if len(text) <= 2000 else text[:2000] + " ..."
+    error, benchmark = call.excinfo.value if call.excinfo else None, item.stash.get(BENCH, None)
+    if error is None and benchmark is not None:
+        return benchmark.get("status", "PASS"), benchmark.get("reason", "")
+    return classify(error, item.stash.get(VERDICT, None), item.get_closest_marker("workload") is not None)
 
 
 def _write(item: pytest.Item, recorder: Recorder, outcome: Outcome, duration: float) -> None:

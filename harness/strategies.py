@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
@@ -19,15 +19,18 @@ EXAMPLES = 20
 Explorer = Callable[[Callable[..., None]], None]
 
 
-def explore(thorough: bool, examples: int = EXAMPLES, shrink: bool = True, **strategies: st.SearchStrategy[Any]) -> Explorer:
+def explore(
+    thorough: bool, examples: int = EXAMPLES, shrink: bool = True, reseed: int = 0, **strategies: st.SearchStrategy[Any]
+) -> Explorer:
     """Runs the decorated function at once on generated keyword arguments: the same examples every time, or with `thorough` twenty times as
     many under fresh seeds. No example database: a failure's smallest example stands in its message. `shrink` False where one example takes
-    so long that the first failing one must do."""
+    so long that the first failing one must do. `reseed`: another set of examples, the same every time; 0 is the usual one."""
     phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
     budget = settings(_settings(thorough, examples), phases=phases)
 
     def run(check: Callable[..., None]) -> None:
-        budget(given(**strategies)(check))()
+        test = given(**strategies)(check)
+        budget(seed(reseed)(test) if reseed else test)()
 
     return run
 

@@ -11,11 +11,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.cases import Case
+from harness.floors.case import CaseFloors, floors_of
 from implementations.interface import Backend, Capabilities, Generate, LoadSpec, Model, ModelConfig, Probe, RoutingSpec, Unsupported
 from implementations.worker import WorkerBackend
 
-KEPT_MODELS = 6
+KEPT_MODELS, KEPT_CASES = 6, 16
 MAX_LENGTH, MAX_BATCH = 128, 8  # of the models that checks share
 
 
@@ -32,6 +35,17 @@ class Workshop:
     thorough: bool = False
     gates: dict[int, dict[str, Any]] = field(default_factory=dict)  # by id of a kept model: what its conformance gate said
     _models: OrderedDict[tuple, Model] = field(default_factory=OrderedDict)
+    _cases: OrderedDict[Path, Case] = field(default_factory=OrderedDict)
+
+    def case(self, name: str, key: str, make: Callable[[Path], object]) -> Case:
+        """A checkpoint of `once`. The most recent few are the same objects every time, with their open files and what their oracles have
+        computed."""
+        path = self.once(key, make)
+        case = self._cases.setdefault(path, Case(name, path))
+        self._cases.move_to_end(path)
+        if len(self._cases) > KEPT_CASES:
+            self._cases.popitem(last=False)
+        return case
 
     def model(self, backend: Backend, path: Path, spec: LoadSpec) -> Model:
         """A loaded model with an empty cache: a kept one is reset, or loaded again where it cannot be. A backend that does not read HF
@@ -104,14 +118,18 @@ class Subject:
         """What is asked of a router by itself; None where the case is a model."""
         return getattr(self.case, "spec", None)
 
+    def random(self, stream: int) -> np.random.Generator:
+        """Numbers of the case's seed; those of seed 0 are what `default_rng(stream)` gives."""
+        return np.random.default_rng([stream, self.case.seed])
+
     @property
     def load_spec(self) -> LoadSpec:
         return LoadSpec(dtype=self.dtype, device=self.workshop.device)
 
     @property
-    def depth(self) -> tuple[int, bool]:
-        """What the bounds of whole-model errors depend on: layers, and whether the case is one they were measured on."""
-        return self.config.num_hidden_layers, self.case.golden is not None
+    def floors(self) -> CaseFloors:
+        """What honest implementations are off by on this checkpoint in this dtype."""
+        return floors_of(self.case, self.dtype)
 
     def needs_feature(self, *features: str) -> None:
         """Raises Unsupported unless every feature and the dtype are declared."""

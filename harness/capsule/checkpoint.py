@@ -25,7 +25,7 @@ def write_model(exhibit: Exhibit, dst: Path) -> Path:
     if not exhibit.tensors:
         raise ValueError("the capsule holds no weights")
     config = exhibit.config if exhibit.kind == MODEL else _small(exhibit.config)
-    tensors = exhibit.whole_tensors()
+    tensors = exhibit.whole
     if exhibit.kind != MODEL:
         tensors = {**_filling(config, dst.with_name(f"{dst.name}-filling")), **tensors}
     config = replace(config, dtype=str(_stored(tensors)))

@@ -2,7 +2,7 @@
 
 Three kinds. Legend: B batch, S sequence, T tokens, L MoE layers, E experts, K top-k, D hidden, V vocabulary.
 
-- `router`: `x_TD`, and what came: `ids_TK`, `weights_TK`, maybe `logits_TE`. facts: `layer`, `exact` (logits that are exact in every dtype).
+- `router`: `x_TD`, and what came: `ids_TK`, `weights_TK`, maybe `logits_TE`. facts: `layer`, `exact` (the logits are so in every dtype).
   `second.` before the same names: another input, which was not judged. What was judged may be as small as shrinking made it; a cause must
   explain both.
 - `block`: `x_TD`, `ids_TK` (the experts used), `judged_T` (tokens that count), `weights_TK` if pinned, and what came: `y_TD`. facts:
@@ -17,10 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from harness.judge.limit import Limits
 from harness.oracle.model import Oracle
 from implementations.interface import ModelConfig
 
@@ -33,25 +35,31 @@ SECOND = "second."  # before the names of a router's second input and answers
 @dataclass(frozen=True)
 class Exhibit:
     """`tensors`: weights by canonical name, as stored; empty where they do not fit into a capsule. An expert's tensors may lack rows:
-    `experts` lists the ids that are there, None all of them. `bounds`: what honest implementations may differ by, by site (block, logits,
-    router, weights)."""
+    `experts` lists the ids that are there, None all of them. `limits`: what honest implementations may be off by on
+    this very input, by metric; of a model, by row and metric ("row0.logit_error")."""
 
     kind: str
     config: ModelConfig | None = None
     dtype: str = "float32"
     facts: Mapping[str, Any] = field(default_factory=dict)
-    bounds: Mapping[str, float] = field(default_factory=dict)
+    limits: Limits = field(default_factory=dict)
     tensors: Arrays = field(default_factory=dict)
     arrays: Arrays = field(default_factory=dict)
     experts: tuple[int, ...] | None = None
 
-    @property
+    def limit(self, metric: str, row: int | None = None) -> float:
+        """The bound of a metric; of a model's judged row, or another one."""
+        row = self.facts.get("row") if row is None else row
+        return self.limits[metric if row is None else f"row{row}.{metric}"].bound
+
+    @cached_property
     def oracle(self) -> Oracle:
         """The float64 reference on these weights."""
         assert self.config is not None
-        return Oracle(self.config, self.whole_tensors())
+        return Oracle(self.config, self.whole)
 
-    def whole_tensors(self) -> dict[str, np.ndarray]:
+    @cached_property
+    def whole(self) -> dict[str, np.ndarray]:
         """The tensors with a row for every expert, zeros where it was left out, so that ids keep their meaning."""
         return {name: self._spread(tensor) if is_experts(name) else tensor for name, tensor in self.tensors.items()}
 

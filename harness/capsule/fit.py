@@ -27,7 +27,7 @@ def size(exhibit: Exhibit) -> int:
 def _forms(exhibit: Exhibit) -> Iterator[Exhibit]:
     yield exhibit
     if exhibit.kind == BLOCK:
-        yield (chosen := chosen_experts(exhibit))
+        yield chosen_experts(exhibit)
         yield (few := chosen_experts(offending_tokens(exhibit)))
         yield replace(few, tensors={})
     elif exhibit.kind == ROUTER:

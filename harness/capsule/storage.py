@@ -17,6 +17,7 @@ from harness.capsule.capsule import Capsule
 from harness.capsule.exhibit import KINDS, Exhibit
 from harness.capsule.fit import LIMIT, fitted
 from harness.capsule.valid import complaint
+from harness.judge.limit import Limit
 from harness.judge.metric import Metric
 from harness.record import json_safe
 from implementations.interface import ModelConfig, RoutingSpec
@@ -44,10 +45,11 @@ def write(capsule: Capsule, directory: Path) -> Path:
 
 def _header(capsule: Capsule, exhibit: Exhibit) -> dict[str, Any]:
     parts = ("identity", "reproduce", "checkpoint", "parameters")
-    own = ("kind", "dtype", "facts", "bounds", "experts")
+    own = ("kind", "dtype", "facts", "experts")
     return {
         "schema": SCHEMA,
         "metrics": [metric.to_record() for metric in capsule.metrics],
+        "limits": {name: [limit.noise, limit.bound] for name, limit in exhibit.limits.items()},
         "config": None if exhibit.config is None else asdict(exhibit.config),
         **{name: getattr(capsule, name) for name in parts},
         **{name: getattr(exhibit, name) for name in own},
@@ -87,12 +89,12 @@ def _capsule(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Cap
     missing = {"check", "backend", "case", "dtype"} - identity.keys()
     if missing:
         raise ValueError(f"its identity lacks {', '.join(sorted(missing))}")
-    metrics = tuple(Metric(str(m["name"]), float(m["value"]), _bound(m["bound"])) for m in header["metrics"])
+    metrics = tuple(Metric(str(m["name"]), float(m["value"]), _number(m["bound"]), _number(m["noise"])) for m in header["metrics"])
     checkpoint = {str(name): str(value) for name, value in header["checkpoint"].items()}
     return Capsule(identity, metrics, str(header["reproduce"]), _exhibit(header, arrays), checkpoint, dict(header["parameters"]))
 
 
-def _bound(value: Any) -> float | None:
+def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
@@ -105,7 +107,7 @@ def _exhibit(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Exh
         None if header["config"] is None else _config(header["config"]),
         str(header["dtype"]),
         dict(header["facts"]),
-        {str(name): float(value) for name, value in header["bounds"].items()},
+        {str(name): Limit(float(noise), float(bound)) for name, (noise, bound) in header["limits"].items()},
         {name.removeprefix(WEIGHT): array for name, array in arrays.items() if name.startswith(WEIGHT)},
         {name.removeprefix(ARRAY): array for name, array in arrays.items() if name.startswith(ARRAY)},
         None if experts is None else tuple(int(e) for e in experts),

@@ -8,6 +8,8 @@ from math import comb, prod
 import numpy as np
 
 from harness.capsule.exhibit import BLOCK, MODEL, PREFIX, RECORD, ROUTER, SECOND, Exhibit, is_experts
+from harness.judge.names import BLOCK as BLOCK_METRICS
+from harness.judge.names import PASS
 from implementations import families
 from implementations.interface import DTYPES, ModelConfig
 from implementations.weights import canonical_shapes
@@ -99,9 +101,10 @@ def _router_complaints(exhibit: Exhibit, config: ModelConfig) -> Iterator[str]:
 def _block_complaints(exhibit: Exhibit, config: ModelConfig) -> Iterator[str]:
     T, D, K = len(exhibit.arrays["x_TD"]), config.hidden_size, config.routing.top_k
     wanted = {"x_TD": (T, D), "ids_TK": (T, K), "y_TD": (T, D), "judged_T": (T,), "weights_TK": (T, K), "expected_TD": (T, D)}
+    yield from (f"no limit of {name}" for name in BLOCK_METRICS if name not in exhibit.limits)
     yield from _shape_complaints(exhibit.arrays, wanted, ("weights_TK", "expected_TD") if exhibit.tensors else ("weights_TK",))
     ids_TK = exhibit.arrays["ids_TK"]
-    if ids_TK.size and not (0 <= ids_TK.min() and ids_TK.max() < config.routing.num_experts):
+    if ids_TK.size and not (ids_TK.min() >= 0 and ids_TK.max() < config.routing.num_experts):
         yield "an expert id is out of range"
     yield from _layer_complaints(exhibit, config, ("router.weight", "gate_up.weight", "down.weight") if exhibit.tensors else ())
 
@@ -122,7 +125,7 @@ def _model_complaints(exhibit: Exhibit, config: ModelConfig) -> Iterator[str]:
         ids = arrays[f"call{i}.ids"]
         if call["kind"] not in ("prefill", "decode", "packed", "reset") or call["padding"] not in ("left", "right") or ids.ndim != 2:
             yield f"call {i}"
-        elif ids.size and not (0 <= ids.min() and ids.max() < config.vocab_size):
+        elif ids.size and not (ids.min() >= 0 and ids.max() < config.vocab_size):
             yield f"a token id of call {i} is out of range"
     for row in facts["rows"]:
         yield from _row_complaints(exhibit, config, f"row{row}.")
@@ -131,6 +134,7 @@ def _model_complaints(exhibit: Exhibit, config: ModelConfig) -> Iterator[str]:
 def _row_complaints(exhibit: Exhibit, config: ModelConfig, row: str) -> Iterator[str]:
     L, E, K, S = len(config.moe_layers), config.routing.num_experts, config.routing.top_k, len(exhibit.arrays[f"{row}input_ids_S"])
     kept = exhibit.facts.get("kept_positions", range(S))
+    yield from (f"no limit of {row}{name}" for name in PASS if f"{row}{name}" not in exhibit.limits and name != "median_kl_nats")
     wanted = {"input_ids_S": (S,), "logits_SV": (len(kept), config.vocab_size), "ids_LSK": (L, S, K)}
     wanted |= {"weights_LSK": (L, S, K), "router_logits_LSE": (L, S, E)}
     optional = tuple(row + name for name in ("ids_LSK", "weights_LSK", "router_logits_LSE"))
@@ -138,7 +142,7 @@ def _row_complaints(exhibit: Exhibit, config: ModelConfig, row: str) -> Iterator
     if S * S * config.num_attention_heads > MOST_VALUES:
         yield f"{row}input_ids_S is too long"
     tokens_S, ids = exhibit.arrays[f"{row}input_ids_S"], exhibit.arrays.get(f"{row}ids_LSK")
-    if tokens_S.size and not (0 <= tokens_S.min() and tokens_S.max() < config.vocab_size):
+    if tokens_S.size and not (tokens_S.min() >= 0 and tokens_S.max() < config.vocab_size):
         yield f"a token id of {row}input_ids_S is out of range"
-    if ids is not None and ids.size and not (0 <= ids.min() and ids.max() < E):
+    if ids is not None and ids.size and not (ids.min() >= 0 and ids.max() < E):
         yield f"an expert id of {row}ids_LSK is out of range"

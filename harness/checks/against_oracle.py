@@ -11,10 +11,12 @@ import numpy as np
 
 from harness.checks.exhibits import model_exhibit
 from harness.checks.passes import Trace
-from harness.judge import bounds, routing
+from harness.judge import logits, routing
 from harness.judge.certificate import certify, ranking_allowance
-from harness.judge.distance import relative_rms, worst_row
+from harness.judge.limit import Limits
+from harness.judge.logits import router_errors
 from harness.judge.metric import Metric
+from harness.judge.rounding import weight_allowance
 from harness.oracle.model import Oracle, OracleOutput
 from harness.subject import Subject
 from harness.verdict import Verdict
@@ -25,9 +27,9 @@ def judge_traces(subject: Subject, verdict: Verdict, traces: list[Trace], oracle
     """Logits of every trace against the pinned oracle; pooled error and worst position."""
     for b, trace in enumerate(traces):
         expected = pinned_run(subject, trace, oracle or subject.case.oracle)
-        metrics = logit_metrics(trace.logits_SV, expected.logits_SV, subject)
-        shown = partial(model_exhibit, subject, traces, trace, oracle)
-        verdict.judge(*metrics, about=f"row {b} {about}".strip(), exhibit=shown)
+        limits = subject.floors.forward(trace.input_ids_S)
+        metrics = logits.logit_metrics(trace.logits_SV, expected.logits_SV, limits)
+        verdict.judge(*metrics, about=f"row {b} {about}".strip(), exhibit=partial(model_exhibit, subject, traces, trace, oracle))
         verdict.saw(tokens=len(trace.input_ids_S))
 
 
@@ -43,34 +45,29 @@ def pinned_run(subject: Subject, trace: Trace, oracle: Oracle) -> OracleOutput:
     return oracle.forward(trace.input_ids_S, trace.ids_LSK)
 
 
-def logit_metrics(observed_SV: np.ndarray, expected_SV: np.ndarray, subject: Subject) -> list[Metric]:
-    """Relative RMS over all positions, and of the worst position."""
-    bound = bounds.logits(subject.dtype, *subject.depth)
-    return [
-        Metric("logit_error", relative_rms(observed_SV, expected_SV), bound),
-        Metric("worst_position_error", worst_row(observed_SV, expected_SV), bounds.WORST_POSITION * bound),
-    ]
+def both_rounded(limits: Limits) -> Limits:
+    """Where what is expected was rounded as well."""
+    return {name: limit.times(2) for name, limit in limits.items()}
 
 
 def judge_routing_inside(subject: Subject, verdict: Verdict, trace: Trace) -> None:
     """Every selection inside the model against the pinned oracle's router logits. The allowance covers the rounding that hidden states
-    carry when they reach the router: twice the RMS error allowed, since single tokens are off by more. The logarithm of a weight moves by
-    its own logit's error and by the largest of the token's, and the worst weight of a whole run by twice that."""
-    expected = pinned_run(subject, trace, subject.case.oracle)
+    carry when they reach the router: the largest error of any logit. The logarithm of a weight moves by its own logit's error and by the
+    largest of the token's."""
+    expected, limits = pinned_run(subject, trace, subject.case.oracle), subject.floors.forward(trace.input_ids_S)
     assert trace.ids_LSK is not None
     shown = partial(model_exhibit, subject, [trace], trace)
-    allowed = bounds.router(subject.dtype, *subject.depth)
     for layer, logits_SE in enumerate(expected.router_logits_LSE):
-        delta = 2 * allowed * float(np.sqrt(np.mean(logits_SE**2)))
+        delta = limits["worst_router_logit_error"].bound * float(np.sqrt(np.mean(logits_SE**2)))
         spec, ranking_SE = subject.config.routing, subject.case.oracle.ranking(layer, logits_SE)
         certificate = certify(ranking_SE, trace.ids_LSK[layer], ranking_allowance(delta, spec), spec)
         verdict.judge(Metric("uncertified_selections", certificate.uncertified, 0), about=f"MoE layer {layer}", exhibit=shown)
         if trace.weights_LSK is not None:
             weights_SK = expected.topk_weights_LSK[layer]
-            allowance_SK = bounds.weight_allowance(weights_SK, np.full_like(weights_SK, 4 * delta), subject.dtype)
+            allowance_SK = weight_allowance(weights_SK, np.full_like(weights_SK, 2 * delta), subject.dtype)
             within = routing.weights_within(trace.weights_LSK[layer], weights_SK, allowance_SK)
             verdict.judge(within, about=f"MoE layer {layer}", exhibit=shown)
         verdict.saw(tokens=len(logits_SE), flips_excused=certificate.excused, experts_hit=len(np.unique(trace.ids_LSK[layer])))
     if trace.router_logits_LSE is not None:
-        error = relative_rms(trace.router_logits_LSE, expected.router_logits_LSE)
-        verdict.judge(Metric("router_logit_error", error, allowed), exhibit=shown)
+        errors = router_errors(trace.router_logits_LSE, expected.router_logits_LSE)
+        verdict.judge(*(Metric.within(name, value, limits[name]) for name, value in errors.items()), exhibit=shown)

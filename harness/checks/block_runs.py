@@ -2,47 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from harness.capsule.exhibit import Exhibit
 from harness.checks.exhibits import block_exhibit
 from harness.checks.small_models import hidden_states
 from harness.checks.transparent import one_layer
-from harness.judge import block, bounds
+from harness.floors.reference import one_layer_weights
+from harness.judge import block
 from harness.judge.certificate import ranking_allowance, rounding_allowance
 from harness.judge.metric import Metric
-from harness.oracle.model import Oracle
-from harness.oracle.routing import combine_weights, gap
+from harness.judge.rounding import router_rounding
+from harness.oracle.routing import gap
 from harness.subject import Subject
 from harness.verdict import Verdict
+from implementations.interface import PinnedRouting
 
 
-def block_metrics(observed_TD: np.ndarray, expected_TD: np.ndarray, ids_TK: np.ndarray, subject: Subject) -> list[Metric]:
-    """Those of judge/block.py, at the subject's dtype."""
-    return block.block_metrics(observed_TD, expected_TD, ids_TK, bounds.BLOCK[subject.dtype])
+@dataclass(frozen=True)
+class BlockRun:
+    """What a block was given and gave. `pinned`: L = 1; the experts that it chose where none were pinned. `clear_T`: tokens to judge."""
+
+    x_TD: np.ndarray
+    pinned: PinnedRouting
+    observed_TD: np.ndarray
+    clear_T: np.ndarray | None = None
+    layer: int = 0
+
+    @property
+    def ids_TK(self) -> np.ndarray:
+        return self.pinned.topk_ids_LTK[0]
+
+
+def block_metrics(subject: Subject, run: BlockRun) -> list[Metric]:
+    """Those of judge/block.py, against the oracle and the floors of the subject's case."""
+    expected_TD = subject.case.oracle.moe_block(run.layer, run.x_TD, run.ids_TK, one_layer_weights(run.pinned))[0]
+    assert run.observed_TD.shape == expected_TD.shape, f"expected shape {expected_TD.shape}, got {run.observed_TD.shape}"
+    rows = np.ones(len(run.x_TD), bool) if run.clear_T is None else run.clear_T
+    limits = subject.floors.block(run.layer, run.x_TD, run.pinned, rows)
+    return block.block_metrics(run.observed_TD[rows], expected_TD[rows], run.ids_TK[rows], limits)
 
 
 def judge_block(subject: Subject, verdict: Verdict, x_TD: np.ndarray, layer: int = 0, about: str = "", exact: bool = False) -> None:
     """Runs the block on x and compares with the oracle, which is given the experts that the candidate's router shows; tokens that two
     honest routers may send elsewhere are left out, since a block may well route by another kernel than `route` does. `exact`: the logits
     are exact in every dtype, so that only ties are left out."""
-    probe, oracle = subject.probe(), subject.case.oracle
+    probe = subject.probe()
     ids_TK, _ = one_layer(probe.route(layer, x_TD), len(x_TD), subject.config.routing.top_k)
     observed_TD = probe.moe_block(layer, x_TD.copy())  # one that writes to its input shall not spoil the comparison
-    expected_TD = expected_output(oracle, layer, x_TD, ids_TK)
     verdict.judge(shape_metric(observed_TD, x_TD), about=about)
     clear_T = decided(subject, layer, x_TD, exact)
-    metrics = block_metrics(observed_TD[clear_T], expected_TD[clear_T], ids_TK[clear_T], subject)
-    verdict.judge(*metrics, about=about, exhibit=partial(block_exhibit, subject, layer, x_TD, ids_TK, observed_TD, judged_T=clear_T))
+    judge_run(subject, verdict, BlockRun(x_TD, PinnedRouting(ids_TK[None]), observed_TD, clear_T, layer), about)
     verdict.saw(tokens=int(clear_T.sum()), experts_hit=len(np.unique(ids_TK[clear_T])))
+
+
+def judge_run(subject: Subject, verdict: Verdict, run: BlockRun, about: str) -> None:
+    """Against the oracle."""
+    verdict.judge(*block_metrics(subject, run), about=about, exhibit=shown(subject, run))
+
+
+def shown(subject: Subject, run: BlockRun) -> Callable[[], Exhibit]:
+    """What a failing judgement of the run hands over."""
+    judged_T = np.ones(len(run.x_TD), bool) if run.clear_T is None else run.clear_T
+    return partial(block_exhibit, subject, run.layer, run.x_TD, run.pinned, run.observed_TD, judged_T)
 
 
 def decided(subject: Subject, layer: int, x_TD: np.ndarray, exact: bool = False) -> np.ndarray:
     """Boolean (T): no rounding in the subject's dtype flips the token's selection. Two experts may err by delta each, two groups, which
     are sums of two, by twice that."""
     oracle, spec = subject.case.oracle, subject.config.routing
-    relative = 0.0 if exact else bounds.router_rounding(subject.dtype, x_TD.shape[-1])
+    relative = 0.0 if exact else router_rounding(subject.dtype, x_TD.shape[-1])
     delta_TE = ranking_allowance(rounding_allowance(x_TD, oracle.router_weight(layer), relative), spec)
     ranking_TE = oracle.ranking(layer, oracle.route(layer, x_TD)[0])
     return gap(ranking_TE, spec) > (4 if spec.num_groups > 1 else 2) * np.max(delta_TE, axis=-1)
@@ -57,12 +90,6 @@ def decided_states(subject: Subject, tokens: int) -> np.ndarray:
         x_TD = hidden_states(subject, 4 * tokens + 16, seed)
         found.append(x_TD[decided(subject, 0, x_TD)])
     return np.ascontiguousarray(np.concatenate(found)[:tokens])
-
-
-def expected_output(oracle: Oracle, layer: int, x_TD: np.ndarray, ids_TK: np.ndarray) -> np.ndarray:
-    """y_TD of the oracle's block with these experts, weighted by its own scores."""
-    weights_TK = combine_weights(oracle.route(layer, x_TD)[0], ids_TK, oracle.config.routing)
-    return oracle.combine(layer, x_TD, ids_TK, weights_TK)
 
 
 def shape_metric(observed_TD: np.ndarray, x_TD: np.ndarray) -> Metric:

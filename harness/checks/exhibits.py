@@ -7,48 +7,34 @@ from dataclasses import replace
 
 import numpy as np
 
+from harness.capsule.calls import pinned_row
 from harness.capsule.exhibit import BLOCK, MODEL, ROUTER, SECOND, Exhibit, layer_tensors, one_layer_config
 from harness.capsule.fit import LIMIT
 from harness.checks.passes import Trace
 from harness.checks.transparent import TransparentRouter
-from harness.judge import bounds
+from harness.floors.reference import one_layer_weights
+from harness.judge.limit import Limits
 from harness.oracle.model import Oracle
 from harness.subject import Subject
-from implementations.interface import ModelConfig, Routing
+from implementations.interface import ModelConfig, PinnedRouting, Routing
 from implementations.weights import parameter_counts
 
 Arrays = dict[str, np.ndarray]
 SECOND_TOKENS = 96
 
 
-def bounds_of(subject: Subject) -> dict[str, float]:
-    """What honest implementations may differ by, by site. A router by itself has no depth."""
-    layers, measured = (1, True) if subject.router_spec is not None else subject.depth
-    return {
-        "block": bounds.BLOCK[subject.dtype],
-        "weights": bounds.weight_error(subject.dtype),
-        "logits": bounds.logits(subject.dtype, layers, measured),
-        "router": bounds.router(subject.dtype, layers, measured),
-        "kl": bounds.kl(subject.dtype, layers, measured),
-    }
-
-
-def block_exhibit(
-    subject: Subject, layer: int, x_TD: np.ndarray, ids_TK: np.ndarray, y_TD: np.ndarray, **others: np.ndarray | None
-) -> Exhibit:
-    """One MoE block on given hidden states. `others`: `judged_T` (default: all tokens), `weights_TK` where they were pinned."""
-    arrays = {"x_TD": x_TD, "ids_TK": ids_TK, "y_TD": y_TD, "judged_T": np.ones(len(x_TD), bool)}
-    arrays |= {name: array for name, array in others.items() if array is not None}
-    facts = {"layer": layer, "pinned": "weights_TK" in arrays}
-    oracle = subject.case.oracle
+def block_exhibit(subject: Subject, layer: int, x_TD: np.ndarray, pinned: PinnedRouting, y_TD: np.ndarray, judged_T: np.ndarray) -> Exhibit:
+    """One MoE block on given hidden states. `pinned`: L = 1; without weights the experts are those that the candidate's router chose."""
+    arrays = {"x_TD": x_TD, "ids_TK": pinned.topk_ids_LTK[0], "y_TD": y_TD, "judged_T": judged_T}
+    weights_TK = one_layer_weights(pinned)
+    if weights_TK is not None:
+        arrays["weights_TK"] = weights_TK.astype(np.float32)
+    oracle, limits = subject.case.oracle, subject.floors.block(layer, x_TD, pinned, judged_T)
     tensors = layer_tensors(oracle.tensors, subject.config, layer)
     if sum(tensor.nbytes for tensor in tensors.values()) > LIMIT:
-        arrays["expected_TD"] = _expected_block(oracle, layer, arrays)
-    return Exhibit(BLOCK, one_layer_config(subject.config), subject.dtype, facts, bounds_of(subject), tensors, arrays)
-
-
-def _expected_block(oracle: Oracle, layer: int, arrays: Arrays) -> np.ndarray:
-    return oracle.moe_block(layer, arrays["x_TD"], arrays["ids_TK"], arrays.get("weights_TK"))[0].astype(np.float32)
+        arrays["expected_TD"] = oracle.moe_block(layer, x_TD, arrays["ids_TK"], weights_TK)[0].astype(np.float32)
+    facts = {"layer": layer, "pinned": weights_TK is not None}
+    return Exhibit(BLOCK, one_layer_config(subject.config), subject.dtype, facts, limits, tensors, arrays)
 
 
 def router_exhibit(subject: Subject, layer: int, x_TD: np.ndarray, answer: Routing) -> Exhibit:
@@ -76,7 +62,7 @@ def second_logits(num_experts: int) -> np.ndarray:
 
 
 def _router(subject: Subject, config: ModelConfig, tensors: Arrays, x_TD: np.ndarray, answer: Routing, facts: dict) -> Exhibit:
-    return Exhibit(ROUTER, config, subject.dtype, facts, bounds_of(subject), tensors, _answers(x_TD, answer))
+    return Exhibit(ROUTER, config, subject.dtype, facts, {}, tensors, _answers(x_TD, answer))
 
 
 def _answers(x_TD: np.ndarray, answer: Routing) -> Arrays:
@@ -92,8 +78,13 @@ def model_exhibit(subject: Subject, traces: Sequence[Trace], judged: Trace, orac
     arrays |= {f"row{trace.row}.{name}": array for trace in traces for name, array in trace.arrays().items()}
     calls = [{"kind": call.kind, "padding": call.padding} for call in judged.calls]
     facts = {"row": judged.row, "rows": [trace.row for trace in traces], "calls": calls}
-    small = parameter_counts(oracle.config)[0] * 2 < LIMIT
-    tensors = {name: np.asarray(oracle.tensors[name]) for name in oracle.tensors} if small else {}
-    if not tensors:
-        arrays["expected_SV"] = oracle.forward(judged.input_ids_S, judged.ids_LSK).logits_SV.astype(np.float32)
-    return Exhibit(MODEL, oracle.config, subject.dtype, facts, bounds_of(subject), tensors, arrays)
+    exhibit = Exhibit(MODEL, oracle.config, subject.dtype, facts, {}, {}, arrays)
+    limits = {f"row{t.row}.{name}": limit for t in traces for name, limit in _limits(subject, exhibit, t).items()}
+    if parameter_counts(oracle.config)[0] * 2 < LIMIT:
+        return replace(exhibit, limits=limits, tensors={name: np.asarray(oracle.tensors[name]) for name in oracle.tensors})
+    expected_SV = oracle.forward(judged.input_ids_S, judged.ids_LSK).logits_SV.astype(np.float32)
+    return replace(exhibit, limits=limits, arrays={**arrays, "expected_SV": expected_SV})
+
+
+def _limits(subject: Subject, exhibit: Exhibit, trace: Trace) -> Limits:
+    return subject.floors.forward(trace.input_ids_S, pinned_row(exhibit, trace.row))

@@ -61,7 +61,7 @@ def pinned_request(subject: Subject, tokens: int, padding: str = "right", seed: 
     """All logits, with arbitrary experts pinned: the loads of the experts, and so the shapes of their matrix products, are then the same
     whatever the tokens say. Only then must the bits of one row not depend on another's content."""
     spec, layers = subject.config.routing, len(subject.config.moe_layers)
-    ranks = np.random.default_rng(seed).random((layers, tokens, spec.num_experts))
+    ranks = subject.random(seed).random((layers, tokens, spec.num_experts))
     return Request(logits="all", padding=padding, pinned=PinnedRouting(np.argsort(ranks)[..., : spec.top_k].copy()))
 
 

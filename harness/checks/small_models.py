@@ -24,7 +24,7 @@ def like(subject: Subject, name: str, config: ModelConfig | None = None, router_
     """The subject with a small random model of its family (or `config`) for a case."""
     config = config or small(subject.config.family)
     key = f"{name}-{config}-{router_scale}-{seed}"
-    return on(subject, Case(name, subject.workshop.once(key, lambda dst: synthesize(config, dst, seed, router_scale))))
+    return on(subject, subject.workshop.case(name, key, lambda dst: synthesize(config, dst, seed, router_scale)))
 
 
 def two_layers(family: str, **changes: Any) -> ModelConfig:
@@ -33,8 +33,8 @@ def two_layers(family: str, **changes: Any) -> ModelConfig:
 
 
 def on(subject: Subject, case: Case) -> Subject:
-    """The subject in another case."""
-    return replace(subject, case=case)
+    """The subject in another case, with data of the same seed."""
+    return replace(subject, case=case.seeded(subject.case.seed))
 
 
 def rewritten(subject: Subject, name: str, change: Callable[[Tensors], Tensors], config: ModelConfig | None = None) -> Subject:
@@ -46,23 +46,23 @@ def rewritten(subject: Subject, name: str, change: Callable[[Tensors], Tensors],
         tensors = change({n: np.array(subject.case.tensor(n)) for n in subject.case.tensor_names()})
         write_checkpoint(str(dst), family.to_hf(config), dict(scatter(family.layout(config, stored), tensors)))
 
-    return on(subject, Case(name, subject.workshop.once(f"{name}-{subject.case.checkpoint}-{config}", make)))
+    return on(subject, subject.workshop.case(name, f"{name}-{subject.case.checkpoint}-{config}", make))
 
 
 def hidden_states(subject: Subject, tokens: int, seed: int = 0) -> np.ndarray:
     """x_TD of unit scale, exactly representable in the candidate's dtype."""
-    x_TD = np.random.default_rng(seed).standard_normal((tokens, subject.config.hidden_size), np.float32)
+    x_TD = subject.random(seed).standard_normal((tokens, subject.config.hidden_size), np.float32)
     return round_to(x_TD, subject.dtype)
 
 
 def excerpts(subject: Subject, rows: int, length: int, seed: int = 1) -> np.ndarray:
     """Token ids (rows, length) cut out of the case's prompts, each row elsewhere: for golden models, text of the kind that bounds were
     measured on (bytes drawn at random lead to hidden states that amplify rounding)."""
-    prompts_BS, random = subject.case.prompts_BS, np.random.default_rng(seed)
+    prompts_BS, random = subject.case.prompts_BS, subject.random(seed)
     starts = random.integers(0, prompts_BS.shape[1] - length + 1, rows)
     return np.stack([prompts_BS[row % len(prompts_BS), start : start + length] for row, start in enumerate(starts)])
 
 
 def text(subject: Subject, rows: int, length: int, seed: int = 1) -> np.ndarray:
     """Random token ids (rows, length), specials left out."""
-    return np.random.default_rng(seed).integers(0, min(256, subject.config.vocab_size), (rows, length))
+    return subject.random(seed).integers(0, min(256, subject.config.vocab_size), (rows, length))

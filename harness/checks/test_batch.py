@@ -42,3 +42,4 @@ def test_content_of_neighbours_changes_nothing(subject: Subject, verdict: Verdic
         after = prefill(subject.model(), others_BS, pinned)
         verdict.judge(Metric("changed_logits", changed_bits(before[kept : kept + 1], after[kept : kept + 1]), 0), about=f"row {kept}")
         verdict.saw(tokens=LENGTH)
+    verdict.require(tokens=tokens_BS.size)

@@ -27,6 +27,8 @@ def test_block_for_any_number_of_tokens(subject: Subject, verdict: Verdict, toke
     if not tokens:
         one_layer(model.probe().route(0, x_TD), 0, model.config.routing.top_k)
         verdict.judge(shape_metric(model.probe().moe_block(0, x_TD), x_TD), about="no tokens")
+        verdict.saw(calls=2)
+        verdict.require(calls=2)
         return
     judge_block(model, verdict, x_TD, about=f"{tokens} tokens")
     verdict.require(tokens=tokens)

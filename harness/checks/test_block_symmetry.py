@@ -5,20 +5,20 @@ Routers are transparent here: rearranging cannot flip a selection, so what diffe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
-from harness.checks.block_runs import block_metrics, expected_output
+from harness.capsule.exhibit import Exhibit
+from harness.checks.block_runs import BlockRun, block_metrics, shown
 from harness.checks.clause import LOGIC, clause
-from harness.checks.exhibits import block_exhibit
 from harness.checks.small_models import Tensors, rewritten
 from harness.checks.transparent import in_model, one_layer, transparent_model
 from harness.judge.metric import Metric
 from harness.subject import Subject
 from harness.verdict import Verdict
-from implementations.interface import RoutingSpec
+from implementations.interface import PinnedRouting, RoutingSpec
 
 TOKENS = 33
 ROUTER_TENSORS = ("moe.router.weight", "moe.router.bias", "moe.router.correction_bias")
@@ -28,56 +28,56 @@ EXPERT_TENSORS = (*ROUTER_TENSORS, "moe.gate_up.weight", "moe.down.weight")
 @clause("BLOCK-05", "Permuting the tokens permutes the outputs")
 def test_permuted_tokens_give_permuted_outputs(subject: Subject, verdict: Verdict) -> None:
     model = transparent_model(subject)
-    probe, x_TD, expected_TD, ids_TK = _expected(model)
+    probe, x_TD, ids_TK = _expected(model)
     for seed in range(3):
-        order_T = np.random.default_rng(seed).permutation(TOKENS)
+        order_T = subject.random(seed).permutation(TOKENS)
         moved_TD = np.ascontiguousarray(x_TD[order_T])
         moved_TK, _ = one_layer(probe.route(0, moved_TD), TOKENS, model.config.routing.top_k)
         changed = int(np.sum(np.sort(moved_TK) != np.sort(ids_TK[order_T])))
-        observed_TD = probe.moe_block(0, moved_TD)
-        metrics = block_metrics(observed_TD, expected_TD[order_T], ids_TK[order_T], model)
-        shown = partial(block_exhibit, model, 0, moved_TD, moved_TK, observed_TD)
-        verdict.judge(Metric("changed_ids", changed, 0), *metrics, about=f"order {order_T.tolist()}", exhibit=shown)
+        run = BlockRun(moved_TD, PinnedRouting(ids_TK[order_T][None]), probe.moe_block(0, moved_TD))
+        metrics = (Metric("changed_ids", changed, 0), *block_metrics(model, run))
+        verdict.judge(*metrics, about=f"order {order_T.tolist()}", exhibit=_shown(model, run, moved_TK))
         verdict.saw(tokens=TOKENS)
+    verdict.require(tokens=3 * TOKENS)
 
 
 @clause("BLOCK-06", "Relabelling the experts, router and weights together, changes no output", dtypes=LOGIC)
 def test_relabelled_experts_give_the_same_outputs(subject: Subject, verdict: Verdict) -> None:
     model = transparent_model(subject)
-    _, x_TD, expected_TD, ids_TK = _expected(model)
+    _, x_TD, ids_TK = _expected(model)
     for seed in range(2):
         old_of_new = relabelling(model.config.routing, seed)
         relabelled = rewritten(model, f"relabelled-{seed}", lambda tensors, order=old_of_new: _take(tensors, order))  # type: ignore[misc]
         probe = relabelled.probe()
         new_TK, _ = one_layer(probe.route(0, x_TD), TOKENS, model.config.routing.top_k)
         changed = int(np.sum(np.sort(old_of_new[new_TK]) != np.sort(ids_TK)))
-        observed_TD = probe.moe_block(0, x_TD)
-        metrics = block_metrics(observed_TD, expected_TD, ids_TK, model)
-        shown = partial(block_exhibit, relabelled, 0, x_TD, new_TK, observed_TD)
-        verdict.judge(Metric("changed_experts", changed, 0), *metrics, about=f"old of new: {old_of_new.tolist()}", exhibit=shown)
+        run = BlockRun(x_TD, PinnedRouting(ids_TK[None]), probe.moe_block(0, x_TD))
+        metrics = (Metric("changed_experts", changed, 0), *block_metrics(model, run))
+        verdict.judge(*metrics, about=f"old of new: {old_of_new.tolist()}", exhibit=_shown(relabelled, run, new_TK))
         verdict.saw(tokens=TOKENS)
+    verdict.require(tokens=2 * TOKENS)
 
 
 @clause("BLOCK-07", "With every expert there twice and twice as many chosen, the output is the same", dtypes=LOGIC)
 def test_duplicated_experts_give_the_same_outputs(subject: Subject, verdict: Verdict) -> None:
     """A softmax halves every score, an L1 normalisation every weight, and there are two of each."""
     model = transparent_model(subject)
-    _, x_TD, expected_TD, ids_TK = _expected(model)
+    _, x_TD, ids_TK = _expected(model)
     spec = model.config.routing
     twice = np.tile(np.arange(spec.num_experts), 2)
     doubled = replace(spec, num_experts=2 * spec.num_experts, top_k=2 * spec.top_k)
     if spec.num_groups > 1:
         doubled = replace(doubled, num_groups=2 * spec.num_groups, top_groups=2 * spec.top_groups)
     config = replace(model.config, routing=doubled)
-    doubled_model = rewritten(model, "duplicated", lambda tensors: _take(tensors, twice), config)
-    probe = doubled_model.probe()
+    duplicated = rewritten(model, "duplicated", lambda tensors: _take(tensors, twice), config)
+    probe = duplicated.probe()
     both_TK, _ = one_layer(probe.route(0, x_TD), TOKENS, doubled.top_k)
     wanted = np.sort(np.concatenate([ids_TK, ids_TK + spec.num_experts], axis=-1))
-    observed_TD = probe.moe_block(0, x_TD)
-    shown = partial(block_exhibit, doubled_model, 0, x_TD, both_TK, observed_TD)
-    verdict.judge(Metric("changed_experts", int(np.sum(np.sort(both_TK) != wanted)), 0), exhibit=shown)
-    verdict.judge(*block_metrics(observed_TD, expected_TD, ids_TK, model), exhibit=shown)
+    run = BlockRun(x_TD, PinnedRouting(ids_TK[None]), probe.moe_block(0, x_TD))
+    metrics = (Metric("changed_experts", int(np.sum(np.sort(both_TK) != wanted)), 0), *block_metrics(model, run))
+    verdict.judge(*metrics, exhibit=_shown(duplicated, run, both_TK))
     verdict.saw(tokens=TOKENS)
+    verdict.require(tokens=TOKENS)
 
 
 def relabelling(spec: RoutingSpec, seed: int) -> np.ndarray:
@@ -87,11 +87,16 @@ def relabelling(spec: RoutingSpec, seed: int) -> np.ndarray:
 
 
 def _expected(model: Subject) -> tuple:
-    """(probe, x_TD, the oracle's y_TD, the oracle's ids_TK) for clearly separated router logits."""
-    ranks_TE = np.argsort(np.random.default_rng(7).random((TOKENS, model.config.routing.num_experts)))
+    """(probe, x_TD, the oracle's ids_TK) for clearly separated router logits."""
+    ranks_TE = np.argsort(model.random(7).random((TOKENS, model.config.routing.num_experts)))
     x_TD = in_model(model).input((ranks_TE.astype(np.float32) - 6) / 2)
     ids_TK = model.case.oracle.route(0, x_TD)[1]
-    return model.probe(), x_TD, expected_output(model.case.oracle, 0, x_TD, ids_TK), ids_TK
+    return model.probe(), x_TD, ids_TK
+
+
+def _shown(model: Subject, run: BlockRun, chosen_TK: np.ndarray) -> Callable[[], Exhibit]:
+    """The run under the experts that this model's own router chose."""
+    return shown(model, replace(run, pinned=PinnedRouting(chosen_TK[None])))
 
 
 def _take(tensors: Tensors, order: np.ndarray) -> Tensors:

@@ -45,6 +45,7 @@ def test_reset_repeats_bit_for_bit(subject: Subject, verdict: Verdict) -> None:
     changed = Metric("changed_logits", changed_bits(first, second), 0)
     verdict.judge(changed, exhibit=partial(model_exhibit, subject, second, second[0]))
     verdict.saw(tokens=prompts_BS.size)
+    verdict.require(tokens=32)
 
 
 @clause("CACHE-03", "A prompt given in two chunks gives what it gives in one")

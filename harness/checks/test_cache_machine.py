@@ -18,7 +18,7 @@ TOKENS, LONGEST = st.integers(0, 255), 40
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """Two rows of one cache. After every call the logits of all positions so far must be the oracle's."""
+    """Two rows of one cache. Before every reset and in the end the logits of all positions so far must be the oracle's."""
 
     subject: Subject
     verdict: Verdict
@@ -41,27 +41,32 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(length=st.integers(1, 10), seed=st.integers(0, 999))
     def prefill(self, length: int, seed: int) -> None:
         tokens_BS = np.random.default_rng(seed).integers(0, 256, (2, length))
-        self._grown(prefill(self.model, tokens_BS, request(self.subject)), f"prefill of {length} at {self.length}")
+        self._grown(prefill(self.model, tokens_BS, request(self.subject)))
 
     @precondition(may_decode)
     @rule(first=TOKENS, second=TOKENS)
     def decode(self, first: int, second: int) -> None:
-        self._grown(decode(self.model, np.array([first, second]), request(self.subject)), f"decode at {self.length}")
+        self._grown(decode(self.model, np.array([first, second]), request(self.subject)))
 
     @precondition(may_decode)
     @rule()
     def reset(self) -> None:
+        self._judge("before a reset")
         self.model.reset()
         self.rows, self.earlier = [], self.rows
         self.verdict.saw(resets=1)
 
-    def _grown(self, traces: list[Trace], about: str) -> None:
-        if not self.rows:
-            self.rows = after_reset(self.earlier, traces) if self.earlier else traces
-        else:
-            self.rows = [join([a, b]) for a, b in zip(self.rows, traces, strict=True)]
-        judge_traces(self.subject, self.verdict, self.rows, about=about)
+    def _grown(self, traces: list[Trace]) -> None:
+        if self.earlier and not self.rows:
+            traces = after_reset(self.earlier, traces)
+        self.rows = [join([a, b]) for a, b in zip(self.rows, traces, strict=True)] if self.rows else traces
         self.verdict.saw(calls=1)
+
+    def _judge(self, about: str) -> None:
+        judge_traces(self.subject, self.verdict, self.rows, about=about)
+
+    def teardown(self) -> None:
+        self._judge("in the end")
 
 
 @clause("CACHE-06", "Any sequence of prefill, decode and reset gives what the oracle gives", dtypes=LOGIC)

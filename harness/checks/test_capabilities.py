@@ -44,16 +44,19 @@ def test_declared_equals_config(subject: Subject, verdict: Verdict) -> None:
         wrong = {name: (declared.get(name), value) for name, value in asked.items() if declared.get(name) != value}
         verdict.judge(Metric("wrong_declarations", len(wrong), 0), about=f"(declared, config): {wrong}")
         verdict.saw(fields=len(asked))
+    verdict.require(fields=2)
 
 
 @clause("CAP-02", "Declared experts, positions and window are those observed", dtypes=LOGIC)
 def test_declared_equals_observed(subject: Subject, verdict: Verdict) -> None:
     subject.needs("prefill")
     verdict.judge(Metric("wrong_use_of_positions", int(subject.model().capabilities().uses_position != _order_matters(subject)), 0))
+    verdict.saw(prompts=2)
     if "routing" in subject.capabilities.features:
         _judge_experts(subject, verdict)
     if has_window(families.family(subject.config.family)):
         _judge_window(subject, verdict)
+    verdict.require(prompts=2)
 
 
 @clause("CAP-03", "A declared feature is there; an undeclared one is absent or raises Unsupported", dtypes=LOGIC)
@@ -70,6 +73,7 @@ def test_features_are_what_is_declared(subject: Subject, verdict: Verdict) -> No
         verdict.judge(Metric("declared_but_unsupported", int(declared and not works), 0), about=name)
         verdict.judge(Metric("works_undeclared", int(works and not declared), 0), about=name)
         verdict.saw(features=1)
+    verdict.require(features=10)
 
 
 def _attempts(subject: Subject) -> dict[str, Callable[[Model], object]]:

@@ -35,6 +35,8 @@ def test_round_trip_is_bit_exact(subject: Subject, verdict: Verdict) -> None:
             verdict.judge(*compare(source, back, subject.capabilities.lossy), about=f"{config}, stored_head={stored_head}")
             verdict.saw(checkpoints=1)
 
+    verdict.require(checkpoints=4)
+
 
 @clause("CONV-02", "A converted model computes what its source says", dtypes=("float32",))
 def test_converted_model_equals_oracle(subject: Subject, verdict: Verdict) -> None:
@@ -56,3 +58,5 @@ def test_converted_model_equals_oracle(subject: Subject, verdict: Verdict) -> No
                         judge_routing_inside(fuzzed, verdict, trace)
             finally:
                 model.close()
+
+    verdict.require(tokens=4 * tokens_BS.size)

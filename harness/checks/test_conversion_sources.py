@@ -207,3 +207,4 @@ def _judge_converted(source: Subject, verdict: Verdict, about: str, expected: Ca
     for trace in traces:
         if trace.ids_LSK is not None:  # a pinned comparison of logits does not see a damaged correction bias
             judge_routing_inside(judged, verdict, trace)
+    verdict.require(tokens=ROWS * LENGTH)

@@ -23,6 +23,7 @@ def test_two_loads_give_the_same_bits(subject: Subject, verdict: Verdict) -> Non
         before, after = run(first, subject), run(second, subject)
     verdict.judge(Metric("changed_logits", changed_bits(before, after), 0))
     verdict.saw(tokens=sum(len(t.input_ids_S) for t in after))
+    verdict.require(tokens=32)
 
 
 @clause("DET-02", "A call repeated after others, of other shapes, gives the same bits")
@@ -50,6 +51,7 @@ def test_poisoned_memory_changes_nothing(subject: Subject, verdict: Verdict) -> 
         after = run(model, subject)
     verdict.judge(Metric("changed_logits", changed_bits(before, after), 0))
     verdict.saw(tokens=sum(len(t.input_ids_S) for t in after))
+    verdict.require(tokens=32)
 
 
 def run(model: Model, subject: Subject) -> list[Trace]:

@@ -131,3 +131,4 @@ def _judge(subject: Subject, verdict: Verdict, calls: dict[str, Call]) -> None:
         refuses(verdict, what, lambda call=call, model=model: call(model))  # type: ignore[misc]
         after = prefill(subject.model(), prompts_BS, request(subject))
         verdict.judge(Metric("changed_logits", changed_bits(before, after), 0), about=f"after {what}")
+    verdict.require(refused=len(calls))

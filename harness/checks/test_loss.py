@@ -8,7 +8,6 @@ import pytest
 from harness.checks.clause import LOGIC, clause
 from harness.checks.passes import valid
 from harness.checks.ragged import ragged
-from harness.judge import bounds
 from harness.judge.metric import Metric
 from harness.oracle.loss import IGNORED, cross_entropies
 from harness.subject import Subject
@@ -21,7 +20,7 @@ def test_loss_equals_hf_golden(subject: Subject, verdict: Verdict) -> None:
     model, expected = _model(subject), subject.case.expected
     ids_BS, labels_BS = expected["input_ids_BS"], expected["labels_BS"]
     observed = model.loss(ids_BS, np.full(len(ids_BS), ids_BS.shape[1]), labels_BS)
-    verdict.judge(_metric(observed, float(expected["loss"]), expected["logits_BSV"], subject))
+    verdict.judge(_metric(observed, float(expected["loss"]), ids_BS[0], subject))
     verdict.saw(labels=int(np.sum(labels_BS[:, 1:] != IGNORED)))
     verdict.require(labels=32)
 
@@ -40,7 +39,7 @@ def test_ignored_labels_do_not_count(subject: Subject, verdict: Verdict, padding
         logits_SV = subject.case.oracle.forward(input_ids_BS[b, where]).logits_SV
         terms.append(cross_entropies(logits_SV, row))
     observed = model.loss(input_ids_BS, lengths_B, labels_BS, padding)
-    verdict.judge(_metric(observed, float(np.concatenate(terms).mean()), logits_SV, subject), about=f"{padding} padding")
+    verdict.judge(_metric(observed, float(np.concatenate(terms).mean()), input_ids_BS[b, where], subject), about=f"{padding} padding")
     verdict.saw(labels=sum(map(len, terms)))
     verdict.require(labels=32)
 
@@ -53,10 +52,11 @@ def _labels(ids_S: np.ndarray, row: int) -> np.ndarray:
     return labels_S
 
 
-def _metric(observed: float, expected: float, logits: np.ndarray, subject: Subject) -> Metric:
-    """|d log softmax| <= 2 max |dl|; the mean over many labels stays below twice the RMS error allowed."""
-    allowed = 2 * bounds.logits(subject.dtype, *subject.depth) * float(np.sqrt(np.mean(np.square(logits, dtype=np.float64))))
-    return Metric("loss_error", abs(observed - expected), allowed)
+def _metric(observed: float, expected: float, row_S: np.ndarray, subject: Subject) -> Metric:
+    """|d log softmax| <= 2 max |dl|; the mean over many labels stays below twice the RMS error allowed. `row_S`: one of the rows, for how
+    far rounding takes its logits."""
+    scale = 2 * float(np.sqrt(np.mean(np.square(subject.case.oracle.forward(row_S).logits_SV))))
+    return Metric.within("loss_error", abs(observed - expected), subject.floors.forward(row_S)["logit_error"].times(scale))
 
 
 def _model(subject: Subject) -> Loss:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.checks.against_oracle import judge_traces, logit_metrics
+from harness.checks.against_oracle import both_rounded, judge_traces
 from harness.checks.clause import LOGIC, clause
 from harness.checks.passes import changed_bits, packed, pinned_request, request
 from harness.checks.refusals import refuses
 from harness.checks.small_models import excerpts
+from harness.judge.logits import logit_metrics
 from harness.judge.metric import Metric
 from harness.subject import Subject
 from harness.verdict import Verdict
@@ -27,7 +28,8 @@ def test_packed_equals_sequences_alone(subject: Subject, verdict: Verdict) -> No
         f"expected one position a sequence, got {None if last is None else last.shape}"
     )
     for i, trace in enumerate(traces):
-        verdict.judge(*logit_metrics(last[0, i : i + 1], trace.logits_SV[-1:], subject), about=f"`last` of sequence {i}")
+        limits = both_rounded(subject.floors.forward(trace.input_ids_S, at=slice(-1, None)))
+        verdict.judge(*logit_metrics(last[0, i : i + 1], trace.logits_SV[-1:], limits), about=f"`last` of sequence {i}")
     verdict.require(tokens=32)
 
 
@@ -44,14 +46,17 @@ def test_nothing_leaks_between_packed_sequences(subject: Subject, verdict: Verdi
         bits = changed_bits([before[i] for i in rest], [after[i] for i in rest])
         verdict.judge(Metric("changed_logits", bits, 0), about=f"sequence {changed} of lengths {LENGTHS} changed")
         verdict.saw(tokens=sum(LENGTHS[i] for i in rest))
+    verdict.require(tokens=32)
 
 
 @clause("PACK-03", "Malformed offsets are refused", dtypes=LOGIC)
 def test_malformed_offsets_are_refused(subject: Subject, verdict: Verdict) -> None:
     model, stream_T = _model(subject), np.concatenate(_sequences(subject))
-    for offsets in ([], [0], [0, 5], [1, len(stream_T)], [0, 9, 9, len(stream_T)], [0, 20, 10, len(stream_T)], [0, len(stream_T) + 1]):
+    malformed = ([], [0], [0, 5], [1, len(stream_T)], [0, 9, 9, len(stream_T)], [0, 20, 10, len(stream_T)], [0, len(stream_T) + 1])
+    for offsets in malformed:
         cu_seqlens = np.array(offsets, np.int64)
         refuses(verdict, f"cu_seqlens {offsets}", lambda c=cu_seqlens: model.prefill_packed(stream_T, c, Request()))  # type: ignore[misc]
+    verdict.require(refused=len(malformed))
 
 
 def _model(subject: Subject) -> Packed:

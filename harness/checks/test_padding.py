@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness.checks.against_oracle import judge_traces, logit_metrics
+from harness.checks.against_oracle import both_rounded, judge_traces
 from harness.checks.clause import clause
 from harness.checks.passes import changed_bits, pinned_request, prefill, prefill_and_decode, request, valid
 from harness.checks.ragged import DECODED, ragged
 from harness.checks.small_models import Tensors, rewritten
+from harness.judge.logits import logit_metrics
 from harness.judge.metric import Metric
 from harness.subject import Subject
 from harness.verdict import Verdict
@@ -57,9 +58,11 @@ def test_last_logits_are_of_the_last_valid_position(subject: Subject, verdict: V
     )
     for b, trace in enumerate(whole):
         verdict.judge(
-            *logit_metrics(last[b], trace.logits_SV[-1:], subject), about=f"row {b} of lengths {lengths_B.tolist()}, {padding} padding"
+            *logit_metrics(last[b], trace.logits_SV[-1:], both_rounded(subject.floors.forward(trace.input_ids_S, at=slice(-1, None)))),
+            about=f"row {b} of lengths {lengths_B.tolist()}, {padding} padding",
         )
         verdict.saw(tokens=1)
+    verdict.require(tokens=len(lengths_B))
 
 
 @clause("PAD-03", "What stands at the pads changes no bit of a valid position")
@@ -69,7 +72,7 @@ def test_content_of_pads_changes_nothing(subject: Subject, verdict: Verdict, pad
     input_ids_BS, lengths_B, _ = ragged(subject, padding)
     pinned = pinned_request(subject, input_ids_BS.size, padding)
     clean = prefill(subject.model(), input_ids_BS, pinned, lengths_B)
-    garbage_BS = np.random.default_rng(3).integers(0, subject.config.vocab_size, input_ids_BS.shape)
+    garbage_BS = subject.random(3).integers(0, subject.config.vocab_size, input_ids_BS.shape)
     for b, length in enumerate(lengths_B):
         where = valid(input_ids_BS.shape[1], int(length), padding)
         garbage_BS[b, where] = input_ids_BS[b, where]

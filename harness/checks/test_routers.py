@@ -11,8 +11,9 @@ import numpy as np
 from harness.checks.clause import LOGIC, MODELS, ROUTERS, clause
 from harness.checks.exhibits import transparent_exhibit
 from harness.checks.transparent import TransparentRouter, bare, inside, resized
-from harness.judge import bounds, routing
+from harness.judge import routing
 from harness.judge.metric import Metric
+from harness.judge.rounding import UNIT_ROUNDOFF, weight_error
 from harness.oracle.routing import combine_weights
 from harness.subject import Subject
 from harness.verdict import Verdict
@@ -46,7 +47,7 @@ def test_correction_bias_selects_but_does_not_weigh(subject: Subject, verdict: V
         expected_TK = combine_weights(router.biased(logits_TE), ids_TK, router.spec)  # of the scores, whatever the correction
         shown = partial(transparent_exhibit, subject, router)
         verdict.judge(*routing.selection(router.ranking(logits_TE), ids_TK, router.allowance(), router.spec), exhibit=shown)
-        verdict.judge(routing.weights(weights_TK, expected_TK, bounds.weight_error(subject.dtype)), exhibit=shown)
+        verdict.judge(routing.weights(weights_TK, expected_TK, weight_error(subject.dtype)), exhibit=shown)
         verdict.saw(tokens=TOKENS, selections_moved=int(np.sum((np.sort(ids_TK) != np.sort(uncorrected_TK)).any(-1))))
     verdict.require(selections_moved=8)
 
@@ -76,7 +77,7 @@ def test_scaling_comes_after_normalisation(subject: Subject, verdict: Verdict) -
         sums_T = weights_TK.astype(np.float64).sum(-1)
         if router.spec.normalize_topk:
             error = float(np.max(np.abs(sums_T / router.spec.scaling_factor - 1)))
-            metric = Metric("weight_sum_error", error, bounds.weight_error(subject.dtype))
+            metric = Metric("weight_sum_error", error, weight_error(subject.dtype))
             verdict.judge(metric, exhibit=partial(transparent_exhibit, subject, router))
             verdict.saw(tokens=TOKENS)
     verdict.require(tokens=TOKENS)
@@ -89,7 +90,7 @@ def test_router_bias_is_part_of_the_logits(subject: Subject, verdict: Verdict) -
         answer, shown = router.layer(router.input(logits_TE)), partial(transparent_exhibit, subject, router)
         if answer.router_logits_LTE is not None:
             error = float(np.max(np.abs(answer.router_logits_LTE[0] - router.biased(logits_TE))))
-            verdict.judge(Metric("logit_error", error, bounds.UNIT_ROUNDOFF["float32"] * 16), exhibit=shown)
+            verdict.judge(Metric("logit_error", error, UNIT_ROUNDOFF["float32"] * 16), exhibit=shown)
         unbiased_TK = np.argsort(-logits_TE, axis=-1, kind="stable")[:, : router.spec.top_k]
         selected = routing.selection(router.ranking(logits_TE), answer.topk_ids_LTK[0], router.allowance(), router.spec)
         verdict.judge(*selected, exhibit=shown)

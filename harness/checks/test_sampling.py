@@ -33,6 +33,7 @@ def test_generation_obeys_its_lengths(subject: Subject, verdict: Verdict) -> Non
     too_many = GenerationSpec(MAX_LENGTH - PROMPT + 2, eos_token_ids=())
     refuses(verdict, f"{too_many.max_new_tokens} new tokens", lambda: generator.generate(prompts_BS, lengths_B, too_many))
     refuses(verdict, "temperature -1", lambda: generator.generate(prompts_BS, lengths_B, GenerationSpec(2, temperature=-1.0)))
+    verdict.require(tokens=64, refused=2)
 
 
 @clause("GEN-04", "Samples follow the softmax of the logits over the temperature", dtypes=LOGIC)
@@ -61,6 +62,7 @@ def test_seeds_decide(subject: Subject, verdict: Verdict) -> None:
     alike = _draws(subject, prompts_BS[0], GenerationSpec(12, 2.5), calls=1)
     verdict.judge(Metric("all_rows_alike", int(len(set(map(tuple, alike))) == 1), 0), about=f"rows with one prompt: {alike}")
     verdict.saw(tokens=64 + sum(map(len, alike)))
+    verdict.require(tokens=64)
 
 
 def _judge(subject: Subject, verdict: Verdict, spec: GenerationSpec) -> None:

@@ -40,3 +40,4 @@ def _judge(subject: Subject, verdict: Verdict, prompt: int, decoded: int, **chan
     traces = prefill_and_decode(windowed.model(), head_BS, np.full(2, prompt), decoded, request(windowed), tokens_BS[:, prompt:])
     judge_traces(windowed, verdict, traces, about=f"window {WINDOW}, prompt of {prompt}")
     verdict.saw(decoded=2 * decoded)
+    verdict.require(decoded=2 * decoded)

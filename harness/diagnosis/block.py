@@ -1,8 +1,8 @@
 """What is wrong with a MoE block's output, found by taking it apart: every token's output as a sum of its experts' right outputs.
 
-Least squares gives the coefficients with which the outputs of the oracle's experts make up what came. Where they make it up, the experts are
-right and the coefficients tell what the sum did: 0 where an expert was dropped, w^2 where a weight was applied twice. Where they do not, the
-outputs of the other experts are tried (somebody else computed the token), and else the experts themselves are wrong.
+Least squares gives the coefficients with which the outputs of the oracle's experts make up what came. Where they do, the experts are
+right and the coefficients tell what the sum did: 0 where an expert was dropped, w^2 where a weight was applied twice. Where they do
+not, the outputs of the other experts are tried (somebody else computed the token), and else the experts themselves are wrong.
 
 Legend: T tokens, E experts, K top-k, D hidden, B basis vectors.
 """
@@ -16,7 +16,6 @@ import numpy as np
 from harness.capsule.exhibit import PREFIX, Exhibit
 from harness.diagnosis.finding import Finding
 from harness.diagnosis.rejudge import expected_block
-from harness.judge import bounds
 from harness.oracle.experts import swiglu
 from harness.oracle.routing import combine_weights
 
@@ -35,7 +34,7 @@ def find_in_block(exhibit: Exhibit) -> Finding:
     layer, arrays = exhibit.facts["layer"], exhibit.arrays
     expected_TD, observed_TD = expected_block(exhibit), arrays["y_TD"].astype(np.float64)
     scale = float(np.sqrt(np.mean(expected_TD**2))) or 1.0
-    allowed = exhibit.bounds["block"] * bounds.WORST_TOKEN
+    allowed = exhibit.limit("worst_token_error")
     off_T = ~(_rms(observed_TD - expected_TD) <= allowed * scale) & arrays["judged_T"].astype(bool)
     tokens = tuple(int(t) for t in np.flatnonzero(off_T)[:8])
     if not off_T.any():
@@ -108,7 +107,7 @@ def _coefficients(exhibit: Exhibit, wrong: list[int], fits: list[Fit]) -> tuple[
     assert exhibit.config is not None
     K = exhibit.config.routing.top_k
     came, wanted = np.stack([f.coefficients for f in fits]), right_weights(exhibit)[wrong]
-    rounding = 4 * exhibit.bounds["block"] * max(1.0, float(np.abs(wanted).max()))
+    rounding = 4 * exhibit.limit("block_error") * max(1.0, float(np.abs(wanted).max()))
     routed_wrong = bool((np.abs(came[:, :K] - wanted).max(-1) > rounding).any())
     if came.shape[1] > K and (np.abs(came[:, K] - 1) > rounding).any():
         share = float(np.median(came[:, K]))

@@ -22,12 +22,12 @@ Select = Callable[..., np.ndarray]
 
 @dataclass(frozen=True)
 class Steps:
-    """The candidate's selection in one MoE layer of one call. `known_T`: False where it was not shown. `slack`: by how much rounding may
-    move a router logit, in units of the RMS of the logits; None: exactly nothing."""
+    """The candidate's selection in one MoE layer of one call. `known_T`: False where it was not shown. `allowed`: by how much rounding may
+    move the router logits (T, E) that it is given."""
 
     ids_TK: np.ndarray
     known_T: np.ndarray
-    slack: float | None
+    allowed: Callable[[np.ndarray], np.ndarray | float]
 
 
 class Diverged(Exception):
@@ -77,16 +77,14 @@ def _differ(some_TK: np.ndarray, others_TK: np.ndarray) -> np.ndarray:
 def _in_favour(
     ranking_TE: np.ndarray, logits_TE: np.ndarray, step: Steps, legal_T: np.ndarray, spec: RoutingSpec
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(ranking, logits) with the candidate's experts moved up by twice the slack: what two experts may err by. A softmax score moves in
-    proportion, a sigmoid's by a quarter of its logit at most; ties and float32 scores by a few roundings."""
-    finite = logits_TE[np.isfinite(logits_TE)]
-    scale = float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
-    move = 2 * (step.slack or 0.0) * scale
+    """(ranking, logits) with the candidate's experts moved up by twice what is allowed: what two experts may err by. A softmax score
+    moves in proportion, a sigmoid's by a quarter of its logit at most; ties and float32 scores by a few roundings."""
+    move = 2 * np.asarray(step.allowed(logits_TE), np.float32)
     chosen_TE = np.zeros(logits_TE.shape, bool)
     np.put_along_axis(chosen_TE, np.where(legal_T[:, None], step.ids_TK, 0), True, axis=-1)
     chosen_TE &= legal_T[:, None]
     rounding = 2.0**-20
-    grown = ranking_TE * np.float32(np.exp(move)) if spec.scoring == "softmax" else ranking_TE + np.float32(move / 4)
+    grown = ranking_TE * np.exp(move) if spec.scoring == "softmax" else ranking_TE + move / 4
     grown = grown + np.float32(rounding) * np.abs(ranking_TE)
-    lifted_TE = logits_TE + np.float32(move) + np.float32(rounding) * np.abs(logits_TE)
+    lifted_TE = logits_TE + move + np.float32(rounding) * np.abs(logits_TE)
     return np.where(chosen_TE, grown, ranking_TE).astype(np.float32), np.where(chosen_TE, lifted_TE, logits_TE).astype(np.float32)

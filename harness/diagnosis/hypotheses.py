@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 
 from harness.capsule.exhibit import BLOCK, MODEL, ROUTER, Exhibit
 from harness.diagnosis.operators import operators
@@ -48,7 +48,7 @@ def explain_by_catalogue(exhibit: Exhibit, faults: Iterable[Fault] = FAULTS) -> 
     """Tries every fault that can act on the exhibit."""
     honest = distance(exhibit, HONEST, strict=False)
     tried = sorted((Hypothesis(fault, distance(exhibit, fault.seams(HONEST))) for fault in acting(exhibit, faults)), key=_key)
-    accepted = tuple(h for h in tried if h.distance.worst <= WITHIN and honest.worst >= NEARER * h.distance.worst)
+    accepted = tuple(h for h in tried if h.distance.worst <= WITHIN < honest.worst and honest.worst >= NEARER * h.distance.worst)
     return Answer(honest, accepted, tried[0] if tried else None, len(tried))
 
 
@@ -71,7 +71,7 @@ def acting(exhibit: Exhibit, faults: Iterable[Fault]) -> Iterator[Fault]:
     return (fault for fault in faults if changed_seams(fault) & _active(exhibit.kind))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _active(kind: str) -> frozenset[str]:
     parts = {ROUTER: ("router",), BLOCK: ("router", "experts"), MODEL: ("router", "experts", "attention", "cache", "network")}[kind]
     own = frozenset(seam for seam, part in HOME.items() if part in parts) | {"linear"}

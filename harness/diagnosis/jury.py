@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from harness.capsule.calls import grids, run
 from harness.capsule.capsule import Capsule
 from harness.capsule.exhibit import BLOCK, MODEL, ROUTER, Exhibit
-from harness.diagnosis.calls import grids, run
 from harness.diagnosis.rejudge import rejudge
 from harness.diagnosis.replay import block_of, model_of, route_of
 from harness.faults.catalogue import SEEDED_KINDS, honest

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.capsule.calls import Grid, grids, row_grids
 from harness.capsule.exhibit import Exhibit
-from harness.diagnosis.calls import Grid, grids, row_grids
 from harness.diagnosis.finding import Finding
 from harness.diagnosis.rejudge import is_pinned, pinned_run
 from harness.diagnosis.router import describe_weights, illegal
-from harness.judge import bounds
 from harness.judge.certificate import certify, ranking_allowance
+from harness.judge.rounding import UNIT_ROUNDOFF, weight_error
 from harness.oracle.model import OracleOutput
 from harness.oracle.routing import combine_weights
 
@@ -57,13 +57,13 @@ def _router(exhibit: Exhibit, expected: OracleOutput, layer: int) -> Finding | N
     own_SE = logits[layer].astype(np.float64)
     if not np.isfinite(own_SE).all():
         return None
-    delta = bounds.UNIT_ROUNDOFF[exhibit.dtype] * np.abs(own_SE)
+    delta = UNIT_ROUNDOFF[exhibit.dtype] * np.abs(own_SE)
     certificate = certify(exhibit.oracle.ranking(layer, own_SE), ids[layer], ranking_allowance(delta, spec), spec)
     if certificate.uncertified:
         said = f"the selection of {certificate.uncertified} of {len(own_SE)} tokens does not follow from the candidate's own router logits"
         return Finding(("routing ids",), layer, evidence=(said,))
     wanted_SK = combine_weights(own_SE, ids[layer], spec)
-    off_S = ~(np.abs(weights[layer] - wanted_SK) <= wanted_SK * bounds.weight_error(exhibit.dtype) * 2).all(-1)
+    off_S = ~(np.abs(weights[layer] - wanted_SK) <= wanted_SK * weight_error(exhibit.dtype) * 2).all(-1)
     if off_S.any():
         said = "the weights do not follow from the candidate's own router logits: "
         return Finding(("routing weights",), layer, evidence=(said + describe_weights(weights[layer][off_S], wanted_SK[off_S]),))
@@ -77,9 +77,10 @@ def _first_layer(exhibit: Exhibit, expected: OracleOutput) -> tuple[int | None, 
         return None, "the candidate shows no router logits, so the layer cannot be told"
     for layer, logits_SE in enumerate(expected.router_logits_LSE):
         error = np.sqrt(np.mean((shown[layer] - logits_SE) ** 2)) / np.sqrt(np.mean(logits_SE**2))
-        if not error <= exhibit.bounds["router"]:
+        bound = exhibit.limit("router_logit_error")
+        if not error <= bound:
             where = "before the first MoE block" if layer == 0 else f"in the MoE block of layer {layer - 1} or the attention after it"
-            return layer, f"router logits are first off in MoE layer {layer} (by {error / exhibit.bounds['router']:.3g} bounds): {where}"
+            return layer, f"router logits are first off in MoE layer {layer} (by {error / bound:.3g} bounds): {where}"
     return None, "all router logits are right: the error enters in the last MoE block or behind it"
 
 
@@ -90,7 +91,7 @@ def _spread(exhibit: Exhibit, expected: OracleOutput) -> Spread:
     errors_S = np.sqrt(np.mean((came_SV - wanted_SV) ** 2, axis=-1)) / np.sqrt(np.mean(wanted_SV**2))
     kinds = [(place.kind, i) for i, place in enumerate(row_grids(grids(exhibit))) for _ in place.where[row]]
     decoded, later = np.array([kind == "decode" for kind, _ in kinds]), np.array([kind == "prefill" and i > 0 for kind, i in kinds])
-    return Spread(~(errors_S <= exhibit.bounds["logits"] * bounds.WORST_POSITION / 2), decoded[kept], later[kept])
+    return Spread(~(errors_S <= exhibit.limit("worst_position_error")), decoded[kept], later[kept])
 
 
 def _place(exhibit: Exhibit, spread: Spread, layer: int | None) -> tuple[tuple[str, ...], str]:

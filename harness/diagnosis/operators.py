@@ -5,7 +5,7 @@ The label of a fault is derived from the functions it replaces, never written do
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 from harness.faults.catalogue import changed_seams
 from harness.faults.entry import Fault
@@ -65,7 +65,7 @@ def operator(seam: str) -> str:
     return SEAMS.get(seam) or RECORDS[HOME[seam]]
 
 
-@lru_cache(maxsize=None)
+@cache
 def operators(fault: Fault) -> frozenset[str]:
     """Those that a fault damages."""
     return frozenset(operator(seam) for seam in changed_seams(fault))

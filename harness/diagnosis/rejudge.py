@@ -1,4 +1,5 @@
-"""Judges an exhibit anew from its arrays, with the oracle and the judge's own functions. Legend: S sequence, T tokens, K top-k, D hidden."""
+"""Judges an exhibit anew from its arrays, with the oracle and the judge's own functions. Legend: S sequence, T tokens,
+K top-k, D hidden."""
 
 from __future__ import annotations
 
@@ -6,14 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from harness.capsule.calls import pinned_row
 from harness.capsule.capsule import Capsule
 from harness.capsule.exhibit import BLOCK, MODEL, ROUTER, Exhibit
-from harness.diagnosis.calls import pinned_row
-from harness.judge import bounds, routing
+from harness.judge import routing
 from harness.judge.block import block_metrics
 from harness.judge.certificate import certify, ranking_allowance, rounding_allowance
-from harness.judge.distance import kl_divergence, relative_rms, worst_row
+from harness.judge.limit import Limits
+from harness.judge.logits import logit_metrics, median_kl, router_errors
 from harness.judge.metric import Metric
+from harness.judge.rounding import UNIT_ROUNDOFF, router_rounding, weight_allowance
 from harness.oracle.model import OracleOutput
 from harness.oracle.routing import combine_weights
 
@@ -46,34 +49,40 @@ def router_metrics(exhibit: Exhibit) -> list[Metric]:
     logits_TE, delta_TE = exhibit.oracle.route(0, x_TD)[0], router_delta(exhibit, x_TD)
     expected_TK = combine_weights(logits_TE, ids_TK, spec)
     selected = routing.selection(exhibit.oracle.ranking(0, logits_TE), ids_TK, ranking_allowance(delta_TE, spec), spec)
-    weighed = routing.weights_within(weights_TK, expected_TK, weight_allowance(exhibit, delta_TE, ids_TK, expected_TK))
-    return [*found, *routing.weights_sane(weights_TK), *selected, weighed, *_shown_logits(exhibit, sound_T, logits_TE)]
+    weighed = routing.weights_within(weights_TK, expected_TK, weights_allowed(exhibit, delta_TE, ids_TK, expected_TK))
+    return [*found, *routing.weights_sane(weights_TK), *selected, weighed, *_shown_logits(exhibit, sound_T, logits_TE, delta_TE)]
 
 
 def router_delta(exhibit: Exhibit, x_TD: np.ndarray) -> np.ndarray:
     """delta_TE: what rounding may move the logits by; nothing where they are exact."""
-    relative = 0.0 if exhibit.facts["exact"] else bounds.router_rounding(exhibit.dtype, x_TD.shape[-1])
+    relative = 0.0 if exhibit.facts["exact"] else router_rounding(exhibit.dtype, x_TD.shape[-1])
     return rounding_allowance(x_TD, exhibit.oracle.router_weight(0), relative)
 
 
-def weight_allowance(exhibit: Exhibit, delta_TE: np.ndarray, ids_TK: np.ndarray, expected_TK: np.ndarray) -> np.ndarray:
+def weights_allowed(exhibit: Exhibit, delta_TE: np.ndarray, ids_TK: np.ndarray, expected_TK: np.ndarray) -> np.ndarray:
     """Relative allowance of the weights whose logits may be off by delta."""
     moved_TK = np.take_along_axis(delta_TE, ids_TK, -1) + delta_TE.max(-1, keepdims=True)
-    return bounds.weight_allowance(expected_TK, moved_TK, exhibit.dtype)
+    return weight_allowance(expected_TK, moved_TK, exhibit.dtype)
 
 
-def _shown_logits(exhibit: Exhibit, sound_T: np.ndarray, expected_TE: np.ndarray) -> list[Metric]:
+def _shown_logits(exhibit: Exhibit, sound_T: np.ndarray, expected_TE: np.ndarray, delta_TE: np.ndarray) -> list[Metric]:
     if "logits_TE" not in exhibit.arrays:
         return []
-    error = relative_rms(exhibit.arrays["logits_TE"][sound_T], expected_TE)
-    return [Metric("router_logit_error", error, exhibit.bounds.get("router"))]
+    ratio = logit_ratio(exhibit.arrays["logits_TE"][sound_T], expected_TE, delta_TE)
+    return [Metric("router_logit_ratio", ratio, 1.0)]
+
+
+def logit_ratio(observed_TE: np.ndarray, expected_TE: np.ndarray, delta_TE: np.ndarray) -> float:
+    """The largest error of a router logit in units of what rounding may move it by, exact ones by a few roundings of float32."""
+    allowed_TE = delta_TE + 16 * UNIT_ROUNDOFF["float32"] * np.maximum(np.abs(expected_TE), 1.0)
+    return float(np.max(np.abs(observed_TE - expected_TE) / allowed_TE, initial=0.0))
 
 
 def block_exhibit_metrics(exhibit: Exhibit) -> list[Metric]:
     """The block's output with the experts that the candidate used, over the tokens that count."""
     arrays = exhibit.arrays
     judged_T, expected_TD = arrays["judged_T"].astype(bool), expected_block(exhibit)
-    return block_metrics(arrays["y_TD"][judged_T], expected_TD[judged_T], arrays["ids_TK"][judged_T], exhibit.bounds["block"])
+    return block_metrics(arrays["y_TD"][judged_T], expected_TD[judged_T], arrays["ids_TK"][judged_T], exhibit.limits)
 
 
 def expected_block(exhibit: Exhibit) -> np.ndarray:
@@ -88,22 +97,21 @@ def expected_block(exhibit: Exhibit) -> np.ndarray:
 def model_metrics(exhibit: Exhibit) -> list[Metric]:
     """Logits of the judged row with its experts pinned, its selections and weights in every layer, and its distributions."""
     row = f"row{exhibit.facts['row']}."
-    observed_SV, bound = exhibit.arrays[f"{row}logits_SV"], exhibit.bounds["logits"]
+    observed_SV, limits = exhibit.arrays[f"{row}logits_SV"], row_limits(exhibit)
     if not exhibit.tensors:
-        return logit_metrics(observed_SV, exhibit.arrays["expected_SV"], bound)
+        return logit_metrics(observed_SV, exhibit.arrays["expected_SV"], limits)
     expected = pinned_run(exhibit)
-    metrics = logit_metrics(observed_SV, expected.logits_SV, bound)
-    if not is_pinned(exhibit):
+    metrics = logit_metrics(observed_SV, expected.logits_SV, limits)
+    if "median_kl_nats" in limits:
         free_SV = exhibit.oracle.forward(exhibit.arrays[f"{row}input_ids_S"]).logits_SV
-        metrics.append(Metric("mean_kl_nats", float(kl_divergence(free_SV, observed_SV).mean()), exhibit.bounds["kl"]))
+        metrics.append(Metric.within("median_kl_nats", median_kl(free_SV, observed_SV), limits["median_kl_nats"]))
     return metrics + [metric for layer in layer_metrics(exhibit, expected) for metric in layer]
 
 
-def logit_metrics(observed_SV: np.ndarray, expected_SV: np.ndarray, bound: float) -> list[Metric]:
-    return [
-        Metric("logit_error", relative_rms(observed_SV, expected_SV), bound),
-        Metric("worst_position_error", worst_row(observed_SV, expected_SV), bounds.WORST_POSITION * bound),
-    ]
+def row_limits(exhibit: Exhibit) -> Limits:
+    """Of the judged row, by metric."""
+    row = f"row{exhibit.facts['row']}."
+    return {name.removeprefix(row): limit for name, limit in exhibit.limits.items() if name.startswith(row)}
 
 
 def pinned_run(exhibit: Exhibit) -> OracleOutput:
@@ -129,14 +137,15 @@ def layer_metrics(exhibit: Exhibit, expected: OracleOutput) -> list[list[Metric]
     if ids is None or is_pinned(exhibit):
         return []
     for layer, logits_SE in enumerate(expected.router_logits_LSE):
-        delta = 2 * exhibit.bounds["router"] * float(np.sqrt(np.mean(logits_SE**2)))
+        delta = exhibit.limit("worst_router_logit_error") * float(np.sqrt(np.mean(logits_SE**2)))
         certificate = certify(exhibit.oracle.ranking(layer, logits_SE), ids[layer], ranking_allowance(delta, spec), spec)
         metrics = [Metric("uncertified_selections", certificate.uncertified, 0)]
         if weights is not None:
             weights_SK = expected.topk_weights_LSK[layer]
-            allowance = bounds.weight_allowance(weights_SK, np.full_like(weights_SK, 4 * delta), exhibit.dtype)
+            allowance = weight_allowance(weights_SK, np.full_like(weights_SK, 2 * delta), exhibit.dtype)
             metrics.append(routing.weights_within(weights[layer], weights_SK, allowance))
         if shown is not None:
-            metrics.append(Metric("router_logit_error", relative_rms(shown[layer], logits_SE), exhibit.bounds["router"]))
+            errors = router_errors(shown[layer : layer + 1], logits_SE[None])
+            metrics += [Metric.within(name, value, row_limits(exhibit)[name]) for name, value in errors.items()]
         found.append(metrics)
     return found

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.capsule.calls import RESET, Grid, grids, run
 from harness.capsule.exhibit import BLOCK, MODEL, PREFIX, ROUTER, SECOND, Exhibit
-from harness.diagnosis.calls import RESET, Grid, grids, run
 from harness.diagnosis.guide import Guide, Steps
-from harness.diagnosis.rejudge import expected_block, router_delta, weight_allowance
+from harness.diagnosis.rejudge import expected_block, logit_ratio, router_delta, weights_allowed
 from harness.faults.network import Network
 from harness.faults.numerics import Rounding
 from harness.faults.routing import RouterTensors, Routes, route
 from harness.faults.seams import HONEST, Seams
 from harness.faults.subject import SubjectModel
-from harness.judge import bounds
+from harness.judge.certificate import rounding_allowance
 from harness.judge.distance import relative_rms, worst_row
+from harness.judge.rounding import router_rounding, weight_allowance
 from implementations.interface import LoadSpec
 
 INFINITE = float("inf")
@@ -44,7 +45,9 @@ def distance(exhibit: Exhibit, seams: Seams, strict: bool = True) -> Distance:
     measure = {ROUTER: _router, BLOCK: _block, MODEL: _model}[exhibit.kind]
     try:
         with np.errstate(all="ignore"):
-            return Distance({name: INFINITE if np.isnan(value) else float(value) for name, value in measure(exhibit, seams, strict).items()})
+            return Distance(
+                {name: INFINITE if np.isnan(value) else float(value) for name, value in measure(exhibit, seams, strict).items()}
+            )
     except Exception as error:  # a fault may fail in any way on an input it was not made for
         return Distance({type(error).__name__: INFINITE})
 
@@ -61,12 +64,12 @@ def _router(exhibit: Exhibit, seams: Seams, strict: bool) -> dict[str, float]:
 def _one_router(exhibit: Exhibit, prefix: str, seams: Seams, strict: bool) -> dict[str, float]:
     assert exhibit.config is not None
     x_TD, ids_TK, weights_TK = (exhibit.arrays[prefix + name] for name in ("x_TD", "ids_TK", "weights_TK"))
-    slack = None if exhibit.facts["exact"] else exhibit.bounds["router"]
-    guide = Guide(iter([Steps(ids_TK, np.ones(len(x_TD), bool), slack)]), strict)
+    delta_TE = router_delta(exhibit, np.nan_to_num(x_TD))
+    guide = Guide(iter([Steps(ids_TK, np.ones(len(x_TD), bool), lambda logits_TE: delta_TE)]), strict)
     routes, sound_T = route_of(exhibit, x_TD, guide.lead(seams)), np.isfinite(x_TD).all(-1)
     legal = bool(((ids_TK >= 0) & (ids_TK < exhibit.config.routing.num_experts)).all())
     used_TK = ids_TK if legal else routes.ids_TK.clip(0, exhibit.config.routing.num_experts - 1)
-    allowance_TK = weight_allowance(exhibit, router_delta(exhibit, x_TD[sound_T]), used_TK[sound_T], routes.weights_TK[sound_T])
+    allowance_TK = weights_allowed(exhibit, delta_TE[sound_T], used_TK[sound_T], routes.weights_TK[sound_T])
     parts = {
         "selection": INFINITE if guide.differing else 0.0,
         "weights": _weights(weights_TK[sound_T], routes.weights_TK[sound_T], allowance_TK),
@@ -74,7 +77,7 @@ def _one_router(exhibit: Exhibit, prefix: str, seams: Seams, strict: bool) -> di
     }
     if f"{prefix}logits_TE" in exhibit.arrays:
         shown_TE = exhibit.arrays[f"{prefix}logits_TE"][sound_T]
-        parts["router_logits"] = _relative(shown_TE, routes.logits_TE[sound_T]) / exhibit.bounds["router"]
+        parts["router_logits"] = logit_ratio(shown_TE, routes.logits_TE[sound_T], delta_TE[sound_T])
     return parts
 
 
@@ -124,7 +127,9 @@ def model_of(exhibit: Exhibit, places: Sequence[Grid], seams: Seams) -> SubjectM
 def _block(exhibit: Exhibit, seams: Seams, strict: bool) -> dict[str, float]:
     arrays, judged_T = exhibit.arrays, exhibit.arrays["judged_T"].astype(bool)
     pinned_TK = arrays.get("weights_TK")
-    guide = Guide(iter([Steps(arrays["ids_TK"], judged_T, exhibit.bounds["router"])]), strict and pinned_TK is None)
+    relative = router_rounding(exhibit.dtype, arrays["x_TD"].shape[-1])
+    delta_TE = rounding_allowance(arrays["x_TD"], exhibit.oracle.router_weight(0), relative)
+    guide = Guide(iter([Steps(arrays["ids_TK"], judged_T, lambda logits_TE: delta_TE)]), strict and pinned_TK is None)
     y_TD = block_of(exhibit, route_of(exhibit, arrays["x_TD"], guide.lead(seams)), seams)
     output = _output(exhibit, arrays["y_TD"][judged_T], y_TD[judged_T], expected_block(exhibit)[judged_T])
     return {"selection": INFINITE if guide.differing and pinned_TK is None else 0.0, "output": output}
@@ -141,7 +146,7 @@ def _output(exhibit: Exhibit, candidate_TD: np.ndarray, supposed_TD: np.ndarray,
     if scale == 0.0:
         return 0.0 if (candidate_TD == supposed_TD).all() else INFINITE
     error_T = np.sqrt(np.mean((candidate_TD - supposed_TD) ** 2, axis=-1)) / scale
-    return max(_rms(error_T), float(np.max(error_T, initial=0.0)) / bounds.WORST_TOKEN) / exhibit.bounds["block"]
+    return max(_rms(error_T) / exhibit.limit("block_error"), float(np.max(error_T, initial=0.0)) / exhibit.limit("worst_token_error"))
 
 
 def _rms(x: np.ndarray) -> float:
@@ -154,25 +159,29 @@ def _model(exhibit: Exhibit, seams: Seams, strict: bool) -> dict[str, float]:
     came = run(model_of(exhibit, places, guide.lead(seams)), exhibit, places)
     parts: dict[str, float] = {"selection": INFINITE if guide.differing else 0.0}
     for row in exhibit.facts["rows"]:
-        for name, value in _row(exhibit, f"row{row}.", came[row]):
+        for name, value in _row(exhibit, row, came[row]):
             parts[name] = max(parts.get(name, 0.0), value)
     return parts
 
 
-def _row(exhibit: Exhibit, row: str, came: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float]]:
-    candidate_SV, bound = exhibit.arrays[f"{row}logits_SV"], exhibit.bounds["logits"]
+def _row(exhibit: Exhibit, number: int, came: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float]]:
+    row = f"row{number}."
+    candidate_SV = exhibit.arrays[f"{row}logits_SV"]
     kept = exhibit.facts.get("kept_positions")
     supposed_SV = came["logits_SV"] if kept is None else came["logits_SV"][kept]
-    yield "output", _relative(candidate_SV, supposed_SV) / bound
-    yield "worst position", _worst(candidate_SV, supposed_SV) / (bounds.WORST_POSITION * bound)
-    router, logits_LSE = exhibit.bounds["router"], came["router_logits_LSE"]
+    yield "output", _relative(candidate_SV, supposed_SV) / exhibit.limit("logit_error", number)
+    yield "worst position", _worst(candidate_SV, supposed_SV) / exhibit.limit("worst_position_error", number)
+    logits_LSE = came["router_logits_LSE"]
     if f"{row}router_logits_LSE" in exhibit.arrays:
-        yield "router_logits", _relative(exhibit.arrays[f"{row}router_logits_LSE"], logits_LSE) / router
+        yield (
+            "router_logits",
+            _relative(exhibit.arrays[f"{row}router_logits_LSE"], logits_LSE) / exhibit.limit("router_logit_error", number),
+        )
     if f"{row}weights_LSK" in exhibit.arrays:
-        delta_L = 2 * router * np.sqrt(np.mean(np.square(logits_LSE), axis=(1, 2)))
+        delta_L = exhibit.limit("worst_router_logit_error", number) * np.sqrt(np.mean(np.square(logits_LSE), axis=(1, 2)))
         weights_LSK = came["weights_LSK"]
-        moved_LSK = np.broadcast_to(4 * delta_L[:, None, None], weights_LSK.shape)
-        allowance = bounds.weight_allowance(weights_LSK, moved_LSK, exhibit.dtype)
+        moved_LSK = np.broadcast_to(2 * delta_L[:, None, None], weights_LSK.shape)
+        allowance = weight_allowance(weights_LSK, moved_LSK, exhibit.dtype)
         yield "weights", _weights(exhibit.arrays[f"{row}weights_LSK"], weights_LSK, allowance)
 
 
@@ -184,9 +193,15 @@ def _worst(candidate_SV: np.ndarray, supposed_SV: np.ndarray) -> float:
 def _steps(exhibit: Exhibit, places: list[Grid]) -> Iterator[Steps]:
     """The candidate's selections in the order in which the subject makes them: call by call, layer by layer."""
     assert exhibit.config is not None
+    share = max(exhibit.limit("worst_router_logit_error", row) for row in exhibit.facts["rows"])
+
+    def allowed(logits_TE: np.ndarray) -> float:
+        finite = logits_TE[np.isfinite(logits_TE)]
+        return share * _rms(finite)
+
     for place in places:
         for layer in () if place.kind == RESET else range(len(exhibit.config.moe_layers)):
-            yield Steps(place.ids_LTK[layer], place.known_T, exhibit.bounds["router"])
+            yield Steps(place.ids_LTK[layer], place.known_T, allowed)
 
 
 def loaded(exhibit: Exhibit, seams: Seams) -> dict[str, np.ndarray]:
@@ -195,7 +210,7 @@ def loaded(exhibit: Exhibit, seams: Seams) -> dict[str, np.ndarray]:
     rounding, storage, config = Rounding(exhibit.dtype), seams.storage, exhibit.config
     tied = config.tie_word_embeddings
     tensors = {}
-    for name, stored in exhibit.whole_tensors().items():
+    for name, stored in exhibit.whole.items():
         if name == "lm_head.weight" and tied:
             continue
         values = storage.widen(stored if storage.pack is HONEST.storage.pack else storage.pack(name, stored, config))

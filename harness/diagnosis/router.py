@@ -6,9 +6,8 @@ import numpy as np
 
 from harness.capsule.exhibit import Exhibit
 from harness.diagnosis.finding import Finding
-from harness.diagnosis.rejudge import router_delta, weight_allowance
+from harness.diagnosis.rejudge import logit_ratio, router_delta, weights_allowed
 from harness.judge.certificate import certify, ranking_allowance
-from harness.judge.distance import relative_rms
 from harness.oracle.routing import combine_weights
 from implementations.interface import RoutingSpec
 
@@ -23,7 +22,7 @@ def find_in_router(exhibit: Exhibit) -> Finding:
     if wrong_ids.any():
         return Finding(("routing ids",), layer, tokens=_places(wrong_ids), evidence=("an expert is repeated or out of range",))
     logits_TE, delta_TE = exhibit.oracle.route(0, x_TD)[0], router_delta(exhibit, x_TD)
-    found = _logits(exhibit, sound_T, logits_TE)
+    found = _logits(exhibit, sound_T, logits_TE, delta_TE)
     certificate = certify(exhibit.oracle.ranking(0, logits_TE), ids_TK, ranking_allowance(delta_TE, spec), spec)
     flipped_T = ~(certificate.excess_T <= 0)
     if flipped_T.any():
@@ -31,19 +30,18 @@ def find_in_router(exhibit: Exhibit) -> Finding:
         operators = ("router logits", "routing ids") if found else ("routing ids",)
         return Finding(operators, layer, tokens=_places(flipped_T), evidence=(*found, said))
     expected_TK = combine_weights(logits_TE, ids_TK, spec)
-    off_T = ~(np.abs(weights_TK - expected_TK) <= expected_TK * weight_allowance(exhibit, delta_TE, ids_TK, expected_TK)).all(-1)
+    off_T = ~(np.abs(weights_TK - expected_TK) <= expected_TK * weights_allowed(exhibit, delta_TE, ids_TK, expected_TK)).all(-1)
     said = describe_weights(weights_TK[off_T], expected_TK[off_T])
     if off_T.any():
         return Finding(("router logits",) if found else ("routing weights",), layer, tokens=_places(off_T), evidence=(*found, said))
     return Finding(("router logits", "routing ids"), layer, evidence=found or ("every part of the answer is right by itself",))
 
 
-def _logits(exhibit: Exhibit, sound_T: np.ndarray, expected_TE: np.ndarray) -> tuple[str, ...]:
+def _logits(exhibit: Exhibit, sound_T: np.ndarray, expected_TE: np.ndarray, delta_TE: np.ndarray) -> tuple[str, ...]:
     if "logits_TE" not in exhibit.arrays:
         return ()
-    error = relative_rms(exhibit.arrays["logits_TE"][sound_T], expected_TE)
-    bound = exhibit.bounds["router"]
-    return (f"the router logits themselves are off by {error / bound:.3g} bounds",) if not error <= bound else ()
+    ratio = logit_ratio(exhibit.arrays["logits_TE"][sound_T], expected_TE, delta_TE)
+    return (f"the router logits themselves are off, by up to {ratio:.3g} times what rounding may do",) if not ratio <= 1 else ()
 
 
 def illegal(ids_TK: np.ndarray, spec: RoutingSpec) -> np.ndarray:

@@ -10,8 +10,8 @@ from harness.capsule.capsule import Capsule
 from harness.capsule.exhibit import BLOCK, MODEL, RECORD, ROUTER, Exhibit
 from harness.diagnosis.diagnose import Diagnosis
 from harness.diagnosis.hypotheses import Hypothesis
-from harness.diagnosis.replay import Distance
 from harness.diagnosis.jury import Jury
+from harness.diagnosis.replay import Distance
 from harness.judge.metric import Metric
 
 SHOWN = 4
@@ -67,8 +67,7 @@ def measured(metrics: Sequence[Metric], recorded: Sequence[Metric]) -> Iterator[
 
 
 def _times(metric: Metric) -> str:
-    noise = getattr(metric, "noise", None)
-    against = f", {metric.value / noise:.3g} times honest noise" if noise else ""
+    against = f", {metric.value / metric.noise:.3g} times honest noise" if metric.noise else ""
     return (f" ({metric.severity:.3g} times the bound{against})") if metric.bound else ""
 
 

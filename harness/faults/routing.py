@@ -49,8 +49,8 @@ def route(x_TD: Array, tensors: RouterTensors, spec: RoutingSpec, rounding: Roun
         ids_TK = pinned.topk_ids_LTK[0].astype(np.int64)
     if pinned is None or pinned.topk_weights_LTK is None:
         weights_TK = router.scale(router.weights(router.weight_source(scores_TE, ranking_TE), logits_TE, ids_TK, spec), spec)
-    else:
-        weights_TK = pinned.topk_weights_LTK[0]
+    else:  # as given: what a router does to its own weights is not done to these
+        return Routes(logits_TE, ids_TK, round_weights(pinned.topk_weights_LTK[0].astype(np.float32), spec, rounding))
     return Routes(logits_TE, ids_TK, router.round_weights(weights_TK.astype(np.float32), spec, rounding))
 
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
+
+from harness.judge.limit import Limit
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`bound` None: reported, not judged. A judged value passes iff value <= bound, so NaN fails."""
+    """`bound` None: reported, not judged. A judged value passes iff value <= bound, so NaN fails. `noise`: what an honest implementation
+    typically shows, None where nothing is excused by rounding."""
 
     name: str
     value: float
     bound: float | None = None
+    noise: float | None = None
+
+    @staticmethod
+    def within(name: str, value: float, limit: Limit) -> Metric:
+        return Metric(name, value, limit.bound, limit.noise)
 
     @property
     def violated(self) -> bool:
@@ -25,9 +34,26 @@ class Metric:
             return 0.0
         return self.value / self.bound if self.bound else (0.0 if self.value == 0 else float("inf"))
 
+    @property
+    def visible(self) -> float | None:
+        """The smallest further error that would have failed: independent errors add in squares. None where rounding plays no part."""
+        if self.noise is None or self.bound is None or self.violated:
+            return None
+        return math.sqrt(self.bound**2 - self.value**2)
+
     def to_record(self) -> dict[str, Any]:
         kind = "reported" if self.bound is None else "judged"
-        return {"name": self.name, "value": float(self.value), "bound": self.bound, "kind": kind}
+        return {
+            "name": self.name,
+            "value": float(self.value),
+            "bound": self.bound,
+            "noise": self.noise,
+            "visible": self.visible,
+            "kind": kind,
+        }
 
     def __str__(self) -> str:
-        return f"{self.name} = {self.value:.4g}" + ("" if self.bound is None else f" (bound {self.bound:.4g})")
+        if self.bound is None:
+            return f"{self.name} = {self.value:.4g}"
+        noise = f", honest noise {self.noise:.2g}" if self.noise else ""
+        return f"{self.name} = {self.value:.4g} (bound {self.bound:.4g}{noise})"

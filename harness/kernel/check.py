@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.judge import bounds
-from harness.judge.block import block_metrics, kernel_bound
+from harness.judge.block import block_metrics
 from harness.judge.distance import relative_rms
+from harness.judge.limit import Limits
 from harness.judge.metric import Metric
 from harness.kernel.cases import Case
 from harness.kernel.locate import locate, ranges
+from harness.kernel.noise import limits
 from harness.kernel.weights import Weights
 from implementations.interface import KernelCall, KernelResult
 
@@ -33,25 +34,25 @@ class Line:
 
 @dataclass(frozen=True)
 class Expected:
-    """What every call of a case should give: (T, D) in float64, and the error allowed. Spoilt rows hold the output for zeros."""
+    """What every call of a case should give: (T, D) in float64, and the errors allowed. Spoilt rows hold the output for zeros."""
 
     outputs: tuple[np.ndarray, ...]
-    bound: float
+    limits: tuple[Limits, ...]
 
 
 def expect(case: Case, weights: Weights, dtype: str) -> Expected:
     """The oracle's outputs. They do not depend on the arrays that a kernel was given and may have written to."""
     outputs = tuple(weights.outputs(np.nan_to_num(call.x_TD), call.topk_ids_TK, call.topk_weights_TK) for call in case.calls)
-    return Expected(outputs, kernel_bound(dtype, weights.shape.D, weights.shape.F))
+    return Expected(outputs, tuple(limits(dtype, weights.shape, len(call.x_TD)) for call in case.calls))
 
 
 def judge(case: Case, expected: Expected, results: Sequence[KernelResult]) -> Line:
     """PASS or FAIL, with the reasons of the first call that is wrong."""
     reasons: list[str] = []
     worst: dict[str, Metric] = {}
-    for i, (call, want_TD, result) in enumerate(zip(case.calls, expected.outputs, results, strict=True)):
+    for i, (call, want_TD, allowed, result) in enumerate(zip(case.calls, expected.outputs, expected.limits, results, strict=True)):
         last = i == len(case.calls) - 1
-        metrics, found = _judge_call(call, want_TD, result, expected.bound, case.spoilt_T if last else None)
+        metrics, found = _judge_call(call, want_TD, result, allowed, case.spoilt_T if last else None)
         for metric in metrics:
             worst[metric.name] = max(worst.get(metric.name, metric), metric, key=_severity)
         about = f"in call {i + 1} of {len(case.calls)} ({count(len(call.x_TD))}): " if len(case.calls) > 1 else ""
@@ -71,7 +72,7 @@ def _severity(metric: Metric) -> float:
 
 
 def _judge_call(
-    call: KernelCall, want_TD: np.ndarray, result: KernelResult, bound: float, spoilt_T: np.ndarray | None
+    call: KernelCall, want_TD: np.ndarray, result: KernelResult, limits: Limits, spoilt_T: np.ndarray | None
 ) -> tuple[list[Metric], list[str]]:
     reasons = list(result.problems)
     if result.y.shape != want_TD.shape:
@@ -80,11 +81,11 @@ def _judge_call(
     if spoilt_T is not None:
         observed_TD = np.where(spoilt_T[:, None], want_TD, observed_TD)  # the others keep their numbers
     with np.errstate(invalid="ignore", over="ignore"):
-        metrics = block_metrics(observed_TD, want_TD, ids_TK, bound)
+        metrics = block_metrics(observed_TD, want_TD, ids_TK, limits)
     wrong = [metric for metric in metrics if metric.violated]
     if wrong:
-        allowed = bounds.WORST_TOKEN * bound
-        where = locate(observed_TD, want_TD, ids_TK, allowed) or locate(observed_TD, want_TD, ids_TK, bound) or "spread over all tokens"
+        scales = (limits["worst_token_error"].bound, limits["block_error"].bound)
+        where = next(filter(None, (locate(observed_TD, want_TD, ids_TK, allowed) for allowed in scales)), "spread over all tokens")
         reasons.append(f"{where}: {_not_finite(observed_TD) or max(wrong, key=_severity)}")
     return metrics, reasons
 

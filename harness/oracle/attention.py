@@ -39,11 +39,12 @@ def attention(x_SD: np.ndarray, weights: Weights, config: ModelConfig) -> np.nda
     q, k = rotate(q, config.rope_theta), rotate(k, config.rope_theta)
     group = config.num_attention_heads // config.num_key_value_heads
     k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
-    raw_HSS = np.einsum("qhp,khp->hqk", q, k) / np.sqrt(config.head_dim)
+    q_HSP, k_HSP, v_HSP = (x.transpose(1, 0, 2) for x in (q, k, v))
+    raw_HSS = q_HSP @ k_HSP.transpose(0, 2, 1) / np.sqrt(config.head_dim)
     raw_HSS = np.where(visible(len(x_SD), config.sliding_window), raw_HSS, -np.inf)
     probabilities = np.exp(raw_HSS - raw_HSS.max(-1, keepdims=True))
     probabilities /= probabilities.sum(-1, keepdims=True)
-    return _linear(np.einsum("hqk,khp->qhp", probabilities, v).reshape(len(x_SD), -1), weights, "o")
+    return _linear((probabilities @ v_HSP).transpose(1, 0, 2).reshape(len(x_SD), -1), weights, "o")
 
 
 def _project(x_SD: np.ndarray, weights: Weights, part: str, config: ModelConfig) -> np.ndarray:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import expit
 
 
 def silu(x: np.ndarray) -> np.ndarray:
     """x * sigmoid(x), without overflow for large negative x."""
-    return x * np.exp(-np.logaddexp(0.0, -x))
+    return x * expit(x)
 
 
 def swiglu(x_TD: np.ndarray, gate_up_2FD: np.ndarray, down_DF: np.ndarray) -> np.ndarray:

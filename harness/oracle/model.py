@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.oracle import experts, routing
 from harness.oracle.attention import attention, rms_norm
+from harness.oracle.memo import Memo
 from implementations.interface import ModelConfig
 
 
@@ -28,10 +29,11 @@ class OracleOutput:
 
 
 class Oracle:
-    """`tensors`: canonical name -> array of any float dtype, read on demand and cast to float64 one tensor (one expert) at a time."""
+    """`tensors`: canonical name -> array of any float dtype, read on demand and cast to float64 one tensor (one expert) at a time; they must
+    not change. Arrays of `forward`, `route` and `combine` may be read-only: an answer is kept for whoever asks the same again."""
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray]):
-        self.config, self.tensors = config, tensors
+        self.config, self.tensors, self.memo = config, tensors, Memo()
 
     def forward(
         self,
@@ -41,7 +43,10 @@ class Oracle:
     ) -> OracleOutput:
         """All logits of one sequence. `pinned_ids_LSK`: use these experts; with `pinned_weights_LSK` with these weights, else with those
         of the oracle's own scores."""
-        h_SD = self.tensors["embed.weight"][np.asarray(input_ids)].astype(np.float64)
+        return self.memo(self._forward, np.asarray(input_ids), pinned_ids_LSK, pinned_weights_LSK)
+
+    def _forward(self, ids_S: np.ndarray, pinned_ids_LSK: np.ndarray | None, pinned_weights_LSK: np.ndarray | None) -> OracleOutput:
+        h_SD = self.tensors["embed.weight"][ids_S].astype(np.float64)
         seen: list[tuple[np.ndarray, ...]] = []
         for i in range(self.config.num_hidden_layers):
             h_SD = h_SD + attention(self._norm(h_SD, f"layers.{i}.attention_norm.weight"), self._attention_weights(i), self.config)
@@ -59,6 +64,9 @@ class Oracle:
 
     def route(self, layer: int, x_TD: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(logits_TE, ids_TK, weights_TK) of the layer-th MoE layer's router on given hidden states."""
+        return self.memo(self._route, layer, x_TD)
+
+    def _route(self, layer: int, x_TD: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         spec = self.config.routing
         logits_TE = routing.router_logits(x_TD, self.router_weight(layer), self.router_bias(layer))
         ids_TK = routing.select(self.ranking(layer, logits_TE), spec)
@@ -76,15 +84,18 @@ class Oracle:
         self, layer: int, x_TD: np.ndarray, pinned_ids_TK: np.ndarray | None = None, pinned_weights_TK: np.ndarray | None = None
     ) -> tuple[np.ndarray, ...]:
         """(y_TD, logits_TE, ids_TK, weights_TK) of the layer-th MoE block."""
-        logits_TE, ids_TK, weights_TK = self.route(layer, x_TD)
+        logits_TE, ids_TK, weights_TK = self._route(layer, x_TD)
         if pinned_ids_TK is not None:
             ids_TK = pinned_ids_TK
             weights_TK = routing.combine_weights(logits_TE, ids_TK, self.config.routing)
         weights_TK = weights_TK if pinned_weights_TK is None else pinned_weights_TK
-        return self.combine(layer, x_TD, ids_TK, weights_TK), logits_TE, ids_TK, weights_TK
+        return self._combine(layer, x_TD, ids_TK, weights_TK), logits_TE, ids_TK, weights_TK
 
     def combine(self, layer: int, x_TD: np.ndarray, ids_TK: np.ndarray, weights_TK: np.ndarray) -> np.ndarray:
         """y_TD of the layer-th MoE layer for a given routing: its experts, and the shared one where there is one."""
+        return self.memo(self._combine, layer, x_TD, ids_TK, weights_TK)
+
+    def _combine(self, layer: int, x_TD: np.ndarray, ids_TK: np.ndarray, weights_TK: np.ndarray) -> np.ndarray:
         prefix, x_TD = f"layers.{self.config.moe_layers[layer]}.moe", x_TD.astype(np.float64)
         gate_up, down = self.tensors[f"{prefix}.gate_up.weight"], self.tensors[f"{prefix}.down.weight"]
         y_TD = experts.moe(x_TD, ids_TK, weights_TK, gate_up, down)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from harness.dtypes import numpy_dtype, round_to
 from harness.judge import routing
-from harness.judge.bounds import UNIT_ROUNDOFF
 from harness.judge.certificate import certify, rounding_allowance
 from harness.judge.distance import kl_divergence, relative_rms, top1_disagreement, worst_row
 from harness.judge.metric import Metric
+from harness.judge.rounding import UNIT_ROUNDOFF
 from harness.oracle.routing import combine_weights, gap, select
 from harness.verdict import Inconclusive, Verdict, Violation
 from implementations.interface import RoutingSpec

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from harness.dtypes import numpy_dtype, round_to
-from harness.judge import bounds
-from harness.judge.block import kernel_bound
 from harness.kernel.cases import TOKENS, Case
 from harness.kernel.locate import locate, ranges
 from harness.kernel.routes import GAP, LEVELS, rotating_ids

@@ -103,7 +103,7 @@ WEIGHTS: tuple[Fault, ...] = (
     Fault("sigmoid-scores", "Another family's sigmoid instead of softmax: same order, other weights, and a shift of the logits matters.",
           None, change(scores=routers.sigmoid_scores), ("ROUTE-05", "ROUTE-06"), needs=SEVERAL),
     Fault("softmax-in-half-without-max", "exp in half precision without subtracting the maximum: overflow above 11.09, coarse below.",
-          None, change(scores=routers.softmax_in_half), ("ROUTE-06",), trigger="logits shifted beyond about +-8"),
+          None, change(scores=routers.softmax_in_half), ("ROUTE-06",), dtypes=("float32",), trigger="logits shifted beyond about +-8"),
     Fault("router-in-bfloat16", "A float32 model casts router weights, input and logits to bfloat16.",
           f"{GITHUB}/huggingface/optimum-neuron/blob/213224e/optimum/neuron/models/inference/backend/modules/moe.py",
           change(router_logits=routers.logits_in_bfloat16), ("ROUTE-05",), dtypes=("float32",), needs=SEVERAL),

@@ -1,0 +1,113 @@
+"""From samples to the table: limits, and what they say of a kind or a case that they have not seen."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from harness.cases import Case, golden_cases
+from harness.faults.catalogue import SEEDED_KINDS, honest
+from harness.faults.declared import FAMILIES
+from harness.floors.sample import WINDOW, Draw, Sample, many_tokens, samples
+from harness.floors.table import COMPARISONS, CONFIDENCE, FALSE_ALARMS, Floor, Table
+from harness.floors.tolerance import spread
+from harness.synthetic import FLAT, PEAKED, small, synthesize
+from implementations.interface import DTYPES
+
+SEEDS, LONG_SEEDS = 10, 3
+HELDOUT = "heldout.txt"
+QUANTILES = np.linspace(0, 1, 21)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process works through at a time: all kinds on one case in one dtype, on the inputs of one seed."""
+
+    case: Case
+    dtype: str
+    seed: int
+    kinds: tuple[str, ...]
+    windows_NS: np.ndarray
+
+
+def calibrate(golden: Path, seeds: int = SEEDS, kinds: Sequence[str] | None = None, dtypes: Sequence[str] = DTYPES) -> Table:
+    """Runs every kind under every seed, one process a core. Minutes."""
+    chosen = tuple(kind.id for kind in SEEDED_KINDS) if kinds is None else tuple(kinds)
+    with TemporaryDirectory() as scratch:
+        shares = [Share(case, dtype, seed, chosen, w) for case, w in _cases(golden, Path(scratch)) for dtype in dtypes for seed in range(seeds)]
+        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+            found = [sample for part in pool.map(_sampled, shares) for sample in part]
+    return tabulate(found, {"kinds": sorted(chosen), "seeds": seeds})
+
+
+def _cases(golden: Path, scratch: Path) -> Iterator[tuple[Case, np.ndarray]]:
+    """(case, token ids (N, WINDOW) that it is given): trained models on text; random ones of two layers, with a flat and a peaked router, on
+    random ids, for what trained ones do not show."""
+    windows_NS = calibration_windows(golden)
+    yield from ((case, windows_NS) for case in golden_cases(golden))
+    random_NS = np.random.default_rng(0).integers(0, 256, windows_NS.shape)
+    for family in FAMILIES:
+        config = small(family, 16, 4, num_hidden_layers=2, moe_layers=(0, 1), max_position_embeddings=512)
+        for name, scale in ((f"{family}-flat", FLAT), (f"{family}-peaked", PEAKED)):
+            yield Case(name, synthesize(config, scratch / name, 0, scale)), random_NS
+
+
+def calibration_windows(golden: Path) -> np.ndarray:
+    """Token ids (N, WINDOW) of the first half of the held-out text, without what golden prompts hold. Evaluation takes the second half and
+    the golden prompts."""
+    text = (golden / HELDOUT).read_bytes()
+    rows = (row for case in golden_cases(golden) for row in case.prompts_BS)
+    taken = {text.find(bytes(row.tolist())) for row in rows}
+    starts = [s for s in range(0, len(text) // 2 - WINDOW + 1, WINDOW) if all(abs(s - at) >= WINDOW for at in taken)]
+    return np.stack([np.frombuffer(text[s : s + WINDOW], np.uint8) for s in starts]).astype(np.int64)
+
+
+def _sampled(share: Share) -> list[Sample]:
+    found: list[Sample] = []
+    for kind in share.kinds:
+        draw = Draw(share.case, share.dtype, kind, share.seed, honest(kind, share.seed))
+        found += samples(draw, share.windows_NS, long=share.seed < LONG_SEEDS)
+        found += many_tokens(draw) if share.case.golden is None and share.seed < LONG_SEEDS else ()
+    return found
+
+
+def tabulate(found: list[Sample], facts: dict[str, Any]) -> Table:
+    grouped: dict[tuple[str, str, int], list[Sample]] = defaultdict(list)
+    for sample in found:
+        grouped[sample.dtype, sample.metric, sample.tokens].append(sample)
+    floors = {key: _floor(group, [sample.log_ratio for sample in group]) for key, group in grouped.items()}
+    typical = {key: _floor(group, [sample.log_error for sample in group]) for key, group in grouped.items()}
+    left_out = {source: _left_out(grouped, source) for source in ("kind", "case")}
+    stated = {"false_alarms_per_run": FALSE_ALARMS, "comparisons": COMPARISONS, "confidence": CONFIDENCE}
+    return Table(floors, typical, facts | stated | {"samples": len(found), "left_out": left_out})
+
+
+def _floor(group: Sequence[Sample], values: list[float]) -> Floor:
+    seen = spread(np.array(values), [sample.kind for sample in group], [sample.case for sample in group])
+    return Floor(seen, len(group), tuple(np.quantile(values, QUANTILES).tolist()))
+
+
+def _left_out(grouped: dict[tuple[str, str, int], list[Sample]], source: str) -> dict[str, Any]:
+    """Every kind (or case) against the limits of all others: how many of its samples exceed them, and the worst of all in units of its
+    limit."""
+    exceeding, asked, worst = 0, 0, ("", "", -np.inf)
+    for key, group in grouped.items():
+        for name in sorted({getattr(sample, source) for sample in group}):
+            others = [sample for sample in group if getattr(sample, source) != name]
+            if len({sample.kind for sample in others}) < 2:
+                continue
+            over = (
+                np.array([s.log_ratio for s in group if getattr(s, source) == name]) - _floor(others, [s.log_ratio for s in others]).limit
+            )
+            exceeding, asked = exceeding + int((over > 0).sum()), asked + len(over)
+            worst = max(worst, (name, "/".join(map(str, key)), float(over.max())), key=lambda found: found[2])
+    return {"exceeding": exceeding, "samples": asked, "worst": worst[0], "at": worst[1], "of_its_limit": round(float(np.exp(worst[2])), 3)}

@@ -1,0 +1,74 @@
+"""How often the suite alarms on an honest implementation: whole runs of it, each on data that nothing else has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from harness.faults.catalogue import HONEST_VARIANTS
+from harness.selftest.suite import checks_of
+from harness.selftest.trial import Ending, Trial, cases
+
+# The clauses whose verdict hangs on a bound for rounding errors, on data that a seed moves. Left out: what is asked bit for bit, of
+# refusals, of conversion and of what is declared, where an honest implementation fails always or never.
+ROUNDING = (
+    "BATCH-01", "BLOCK-01", "BLOCK-02", "BLOCK-03", "BLOCK-04", "BLOCK-05", "CACHE-01", "PACK-01", "PAD-01", "PARITY-02", "PARITY-03",
+    "PARITY-04", "PARITY-05", "ROUTE-04", "ROUTE-05",
+)  # fmt: skip
+DTYPES = ("float32", "bfloat16")
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the suite on an honest subject. `alarms`: "CHECK: reason" of each that failed; `undecided`: names of the inconclusive."""
+
+    kind: str
+    seed: int
+    family: str
+    dtype: str
+    judged: int
+    alarms: tuple[str, ...]
+    undecided: tuple[str, ...]
+
+    def to_line(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def runs(count: int, dtypes: Sequence[str] = DTYPES) -> list[Trial]:
+    """So many trials, run i on the data of seed i + 1: every kind on its families and the dtypes in turn, in an order that is random but
+    the same every time, so that the first few are as good a sample as all."""
+    order = list(_combinations(dtypes))
+    chosen = (order[i % len(order)] for i in range(count))
+    return [Trial(kind, family, dtype, _names(family, dtype), seed=i + 1) for i, (kind, family, dtype) in enumerate(chosen)]
+
+
+def _combinations(dtypes: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    random = np.random.default_rng(0)
+    by_kind = []
+    for variant in HONEST_VARIANTS:
+        places = [(variant.id, family, dtype) for family in variant.families if family in cases() for dtype in dtypes]
+        by_kind.append([places[i] for i in random.permutation(len(places))])
+    for turn in zip_longest(*by_kind):
+        yield from (place for place in turn if place)
+
+
+def _names(family: str, dtype: str) -> tuple[str, ...]:
+    return tuple(check.name for check in checks_of(ROUNDING) if check.asks(cases()[family], dtype))
+
+
+def outcome(trial: Trial, endings: Sequence[Ending]) -> Run:
+    alarms = tuple(f"{ending.check.name}: {ending.reason.splitlines()[0]}" for ending in endings if ending.failed)
+    undecided = tuple(ending.check.name for ending in endings if ending.status == "INCONCLUSIVE")
+    judged = sum(ending.status == "PASS" or ending.failed for ending in endings)
+    return Run(trial.subject, trial.seed, trial.case, trial.dtype, judged, alarms, undecided)
+
+
+def upper_bound(alarms: int, count: int, confidence: float = CONFIDENCE) -> float:
+    """The largest rate under which so few alarms in so many runs are as likely as 1 - confidence: one-sided, Clopper and Pearson 1934."""
+    return 1.0 if alarms >= count else float(stats.beta.ppf(confidence, alarms + 1, count - alarms))

@@ -1,0 +1,44 @@
+"""Work shared out to one process per core."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from harness.distributed import THREADS
+
+Mapper = Callable[[Callable[[Path, Any], Any], Sequence[Any]], Iterator[Any]]
+
+
+@contextmanager
+def pool(workers: int) -> Iterator[Mapper]:
+    """A function that maps `work(directory, task)` over tasks and yields the answers in their order. One worker is this process. New
+    processes are spawned, not forked: a fork would copy locks that another thread holds. Each counts with one thread."""
+    with TemporaryDirectory(prefix="moe-harness-selftest-") as name:
+        directory = Path(name)
+        if workers <= 1:
+            yield lambda work, tasks: map(partial(work, directory), tasks)
+            return
+        with _one_thread_each(), ProcessPoolExecutor(workers, get_context("spawn")) as executor:
+            yield lambda work, tasks: executor.map(partial(work, directory), tasks)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

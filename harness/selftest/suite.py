@@ -1,0 +1,69 @@
+"""The checks as plain functions: what pytest collects under harness/checks, without pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from itertools import product
+from pkgutil import iter_modules
+from typing import Any
+
+import pytest
+
+from harness import checks
+from harness.cases import Case, RouterCase
+from harness.checks.clause import concerns
+
+
+@dataclass(frozen=True)
+class Check:
+    """One function under one set of its parameters. `id`: the clause; `limits`: the keyword arguments of `@clause`."""
+
+    id: str
+    function: Callable[..., None]
+    limits: Mapping[str, Any]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Unique: the clause and the parameters."""
+        return self.id + "".join(f"[{value}]" for value in self.parameters.values())
+
+    def asks(self, case: Case | RouterCase, dtype: str) -> bool:
+        """Whether the clause is about the case in that dtype."""
+        return concerns(dict(self.limits), case) and (not self.limits["dtypes"] or dtype in self.limits["dtypes"])
+
+
+@cache
+def suite() -> tuple[Check, ...]:
+    """Every check with every set of its parameters, by clause."""
+    return tuple(sorted((check for function in _functions() for check in _parametrised(function)), key=lambda check: check.name))
+
+
+def checks_of(ids: Iterable[str]) -> tuple[Check, ...]:
+    """The checks of these clauses. Raises ValueError for a clause without one."""
+    asked = set(ids)
+    found = tuple(check for check in suite() if check.id in asked)
+    if missing := asked - {check.id for check in found}:
+        raise ValueError(f"no check of {', '.join(sorted(missing))}")
+    return found
+
+
+def _functions() -> Iterator[Callable[..., None]]:
+    for info in iter_modules(checks.__path__):
+        if info.name.startswith("test_"):
+            module = import_module(f"{checks.__name__}.{info.name}")
+            yield from (value for name, value in vars(module).items() if name.startswith("test_") and _marks(value, "clause"))
+
+
+def _marks(function: Any, name: str) -> list[pytest.Mark]:
+    return [mark for mark in getattr(function, "pytestmark", ()) if mark.name == name]
+
+
+def _parametrised(function: Callable[..., None]) -> Iterator[Check]:
+    (clause,) = _marks(function, "clause")
+    axes = [[(mark.args[0], value) for value in mark.args[1]] for mark in _marks(function, "parametrize")]
+    for chosen in product(*axes):
+        yield Check(clause.args[0], function, clause.kwargs, dict(chosen))

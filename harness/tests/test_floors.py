@@ -1,0 +1,123 @@
+"""Floors: the tolerance limit covers what it promises, the table keeps what it is given, and limits follow the checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.cases import Case, golden_cases, golden_root
+from harness.faults.catalogue import SEEDED_KINDS
+from harness.floors.case import CaseFloors, floors_of
+from harness.floors.make import HELDOUT, calibration_windows, tabulate
+from harness.floors.reference import Reference
+from harness.floors.sample import Sample
+from harness.floors.table import FILE, TOKENS, FloorsError, read, write
+from harness.floors.tolerance import Spread, spread
+from harness.judge.names import BLOCK, PASS
+from harness.synthetic import PEAKED, small, synthesize
+from implementations.interface import DTYPES
+
+KINDS, CASES, REPEATS = 30, 8, 3
+
+
+def crossed(rng: np.random.Generator, by_kind: float, by_case: float, within: float) -> tuple[np.ndarray, list[str], list[str]]:
+    """Log errors of every kind on every case, with these standard deviations."""
+    kinds, cases = (np.repeat(grid.ravel(), REPEATS) for grid in np.meshgrid(np.arange(KINDS), np.arange(CASES), indexing="ij"))
+    values = by_kind * rng.standard_normal(KINDS)[kinds] + by_case * rng.standard_normal(CASES)[cases]
+    return values + within * rng.standard_normal(len(kinds)), [f"k{k}" for k in kinds], [f"c{c}" for c in cases]
+
+
+@pytest.mark.parametrize(("by_kind", "by_case", "within"), [(0.0, 0.0, 1.0), (1.0, 0.0, 0.5), (0.3, 1.0, 1.0), (1.0, 1.0, 1.0)])
+def test_limit_covers_what_it_promises(by_kind: float, by_case: float, within: float) -> None:
+    """In at least 95 % of 300 calibrations a new sample exceeds the limit with no more than the stated probability; 92 % are asked, which
+    300 calibrations of a true 95 % miss once in sixty tries."""
+    rng, true = np.random.default_rng(0), float(np.sqrt(by_kind**2 + by_case**2 + within**2))
+    limits = [spread(*crossed(rng, by_kind, by_case, within)).limit(1e-3, 0.95) for _ in range(300)]
+    assert np.mean(np.array(limits) >= 3.0902 * true) >= 0.92
+
+
+def test_a_limit_from_few_kinds_is_wider() -> None:
+    assert Spread(0.0, 1.0, 5.0).limit(1e-3, 0.95) > Spread(0.0, 1.0, 300.0).limit(1e-3, 0.95) > 3.09
+
+
+def samples(noise: float) -> list[Sample]:
+    rng = np.random.default_rng(1)
+    return [
+        Sample("bfloat16", metric, tokens, f"k{k}", f"c{c}", -5.0, noise * rng.standard_normal())
+        for metric in BLOCK + PASS for tokens in (1, 64) for k in range(6) for c in range(4)
+    ]  # fmt: skip
+
+
+def test_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    table = tabulate(samples(0.2), {"seeds": 1})
+    write(table, tmp_path / FILE)
+    again = read(tmp_path / FILE)
+    assert again.facts["left_out"]["kind"]["samples"] == len(samples(0.2))
+    for key, floor in table.floors.items():
+        assert again.floors[key].limit == pytest.approx(floor.limit, abs=1e-3)
+
+
+def test_a_kind_unlike_the_others_is_named_when_left_out() -> None:
+    odd = [replace(s, log_ratio=3.0) if s.kind == "k2" else s for s in samples(0.1)]
+    found = tabulate(odd, {}).facts["left_out"]["kind"]
+    assert found["worst"] == "k2" and found["exceeding"] == sum(s.kind == "k2" for s in odd) and found["of_its_limit"] > 2
+
+
+def test_unreadable_floors_name_the_file_and_the_command(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("{}", encoding="utf-8")
+    with pytest.raises(FloorsError, match=r"floors\.json.*golden floors"):
+        read(tmp_path / FILE)
+
+
+def test_packaged_floors_were_measured_as_the_design_asks_and_hold_for_what_they_have_not_seen() -> None:
+    facts = read(golden_root() / FILE).facts
+    assert set(facts["kinds"]) == {kind.id for kind in SEEDED_KINDS} and len(facts["kinds"]) >= 30 and facts["seeds"] >= 10
+    assert all(found["exceeding"] == 0 for found in facts["left_out"].values()), facts["left_out"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_metric_has_a_limit_for_every_number_of_tokens(dtype: str) -> None:
+    floors = CaseFloors(read(golden_root() / FILE), dtype, None)
+    for tokens in (1, 3, *TOKENS, 5000):
+        for limits in (floors.over(dict.fromkeys(BLOCK + PASS, 0.01), tokens), floors.typical(BLOCK + PASS, tokens)):
+            assert limits.keys() == {*BLOCK, *PASS}
+            assert all(0 < limit.noise < limit.bound for limit in limits.values()), (tokens, limits)
+
+
+def test_limits_follow_the_reference_and_are_wider_without_one() -> None:
+    case = golden_cases()[0]
+    floors, tokens = floors_of(case, "bfloat16"), case.prompts_BS[0]
+    measured = floors.forward(tokens)["logit_error"]
+    seen = Reference(case, "bfloat16").forward(tokens).errors()["logit_error"]
+    assert floors.over({"logit_error": 2 * seen}, len(tokens))["logit_error"].bound == pytest.approx(2 * measured.bound)
+    assert CaseFloors(floors.table, "bfloat16", None).forward(tokens)["logit_error"].bound > measured.bound
+
+
+def test_a_reference_follows_the_weights(tmp_path: Path) -> None:
+    """A random peaked Qwen3-MoE amplifies rounding more than a trained one."""
+    config = small("qwen3_moe", 16, 4, num_hidden_layers=4, moe_layers=(0, 1, 2, 3), max_position_embeddings=512)
+    wild = Case("wild", synthesize(config, tmp_path / "wild", 0, PEAKED))
+    trained = next(case for case in golden_cases() if case.name == "qwen3_moe")
+    errors = [Reference(case, "bfloat16").forward(case.prompts_BS[0]).errors()["logit_error"] for case in (wild, trained)]
+    assert errors[0] > 1.5 * errors[1]
+
+
+def test_calibration_shares_no_text_with_golden_prompts_nor_with_the_second_half() -> None:
+    text, windows_NS = (golden_root() / HELDOUT).read_bytes(), calibration_windows(golden_root())
+    second = text[len(text) // 2 :]
+    for window in windows_NS:
+        assert bytes(window.tolist()) not in second
+    prompts = [bytes(row.tolist()) for case in golden_cases() for row in case.prompts_BS]
+    spans = [(at, at + len(p)) for p in prompts if (at := text.find(p)) >= 0]
+    starts = [text.find(bytes(window.tolist())) for window in windows_NS]
+    assert len(spans) == len(prompts) and all(end <= s or s + windows_NS.shape[1] <= start for s in starts for start, end in spans)
+
+
+def test_the_share_of_honest_samples_within_a_value_rises_to_one() -> None:
+    floors = floors_of(golden_cases()[0], "bfloat16")
+    limit = floors.forward(golden_cases()[0].prompts_BS[0])["logit_error"]
+    shares = [floors.share_within("logit_error", value, limit.noise, 64) for value in (0, limit.noise, limit.bound)]
+    assert shares[0] == 0 < shares[1] < shares[2] == 1

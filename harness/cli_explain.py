@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +70,3 @@ def _asked(capsule: Capsule, backend: str, python: list[str] | None, device: str
     finally:
         hosts.close()
 
-
-def commands(file: str) -> list[str]:
-    """The two lines that a report shows beside a capsule."""
-    return [shlex.join(["moe-harness", "explain", file]), shlex.join(["moe-harness", "recheck", file, "--backend", "NAME"])]

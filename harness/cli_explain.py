@@ -69,4 +69,3 @@ def _asked(capsule: Capsule, backend: str, python: list[str] | None, device: str
         return CANNOT, f"cannot be loaded: {type(error).__name__}: {error}"
     finally:
         hosts.close()
-

@@ -12,11 +12,11 @@ from harness.capsule.capsule import Capsule
 from harness.capsule.exhibit import BLOCK, MODEL, ROUTER, Exhibit
 from harness.judge import routing
 from harness.judge.block import block_metrics
-from harness.judge.certificate import certify, ranking_allowance, rounding_allowance
+from harness.judge.certificate import certify, ranking_allowance
 from harness.judge.limit import Limits
 from harness.judge.logits import logit_metrics, median_kl, router_errors
 from harness.judge.metric import Metric
-from harness.judge.rounding import UNIT_ROUNDOFF, router_rounding, weight_allowance
+from harness.judge.rounding import UNIT_ROUNDOFF, router_noise, weight_allowance
 from harness.oracle.model import OracleOutput
 from harness.oracle.routing import combine_weights
 
@@ -55,8 +55,10 @@ def router_metrics(exhibit: Exhibit) -> list[Metric]:
 
 def router_delta(exhibit: Exhibit, x_TD: np.ndarray) -> np.ndarray:
     """delta_TE: what rounding may move the logits by; nothing where they are exact."""
-    relative = 0.0 if exhibit.facts["exact"] else router_rounding(exhibit.dtype, x_TD.shape[-1])
-    return rounding_allowance(x_TD, exhibit.oracle.router_weight(0), relative)
+    logits_TE = exhibit.oracle.route(0, x_TD)[0]
+    if exhibit.facts.get("exact"):
+        return np.zeros_like(logits_TE)
+    return router_noise(x_TD, exhibit.oracle.router_weight(0), logits_TE, exhibit.dtype).delta_TE
 
 
 def weights_allowed(exhibit: Exhibit, delta_TE: np.ndarray, ids_TK: np.ndarray, expected_TK: np.ndarray) -> np.ndarray:

@@ -20,9 +20,8 @@ from harness.faults.numerics import Rounding
 from harness.faults.routing import RouterTensors, Routes, route
 from harness.faults.seams import HONEST, Seams
 from harness.faults.subject import SubjectModel
-from harness.judge.certificate import rounding_allowance
 from harness.judge.distance import relative_rms, worst_row
-from harness.judge.rounding import router_rounding, weight_allowance
+from harness.judge.rounding import weight_allowance
 from implementations.interface import LoadSpec
 
 INFINITE = float("inf")
@@ -127,8 +126,7 @@ def model_of(exhibit: Exhibit, places: Sequence[Grid], seams: Seams) -> SubjectM
 def _block(exhibit: Exhibit, seams: Seams, strict: bool) -> dict[str, float]:
     arrays, judged_T = exhibit.arrays, exhibit.arrays["judged_T"].astype(bool)
     pinned_TK = arrays.get("weights_TK")
-    relative = router_rounding(exhibit.dtype, arrays["x_TD"].shape[-1])
-    delta_TE = rounding_allowance(arrays["x_TD"], exhibit.oracle.router_weight(0), relative)
+    delta_TE = router_delta(exhibit, arrays["x_TD"])
     guide = Guide(iter([Steps(arrays["ids_TK"], judged_T, lambda logits_TE: delta_TE)]), strict and pinned_TK is None)
     y_TD = block_of(exhibit, route_of(exhibit, arrays["x_TD"], guide.lead(seams)), seams)
     output = _output(exhibit, arrays["y_TD"][judged_T], y_TD[judged_T], expected_block(exhibit)[judged_T])

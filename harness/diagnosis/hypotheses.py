@@ -13,9 +13,9 @@ from harness.faults.catalogue import FAULTS, changed_seams
 from harness.faults.entry import Fault
 from harness.faults.seams import HOME, HONEST
 
-# An explanation must bring the candidate within the bound, and much nearer than an honest implementation is: half a failure, or more,
-# that stays unexplained is none.
-WITHIN, NEARER = 1.0, 2.0
+# The candidate is rounded and so is the hypothesis: each may be off by the bound (as in checks that compare two rounded things). And the
+# hypothesis must be much nearer than an honest implementation is: half a failure, or more, that stays unexplained is none.
+WITHIN, NEARER = 2.0, 2.0
 IN_MODEL_ONLY = frozenset(("router_input", "router_layer", "pinned_layer", "dense_mlp"))
 STORAGE = frozenset(("pack", "widen", "loaded"))  # the seams of storage that change a model's weights
 CALLS = frozenset(("segments", "packed_positions", "boundaries", "admit", "lengths"))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from io import StringIO
 
@@ -107,10 +107,8 @@ def fail(check: Check, subject: Subject) -> Capsule | None:
     """The capsule of a failing check, if it holds an experiment that fails again when it is judged from its arrays."""
     verdict = Verdict()
     with redirect_stdout(StringIO()), warnings.catch_warnings(action="ignore"):
-        try:
+        with suppress(Exception, pytest.skip.Exception, pytest.fail.Exception):
             check.function(subject=subject, verdict=verdict, **check.parameters)
-        except (Exception, pytest.skip.Exception, pytest.fail.Exception):
-            pass
         return _capsule(check, subject, fitted(verdict.exhibit), verdict) if verdict.exhibit else None
 
 

@@ -24,7 +24,7 @@ def find_in_router(exhibit: Exhibit) -> Finding:
     logits_TE, delta_TE = exhibit.oracle.route(0, x_TD)[0], router_delta(exhibit, x_TD)
     found = _logits(exhibit, sound_T, logits_TE, delta_TE)
     certificate = certify(exhibit.oracle.ranking(0, logits_TE), ids_TK, ranking_allowance(delta_TE, spec), spec)
-    flipped_T = ~(certificate.excess_T <= 0)
+    flipped_T = certificate.excess_T > 0
     if flipped_T.any():
         said = f"{int(flipped_T.sum())} of {len(ids_TK)} tokens go to experts that rounding does not excuse"
         operators = ("router logits", "routing ids") if found else ("routing ids",)

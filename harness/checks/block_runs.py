@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from harness.capsule.exhibit import Exhibit
+from harness.checks.exhibits import block_exhibit
 from harness.checks.small_models import hidden_states
 from harness.checks.transparent import one_layer
 from harness.floors.reference import one_layer_weights
@@ -71,11 +75,22 @@ def judge_block(subject: Subject, verdict: Verdict, x_TD: np.ndarray, layer: int
     are exact in every dtype, so that only ties are left out."""
     probe = subject.probe()
     ids_TK, _ = one_layer(probe.route(layer, x_TD), len(x_TD), subject.config.routing.top_k)
-    observed_TD = probe.moe_block(layer, x_TD)
+    observed_TD = probe.moe_block(layer, x_TD.copy())  # one that writes to its input shall not spoil the comparison
     verdict.judge(shape_metric(observed_TD, x_TD), about=about)
     clear_T = decided(subject, layer, x_TD, exact)
-    verdict.judge(*block_metrics(subject, BlockRun(x_TD, PinnedRouting(ids_TK[None]), observed_TD, clear_T, layer)), about=about)
+    judge_run(subject, verdict, BlockRun(x_TD, PinnedRouting(ids_TK[None]), observed_TD, clear_T, layer), about)
     verdict.saw(tokens=int(clear_T.sum()), experts_hit=len(np.unique(ids_TK[clear_T])))
+
+
+def judge_run(subject: Subject, verdict: Verdict, run: BlockRun, about: str) -> None:
+    """Against the oracle."""
+    verdict.judge(*block_metrics(subject, run), about=about, exhibit=shown(subject, run))
+
+
+def shown(subject: Subject, run: BlockRun) -> Callable[[], Exhibit]:
+    """What a failing judgement of the run hands over."""
+    judged_T = np.ones(len(run.x_TD), bool) if run.clear_T is None else run.clear_T
+    return partial(block_exhibit, subject, run.layer, run.x_TD, run.pinned, run.observed_TD, judged_T)
 
 
 def decided(subject: Subject, layer: int, x_TD: np.ndarray, exact: bool = False) -> np.ndarray:

@@ -230,6 +230,12 @@ HONEST = Seams()
 HOME = {seam.name: part.name for part in fields(Seams) for seam in fields(getattr(HONEST, part.name))}  # seam -> record
 
 
+def seam(seams: Seams, name: str) -> Callable[..., Any]:
+    """The function of that seam. Raises KeyError for a name that is no seam."""
+    found: Callable[..., Any] = getattr(getattr(seams, HOME[name]), name)
+    return found
+
+
 def changed(seams: Seams, **functions: Any) -> Seams:
     """`seams` with these functions, by seam name. Raises KeyError for a name that is no seam."""
     for name, function in functions.items():

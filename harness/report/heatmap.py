@@ -25,10 +25,12 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """At most three characters: .3, 1.4, 33, 1k."""
+        """At most three characters: .3, 1.4, 33, e4 for tens of thousands."""
         if self.ratio < 9.95:
             return f"{self.ratio:.1f}".removeprefix("0")
-        return f"{self.ratio:.0f}" if self.ratio < 999.5 else f"{self.ratio / 1000:.0f}k" if self.ratio < 99_500 else "∞"
+        if self.ratio < 999.5:
+            return f"{self.ratio:.0f}"
+        return f"e{math.log10(self.ratio):.0f}" if math.isfinite(self.ratio) else "∞"
 
 
 @dataclass(frozen=True)

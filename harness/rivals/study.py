@@ -11,15 +11,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from harness.distributed import default_workers, environment
-from harness.rivals.candidates import DTYPES, Candidate, candidates
+from harness.rivals.candidates import Candidate, sample
 from harness.rivals.judge import Outcome, judge
 from harness.rivals.references import Archive
 from harness.subject import Workshop
 
 
-def study(workers: int | None = None, every: int = 1) -> list[Outcome]:
-    """The outcome of every candidate, or of each `every`-th, in their order."""
-    asked = [candidate for dtype in DTYPES for candidate in candidates(dtype)][::every]
+def study(workers: int | None = None, share: float = 1.0) -> list[Outcome]:
+    """The outcome of every candidate, or of a sample, in their order."""
+    asked = sample(share)
     os.environ.update(environment(single_thread=True))  # the models are so small that a second thread costs more than it brings
     with ProcessPoolExecutor(workers or default_workers("cpu"), mp_context=get_context("spawn")) as pool:
         found = {outcome.candidate: outcome for outcomes in pool.map(judge_all, batches(asked)) for outcome in outcomes}

@@ -38,10 +38,14 @@ def run_directory(config: pytest.Config) -> Path:
 
 
 def start(config: pytest.Config, items: list[pytest.Item], requested: dict[str, Any]) -> None:
-    """Writes the `run` and `plan` records, so that a killed run knows what it owed."""
+    """Writes the `run` and `plan` records, so that a killed run knows what it owed, and how far the judge was measured."""
+    from harness.cases import golden_root
+    from harness.selftest.summary import summary
+
     recorder = _open(config, requested).recorder
     planned = [identify(item) for item in items]
     recorder.write("plan", items=planned)
+    recorder.write("selftest", **summary(golden_root()))
     for kind, fields in adopters.records(config, planned):
         recorder.write(kind, **fields)
 
@@ -108,7 +112,7 @@ def _write(item: pytest.Item, recorder: Recorder, outcome: Outcome, duration: fl
     about |= {"status": status, "reason": reason, "duration_s": duration, "reproduce": _reproduce(item.config, identity)}
     clause = item.get_closest_marker("clause")
     if clause:
-        measured = item.stash[VERDICT].to_record() if VERDICT in item.stash else {"metrics": [], "evidence": {}}
+        measured = item.stash[VERDICT].to_record() if VERDICT in item.stash else {"metrics": [], "evidence": {}, "maps": {}}
         recorder.write("check", **identity, **about, **measured, expected=outcome.expected)
     else:
         identity |= {"workload": identity.pop("check").removeprefix("BENCH-")}
@@ -116,13 +120,14 @@ def _write(item: pytest.Item, recorder: Recorder, outcome: Outcome, duration: fl
 
 
 def _execution(config: pytest.Config, name: str) -> dict[str, Any]:
+    from harness.grades import grade
     from harness.hosts import hosts
 
     try:
         capabilities = hosts(config).declared(name)
     except Exception as error:  # a backend may crash anywhere; its record is written all the same
-        return {"execution": "", "execution_note": f"capabilities() raised {type(error).__name__}"}
-    return {"execution": capabilities.execution, "execution_note": capabilities.execution_note}
+        return {"execution": "", "execution_note": f"capabilities() raised {type(error).__name__}", "grade": ""}
+    return {"execution": capabilities.execution, "execution_note": capabilities.execution_note, "grade": grade(capabilities)}
 
 
 def _reproduce(config: pytest.Config, identity: dict[str, Any]) -> str:

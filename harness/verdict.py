@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from harness.judge.metric import Metric
@@ -22,6 +23,7 @@ class Verdict:
     def __init__(self) -> None:
         self.metrics: dict[str, Metric] = {}
         self.evidence: dict[str, float] = {}
+        self.maps: dict[str, dict[str, list[Any]]] = {}
         self.floors: dict[str, float] = {}
 
     def judge(self, *metrics: Metric, about: str = "") -> None:
@@ -41,6 +43,12 @@ class Verdict:
         for name, count in counts.items():
             self.evidence[name] = self.evidence.get(name, 0) + count
 
+    def map(self, metrics_LE: Sequence[Sequence[Metric]]) -> None:
+        """Records one metric of every (MoE layer, expert) under its name, values and bounds to three digits."""
+        values = [[_three_digits(metric.value) for metric in row_E] for row_E in metrics_LE]
+        bounds = [[None if metric.bound is None else _three_digits(metric.bound) for metric in row_E] for row_E in metrics_LE]
+        self.maps[metrics_LE[0][0].name] = {"values": values, "bounds": bounds}
+
     def require(self, **floors: float) -> None:
         """Raises Inconclusive if a named evidence is below its floor. A check that never asks for any passes nothing: see status.py."""
         self.floors |= floors
@@ -49,4 +57,8 @@ class Verdict:
                 raise Inconclusive(f"{name} = {self.evidence.get(name, 0):g}, at least {floor:g} needed for a verdict")
 
     def to_record(self) -> dict[str, Any]:
-        return {"metrics": [m.to_record() for m in self.metrics.values()], "evidence": dict(self.evidence)}
+        return {"metrics": [m.to_record() for m in self.metrics.values()], "evidence": dict(self.evidence), "maps": dict(self.maps)}
+
+
+def _three_digits(value: float) -> float:
+    return float(f"{value:.3g}")

@@ -26,7 +26,7 @@ def judge_traces(subject: Subject, verdict: Verdict, traces: list[Trace], oracle
         expected = pinned_run(subject, trace, oracle or subject.case.oracle)
         limits = subject.floors.forward(trace.input_ids_S)
         verdict.judge(*logits.logit_metrics(trace.logits_SV, expected.logits_SV, limits), about=f"row {b} {about}".strip())
-        verdict.saw(tokens=len(trace.input_ids_S))
+        verdict.saw(tokens=len(trace.input_ids_S), unobservable=len(trace.input_ids_S) if trace.ids_LSK is None else 0)
 
 
 def pinned_run(subject: Subject, trace: Trace, oracle: Oracle) -> OracleOutput:
@@ -61,7 +61,7 @@ def judge_routing_inside(subject: Subject, verdict: Verdict, trace: Trace) -> No
             weights_SK = expected.topk_weights_LSK[layer]
             allowance_SK = weight_allowance(weights_SK, np.full_like(weights_SK, 2 * delta), subject.dtype)
             verdict.judge(routing.weights_within(trace.weights_LSK[layer], weights_SK, allowance_SK), about=f"MoE layer {layer}")
-        verdict.saw(tokens=len(logits_SE), flips_excused=certificate.excused, experts_hit=len(np.unique(trace.ids_LSK[layer])))
+        verdict.saw(tokens=len(logits_SE), experts_hit=len(np.unique(trace.ids_LSK[layer])), **certificate.counts())
     if trace.router_logits_LSE is not None:
         errors = router_errors(trace.router_logits_LSE, expected.router_logits_LSE)
         verdict.judge(*(Metric.within(name, value, limits[name]) for name, value in errors.items()))

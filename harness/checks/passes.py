@@ -26,13 +26,15 @@ class Trace:
 
 
 def request(subject: Subject, padding: str = "right") -> Request:
-    """All logits, and the routing where the backend can show it."""
+    """All logits, and the routing where the backend can show it. Raises Unsupported where all logits are not shown."""
+    subject.needs_logits("all")
     return Request(logits="all", routing="routing" in subject.capabilities.features, padding=padding)
 
 
 def pinned_request(subject: Subject, tokens: int, padding: str = "right", seed: int = 0) -> Request:
     """All logits, with arbitrary experts pinned: the loads of the experts, and so the shapes of their matrix products, are then the same
     whatever the tokens say. Only then must the bits of one row not depend on another's content."""
+    subject.needs_logits("all")
     spec, layers = subject.config.routing, len(subject.config.moe_layers)
     ranks = subject.random(seed).random((layers, tokens, spec.num_experts))
     return Request(logits="all", padding=padding, pinned=PinnedRouting(np.argsort(ranks)[..., : spec.top_k].copy()))

@@ -13,10 +13,10 @@ from harness.checks.clause import MODELS, ROUTERS, clause
 from harness.checks.states import layer_states
 from harness.checks.transparent import TransparentRouter, one_layer, transparent_model, variants
 from harness.judge import routing
-from harness.judge.certificate import ranking_allowance, rounding_allowance
+from harness.judge.certificate import certify, ranking_allowance
 from harness.judge.distance import relative_rms
 from harness.judge.metric import Metric
-from harness.judge.rounding import router_rounding, weight_allowance, weight_error
+from harness.judge.rounding import router_noise, weight_allowance, weight_error
 from harness.oracle.routing import combine_weights
 from harness.strategies import EXAMPLES, explore, logits, shifts, tied_logits
 from harness.subject import Subject
@@ -65,9 +65,10 @@ def test_selection_agrees_outside_the_margin(subject: Subject, verdict: Verdict)
     _for_all(subject, verdict, variants(subject), exact, logits_TE=logits)
     for layer, forced in enumerate(_forced_layers(subject)):
         allowance_TE = ranking_allowance(forced.delta_TE, subject.config.routing)
-        selected = routing.selection(forced.ranking_TE, forced.ids_TK, allowance_TE, subject.config.routing)
-        verdict.judge(*selected, about=f"MoE layer {layer}")
-        verdict.saw(tokens=len(forced.ids_TK), flips_excused=selected[1].value, experts_hit=len(np.unique(forced.ids_TK)))
+        certificate = certify(forced.ranking_TE, forced.ids_TK, allowance_TE, subject.config.routing)
+        verdict.judge(*routing.certified(certificate), about=f"MoE layer {layer}")
+        observed = len(forced.ids_TK) - certificate.unobservable
+        verdict.saw(tokens=observed, experts_hit=len(np.unique(forced.ids_TK)), **certificate.counts())
     verdict.require(tokens=64)
 
 
@@ -159,10 +160,9 @@ def _forced_layers(subject: Subject) -> Iterator[Forced]:
         return
     probe, oracle = subject.probe(), subject.case.oracle
     for layer, x_TD in layer_states(subject):
-        relative = router_rounding(subject.dtype, x_TD.shape[-1])
-        delta_TE = rounding_allowance(x_TD, oracle.router_weight(layer), relative)
         answer = one_layer(probe.route(layer, x_TD), len(x_TD), subject.config.routing.top_k)
         logits_TE = oracle.route(layer, x_TD)[0]
+        delta_TE = router_noise(x_TD, oracle.router_weight(layer), logits_TE, subject.dtype).delta_TE
         yield Forced(logits_TE, oracle.ranking(layer, logits_TE), delta_TE, *answer)
 
 

@@ -28,6 +28,7 @@ def _listed(name: str) -> Iterator[Any]:
 
 
 FAULTS: tuple[Fault, ...] = tuple(_listed("FAULTS"))
+SURVIVORS: tuple[Fault, ...] = tuple(fault for fault in FAULTS if fault.survives)  # why, and in which dtypes, stands there
 SEEDED_KINDS: tuple[Honest, ...] = tuple(_listed("KINDS"))  # honest, and their arithmetic differs by rounding
 HONEST_VARIANTS: tuple[Honest, ...] = (*_listed("HONEST_VARIANTS"), *SEEDED_KINDS)
 

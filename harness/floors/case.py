@@ -13,7 +13,7 @@ from harness.cases import Case, golden_root
 from harness.floors.reference import LONGEST, Errors, Reference, can_refer
 from harness.floors.table import FILE, Table, read
 from harness.judge.limit import Limit, Limits
-from harness.judge.names import BLOCK, PASS
+from harness.judge.names import BLOCK, FREE, PASS
 from implementations.interface import PinnedRouting
 
 
@@ -29,7 +29,8 @@ class CaseFloors:
         """Of one MoE block's output on these hidden states under these experts, with these weights or the block's own; judged on `rows`."""
         if self.reference is None or not len(x_TD):
             return self.typical(BLOCK, len(x_TD))
-        return self.over(self.reference.block(layer, x_TD, pinned, slice(None) if rows is None else rows), len(x_TD) if rows is None else int(rows.sum()))
+        rows = np.ones(len(x_TD), bool) if rows is None else rows
+        return self.over(self.reference.block(layer, x_TD, pinned, rows), int(rows.sum()))
 
     def forward(self, input_ids_S: np.ndarray, pinned: PinnedRouting | None = None, at: slice = slice(None)) -> Limits:
         """Of a sequence through the whole model; of the positions `at`."""
@@ -37,6 +38,13 @@ class CaseFloors:
         if self.reference is None or len(input_ids_S) > LONGEST:
             return self.typical(PASS, tokens)
         return self.over(self.reference.forward(input_ids_S, pinned).errors(at), tokens)
+
+    def free(self, input_ids_BS: np.ndarray) -> Limits:
+        """Of free-running distributions: the median position of the quietest row."""
+        if self.reference is None or input_ids_BS.shape[1] > LONGEST:
+            return self.typical(FREE, input_ids_BS.shape[1])
+        quietest = min(self.reference.forward(row_S).divergence for row_S in input_ids_BS)
+        return self.over({"median_kl_nats": quietest}, input_ids_BS.shape[1])
 
     def over(self, errors: Errors, tokens: int) -> Limits:
         """What honest implementations may show where the reference shows these errors."""

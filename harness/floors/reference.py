@@ -40,8 +40,13 @@ class Pass:
 
     def errors(self, at: slice | np.ndarray = slice(None)) -> Errors:
         """Of the positions `at`."""
-        found = logit_errors(self.logits_SV[at], self.pinned_SV[at]) | router_errors(self.router_LSE[:, at], self.pinned_router_LSE[:, at])
-        return found if self.free_SV is None else found | {"median_kl_nats": median_kl(self.free_SV[at], self.logits_SV[at])}
+        return logit_errors(self.logits_SV[at], self.pinned_SV[at]) | router_errors(self.router_LSE[:, at], self.pinned_router_LSE[:, at])
+
+    @property
+    def divergence(self) -> float:
+        """KL (nats) of the median position from the oracle by itself."""
+        assert self.free_SV is not None
+        return median_kl(self.free_SV, self.logits_SV)
 
 
 @dataclass(frozen=True)

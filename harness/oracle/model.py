@@ -29,8 +29,8 @@ class OracleOutput:
 
 
 class Oracle:
-    """`tensors`: canonical name -> array of any float dtype, read on demand and cast to float64 one tensor (one expert) at a time; they must
-    not change. Arrays of `forward`, `route` and `combine` may be read-only: an answer is kept for whoever asks the same again."""
+    """`tensors`: canonical name -> array of any float dtype, read on demand and cast to float64 one tensor (one expert) at a time; they
+    must not change. Arrays of `forward`, `route`, `moe_block` and `combine` may be read-only: an answer is kept for whoever asks again."""
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray]):
         self.config, self._tensors, self.memo = config, tensors, Memo()
@@ -53,7 +53,7 @@ class Oracle:
             x_SD = self._norm(h_SD, f"layers.{i}.ffn_norm.weight")
             if i in self.config.moe_layers:
                 pinned = (None if p is None else p[len(seen)] for p in (pinned_ids_LSK, pinned_weights_LSK))
-                seen.append((x_SD, *self.moe_block(len(seen), x_SD, *pinned)))
+                seen.append((x_SD, *self._moe_block(len(seen), x_SD, *pinned)))
                 h_SD = h_SD + seen[-1][1]
             else:
                 h_SD = h_SD + experts.swiglu(
@@ -84,6 +84,11 @@ class Oracle:
         self, layer: int, x_TD: np.ndarray, pinned_ids_TK: np.ndarray | None = None, pinned_weights_TK: np.ndarray | None = None
     ) -> tuple[np.ndarray, ...]:
         """(y_TD, logits_TE, ids_TK, weights_TK) of the layer-th MoE block."""
+        return self.memo(self._moe_block, layer, x_TD, pinned_ids_TK, pinned_weights_TK)
+
+    def _moe_block(
+        self, layer: int, x_TD: np.ndarray, pinned_ids_TK: np.ndarray | None, pinned_weights_TK: np.ndarray | None
+    ) -> tuple[np.ndarray, ...]:
         logits_TE, ids_TK, weights_TK = self._route(layer, x_TD)
         if pinned_ids_TK is not None:
             ids_TK = pinned_ids_TK

@@ -16,7 +16,7 @@ from harness.floors.reference import Reference
 from harness.floors.sample import Sample
 from harness.floors.table import FILE, TOKENS, FloorsError, read, write
 from harness.floors.tolerance import Spread, spread
-from harness.judge.names import BLOCK, PASS
+from harness.judge.names import BLOCK, FREE, PASS
 from harness.synthetic import PEAKED, small, synthesize
 from implementations.interface import DTYPES
 
@@ -47,7 +47,7 @@ def samples(noise: float) -> list[Sample]:
     rng = np.random.default_rng(1)
     return [
         Sample("bfloat16", metric, tokens, f"k{k}", f"c{c}", -5.0, noise * rng.standard_normal())
-        for metric in BLOCK + PASS for tokens in (1, 64) for k in range(6) for c in range(4)
+        for metric in BLOCK + PASS + FREE for tokens in (1, 64) for k in range(6) for c in range(4)
     ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import pytest
 from harness.dtypes import numpy_dtype, round_to
 from harness.kernel.cases import TOKENS, Case
 from harness.kernel.locate import locate, ranges
+from harness.kernel.noise import limits
 from harness.kernel.routes import GAP, LEVELS, rotating_ids
 from harness.kernel.run import Suite, check_memory
 from harness.kernel.shapes import Shape, small_shapes
@@ -121,8 +122,10 @@ def test_weights_keep_the_scale_of_activations():
 
 
 def test_the_bound_grows_with_the_accumulation_alone():
-    assert kernel_bound("bfloat16", 4096, 14336) < 1.01 * bounds.BLOCK["bfloat16"]
-    assert 8 < kernel_bound("float32", 4096, 14336) / bounds.BLOCK["float32"] < 12
+    small, large = Shape("small", 8, 2, 96, 80), Shape("true", 8, 2, 4096, 14336)
+    bound = {(dtype, s.name): limits(dtype, s, 128)["block_error"].bound for dtype in ("bfloat16", "float32") for s in (small, large)}
+    assert bound["bfloat16", "true"] < 1.01 * bound["bfloat16", "small"]
+    assert 4 < bound["float32", "true"] / bound["float32", "small"] < 20
 
 
 def test_a_shape_that_does_not_fit_is_refused():

@@ -243,12 +243,10 @@ def application() -> typer.Typer:
     from harness.cli_floors import floors
     from harness.cli_kernel import kernel
     from harness.cli_rivals import rivals
-
-    app.command("kernel")(kernel)
-    app.command("rivals")(rivals)
     from harness.cli_selftest import selftest
 
     app.command("kernel")(kernel)
+    app.command("rivals")(rivals)
     app.command("selftest")(selftest)
     golden_app.command("floors")(floors)
     app.add_typer(golden_app, name="golden")

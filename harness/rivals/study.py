@@ -15,7 +15,7 @@ from harness.rivals.references import Archive
 from harness.selftest.pool import pool
 from harness.subject import Workshop
 
-BATCH = 16  # candidates: enough to share what they are compared with, few enough to keep all processes busy to the end
+BATCH = 8  # candidates: enough to share what they are compared with, few enough to keep all processes busy to the end
 
 
 def study(workers: int | None = None, share: float = 1.0) -> list[Outcome]:

@@ -14,6 +14,7 @@ def rivals(
     counted: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Counts of an earlier run, instead of judging again.")
     ] = None,
+    share: Annotated[float, typer.Option("--sample", min=0.01, max=1.0, metavar="SHARE", help="Judge a random share of both.")] = 1.0,
     workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes (default: one per core).")] = None,
 ) -> None:
     """Judge every fault and honest variant of the catalogue by the rules of today and by ours: kill and alarm rates (minutes)."""
@@ -22,7 +23,7 @@ def rivals(
     from harness.rivals.study import study
     from harness.rivals.tally import tally
 
-    counts = json.loads(counted.read_text("utf-8")) if counted else tally(study(workers))
+    counts = json.loads(counted.read_text("utf-8")) if counted else tally(study(workers, share))
     typer.echo(blocks(counts)["rates"])
     if write:
         (write / COUNTS).write_text(dumps(counts), encoding="utf-8")

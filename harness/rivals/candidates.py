@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import cast
 
+import numpy as np
+
 from harness.cases import Case, golden_cases
 from harness.faults.catalogue import FAULTS, HONEST_VARIANTS, backend, entries
-from harness.faults.entry import Fault
+from harness.faults.entry import Fault, Honest
 from harness.subject import Workshop
 from harness.synthetic import synthesize
 from implementations.interface import Backend
@@ -53,6 +55,18 @@ def candidates(dtype: str) -> Iterator[Candidate]:
     for place, variant in enumerate(HONEST_VARIANTS):
         for run in range(RUNS):
             yield Candidate(variant.id, variant.families[(place + run) % len(variant.families)], dtype, run)
+
+
+def sample(share: float) -> list[Candidate]:
+    """Of all dtypes; below 1, that share of the faults and of the honest variants, drawn once for all."""
+    every = [candidate for dtype in DTYPES for candidate in candidates(dtype)]
+    kept = {entry.id for group in (FAULTS, HONEST_VARIANTS) for entry in _drawn(group, share)}
+    return [candidate for candidate in every if candidate.entry in kept]
+
+
+def _drawn(group: Sequence[Fault | Honest], share: float) -> list[Fault | Honest]:
+    order = np.random.default_rng(0).permutation(len(group))
+    return [group[place] for place in order[: round(share * len(group))]]
 
 
 def family_of(fault: Fault) -> str:

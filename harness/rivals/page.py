@@ -48,7 +48,7 @@ def fill(page: Path, counts: Counts) -> None:
 
 def place(name: str) -> str:
     """Matches a place: (opening comment)(content)(closing comment)."""
-    return rf"(<!-- {name}:[^>]*-->)\n(.*?)\n?(<!-- end -->)".replace(".*?", r"[\s\S]*?")
+    return rf"(<!-- {name}:[^>]*-->)\n([\s\S]*?)\n?(<!-- end -->)"
 
 
 def _asked(counts: Counts) -> Iterator[str]:
@@ -58,7 +58,8 @@ def _asked(counts: Counts) -> Iterator[str]:
             f"- {dtype}: {seen['visible_faults']} visible faults; {seen['honest_runs']} honest runs of {seen['honest_kinds']} kinds that "
             "change a bit of the logits."
         )
-    yield f"- All faults of the catalogue: {counts['candidates']['faults']}."
+    judged, known = counts["candidates"]["faults"], counts["candidates"]["catalogue"]
+    yield f"- Faults in all: {judged}" + ("." if judged == known else f", drawn at random from the catalogue's {known}.")
 
 
 def _rates(counts: Counts) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from scipy import stats
 
+from harness.faults.catalogue import FAULTS
 from harness.rivals.candidates import DTYPES
 from harness.rivals.judge import Outcome
 from harness.rivals.rules import RULES
@@ -40,7 +41,8 @@ def tally(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """What was judged, a row per rule and two of ours, and which rules let which visible fault pass."""
     verdicts: dict[str, Kills] = {rule.id: _kills(rule.id) for rule in RULES} | OURS
     return {
-        "candidates": {dtype: _asked(of_dtype(outcomes, dtype)) for dtype in DTYPES} | {"faults": len(_killed(outcomes, lambda o: True))},
+        "candidates": {dtype: _asked(of_dtype(outcomes, dtype)) for dtype in DTYPES}
+        | {"faults": len(_killed(outcomes, lambda o: True)), "catalogue": len(FAULTS)},
         "rows": {name: _row(outcomes, name, kills) for name, kills in verdicts.items()},
         "missed": {dtype: _missed(of_dtype(outcomes, dtype), verdicts) for dtype in DTYPES},
     }

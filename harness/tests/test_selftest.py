@@ -77,11 +77,12 @@ def test_seeds_ask_about_other_text_that_no_bound_was_calibrated_on() -> None:
 
 
 def test_honest_runs_are_fresh_and_cover_every_kind() -> None:
-    planned = runs(len(HONEST_VARIANTS))
+    planned = runs(len(HONEST_VARIANTS), costly=False)
     assert {trial.subject.split("#")[0] for trial in planned} == {variant.id for variant in HONEST_VARIANTS}
     assert len({trial.seed for trial in planned}) == len(planned) and 0 not in {trial.seed for trial in planned}
-    assert runs(9) == planned[:9] and all(trial.checks for trial in planned)
-    assert {seed for trial in planned for seed in [trial.seed]}.isdisjoint(range(effects.FIRST, effects.FIRST + effects.SEEDS))
+    assert runs(9, costly=False) == planned[:9] and all(trial.checks for trial in planned)
+    assert set(runs(1, costly=True)[0].checks) - set(planned[0].checks) == set(alarms.COSTLY)
+    assert {trial.seed for trial in planned}.isdisjoint(range(effects.FIRST, effects.FIRST + effects.SEEDS))
 
 
 def test_a_run_alarms_if_one_check_does() -> None:

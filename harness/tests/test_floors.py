@@ -105,15 +105,13 @@ def test_a_reference_follows_the_weights(tmp_path: Path) -> None:
     assert errors[0] > 1.5 * errors[1]
 
 
-def test_calibration_shares_no_text_with_golden_prompts_nor_with_the_second_half() -> None:
+def test_calibration_takes_the_first_half_and_no_golden_prompt() -> None:
     text, windows_NS = (golden_root() / HELDOUT).read_bytes(), calibration_windows(golden_root())
-    second = text[len(text) // 2 :]
-    for window in windows_NS:
-        assert bytes(window.tolist()) not in second
+    starts = [text.find(bytes(window.tolist())) for window in windows_NS]
     prompts = [bytes(row.tolist()) for case in golden_cases() for row in case.prompts_BS]
     spans = [(at, at + len(p)) for p in prompts if (at := text.find(p)) >= 0]
-    starts = [text.find(bytes(window.tolist())) for window in windows_NS]
-    assert len(spans) == len(prompts) and all(end <= s or s + windows_NS.shape[1] <= start for s in starts for start, end in spans)
+    assert max(starts) + windows_NS.shape[1] <= len(text) // 2 and len(spans) == len(prompts)
+    assert all(end <= s or s + windows_NS.shape[1] <= start for s in starts for start, end in spans)
 
 
 def test_the_share_of_honest_samples_within_a_value_rises_to_one() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from harness.oracle.model import Oracle, OracleOutput
+from harness.prompts import stored
 from harness.tensors import CanonicalTensors
 from implementations import families
 from implementations.checkpoint import Checkpoint
@@ -65,6 +66,13 @@ class Case:
         if self.golden is None:
             raise FileNotFoundError(f"{self.name} has no golden data")
         return load_file(self.golden / "expected.safetensors")
+
+    @cached_property
+    def prompts(self) -> dict[stored.Key, stored.Prompts]:
+        """The golden prompts by kind and dtype. Raises FileNotFoundError where there are none."""
+        if self.golden is None:
+            raise FileNotFoundError(f"{self.name} has no golden prompts")
+        return stored.load(self.golden / stored.PROMPTS)
 
     @cached_property
     def prompts_BS(self) -> np.ndarray:

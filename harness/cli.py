@@ -1,4 +1,5 @@
-"""The command line: run | kernel | bench | report | list | convert | golden | selftest. Bad input gets one clear line and exit code 2."""
+"""The command line: run | kernel | explain | recheck | bench | report | list | convert | golden | selftest. Bad input gets one clear line
+and exit code 2."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from harness.synthetic import FLAT, PEAKED
 
 OUT = Path("reports") / "latest"
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help=__doc__, pretty_exceptions_enable=False)
-golden_app = typer.Typer(no_args_is_help=True, help="Golden data: `train` the checkpoints, `make` HF's outputs on them, `verify` both.")
+golden_app = typer.Typer(no_args_is_help=True, help="Golden data: `train`, `make` HF's outputs, search `prompts`, `verify`.")
 
 DTYPES_HELP = "float32 | bfloat16 | float16; repeatable (default: the first two; benchmarks: bfloat16)."
 Backends = Annotated[list[str] | None, typer.Option("--backend", metavar="NAME", help="NAME[:VARIANT] or MODULE:FACTORY; repeatable.")]
@@ -157,6 +158,24 @@ def golden_make(golden: GoldenRoot = None) -> None:
     golden_verify(golden, rerun=False)
 
 
+@golden_app.command("prompts")
+def golden_prompts(
+    seed: Annotated[int, typer.Option(help="Seed of the stretches of text that prompts start from.")] = 0,
+    golden: GoldenRoot = None,
+) -> None:
+    """Search prompts on which no honest implementation flips an expert, and near-ties on which honest ones do. Takes minutes."""
+    from harness import golden as data
+    from harness.cases import golden_root
+
+    try:
+        for family, by_dtype in data.make_prompts(golden or golden_root(), seed):
+            for dtype, facts in by_dtype.items():
+                typer.echo(f"{family} {dtype}: " + ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in facts.items()))
+    except data.GoldenError as error:
+        typer.echo(f"golden data: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
 @golden_app.command("verify")
 def golden_verify(
     golden: GoldenRoot = None,
@@ -222,12 +241,17 @@ def _readable_errors() -> Iterator[None]:
 @cache
 def application() -> typer.Typer:
     """The commands with their subcommands."""
+    from harness.cli_explain import explain, recheck
     from harness.cli_floors import floors
     from harness.cli_kernel import kernel
+    from harness.cli_rivals import rivals
     from harness.cli_selftest import selftest
 
     app.command("kernel")(kernel)
+    app.command("explain")(explain)
+    app.command("recheck")(recheck)
     app.command("selftest")(selftest)
+    app.command("rivals")(rivals)
     golden_app.command("floors")(floors)
     app.add_typer(golden_app, name="golden")
     return app

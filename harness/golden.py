@@ -4,7 +4,7 @@
 `topk_ids_LTK` (int64), `topk_weights_LTK`, all by HF in float32 on those ids; `gap_LT` (float64, the oracle's gap of rank K to K+1);
 `greedy_prompts_BS`, `greedy_ids_BS` (int64) and `greedy_lead_BS` (logits between the best and the second-best token at each generated id);
 `labels_BS` (int64, the input ids with -100 over a stretch of every row and over all but three tokens of the last) and `loss` (float64, no
-dimensions: HF's float32 loss over those labels, in nats).
+dimensions: HF's float32 loss over those labels, in nats). `prompts.safetensors`: see `harness.prompts.stored`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from harness.golden_models import GOLDEN_CONFIGS, LOAD_RANGE, MAX_BITS_PER_BYTE,
 from harness.judge.distance import relative_rms
 from harness.oracle.model import Oracle
 from harness.oracle.routing import gap
+from harness.prompts import make as golden_prompts
+from harness.prompts.stored import PROMPTS, save
+from harness.prompts.verify import problems
 from implementations.interface import Generate, GenerationSpec, GoldenTrainer, LoadSpec, Loss, Model, Request
 from implementations.registry import backend
 
@@ -82,6 +85,20 @@ def make(root: Path) -> None:
         (root / case.name / EXPECTED).chmod(0o644)  # safetensors makes it private to its owner
         update_manifest(root, case.name, oracle_relative_rms=_disagreement(Case(case.name, case.checkpoint, case.golden)))
     update_manifest(root)
+
+
+def make_prompts(root: Path, seed: int = 0) -> Iterator[tuple[str, dict[str, dict[str, float]]]]:
+    """Searches the golden prompts of every family under `root`, writes `prompts.safetensors` and the manifest; yields (family, facts by
+    dtype) as each is done. Raises GoldenError where too few are found."""
+    text = (root / HELDOUT).read_bytes()
+    for case in golden_cases(root):
+        try:
+            found, facts = golden_prompts.make(case, text, seed)
+        except golden_prompts.NotFound as error:
+            raise GoldenError(str(error)) from error
+        save(root / case.name / PROMPTS, found)
+        update_manifest(root, case.name, prompts={"seed": seed, "dtypes": facts})
+        yield case.name, facts
 
 
 def _clearest_windows(oracle: Oracle, text: bytes, rows: int, length: int, candidates: int = 60) -> np.ndarray:
@@ -193,8 +210,8 @@ class Verified:
 
 
 def verify(root: Path, rerun: bool) -> list[Verified]:
-    """Checks every file's sha256, then HF's logits against the oracle in float32's bound, then (with `rerun`) against HF on this machine.
-    Raises GoldenError."""
+    """Checks every file's sha256, then HF's logits against the oracle in float32's bound, then the margins of the golden prompts, then
+    (with `rerun`) HF on this machine. Raises GoldenError."""
     manifest = read_manifest(root)
     _verify_files(root, manifest["sha256"])
     return [_verify_case(case, rerun) for case in golden_cases(root)]
@@ -209,6 +226,8 @@ def _verify_files(root: Path, recorded: dict[str, str]) -> None:
 
 
 def _verify_case(case: Case, rerun: bool) -> Verified:
+    for problem in problems(case.oracle, case.prompts):
+        raise GoldenError(f"{case.name}: {problem}")
     against_oracle = _disagreement(case)
     again = None
     if rerun:

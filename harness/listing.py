@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from harness.grades import grade
 from implementations import families, registry
 from implementations.checkpoint import CONFIG, parse_config, read_config
 from implementations.interface import ModelConfig, RoutingSpec
@@ -14,8 +15,8 @@ from implementations.weights import parameter_counts
 
 
 def describe_backends() -> None:
-    """One row per backend: availability, execution, dtypes, families, features."""
-    table = Table("backend", "here", "runs on", "variants", "dtypes", "families", "features", box=None, header_style="bold")
+    """One row per backend: availability, execution, grade, dtypes, families, features."""
+    table = Table("backend", "here", "runs on", "grade", "variants", "dtypes", "families", "features", box=None, header_style="bold")
     for name in registry.names():
         table.add_row(name, *_backend_row(name))
     Console().print(table)
@@ -25,10 +26,10 @@ def _backend_row(name: str) -> list[str]:
     try:
         found = registry.backend(name).capabilities()
     except Exception as error:  # a broken plug-in is shown, it does not hide the others
-        return [f"broken: {error}", *[""] * 5]
+        return [f"broken: {error}", *[""] * 6]
     runs_on = found.execution + (f" ({found.execution_note})" if found.execution_note else "")
     lists = (found.variants, found.dtypes, found.families, found.features)
-    return [found.unavailable or "yes", runs_on, *(", ".join(values) for values in lists)]
+    return [found.unavailable or "yes", runs_on, grade(found), *(", ".join(values) for values in lists)]
 
 
 def describe_model(what: str) -> None:

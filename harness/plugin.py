@@ -104,7 +104,7 @@ def _subjects(config: pytest.Config, definition: Any) -> Iterator[tuple[str, Cas
     asked = adopters.profile(config)
     dtypes = option(config, "dtype") or (TIMED_DTYPES if timed else asked.dtypes if asked else DEFAULT_DTYPES)
     if limits.get("dtypes"):
-        dtypes = [d for d in limits["dtypes"] if not option(config, "dtype") or d in dtypes]
+        dtypes = [d for d in limits["dtypes"] if d in dtypes]
     for backend in _backends(config):
         for case in _timed_cases(config) if timed else _judged_cases(config, limits):
             yield from ((backend, case, dtype) for dtype in dtypes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -112,21 +113,38 @@ def _write(item: pytest.Item, recorder: Recorder, outcome: Outcome, duration: fl
     about |= {"status": status, "reason": reason, "duration_s": duration, "reproduce": _reproduce(item.config, identity)}
     clause = item.get_closest_marker("clause")
     if clause:
-        measured = item.stash[VERDICT].to_record() if VERDICT in item.stash else {"metrics": [], "evidence": {}}
-        recorder.write("check", **identity, **about, **measured, expected=outcome.expected)
+        measured = item.stash[VERDICT].to_record() if VERDICT in item.stash else {"metrics": [], "evidence": {}, "maps": {}}
+        capsule = _capsule(item, identity, about, recorder.directory) if status == "FAIL" and VERDICT in item.stash else None
+        recorder.write("check", **identity, **about, **measured, expected=outcome.expected, capsule=capsule)
     else:
         identity |= {"workload": identity.pop("check").removeprefix("BENCH-")}
         recorder.write("bench", **(identity | about | item.stash.get(BENCH, {}) | {"status": status, "reason": reason}))
 
 
+def _capsule(item: pytest.Item, identity: dict[str, Any], about: dict[str, Any], directory: Path) -> str | None:
+    """Writes the failure's capsule; its path in the run's directory. A record is worth more than its capsule: what goes wrong here is said
+    as a warning."""
+    from harness.capsule.make import Failure, preserve
+
+    params = dict(item.callspec.params)  # type: ignore[attr-defined]
+    checkpoint = getattr(params.pop("subject")[1], "checkpoint", None)
+    told = {**identity, "status": about["status"], "reason": about["reason"]}
+    try:
+        return preserve(Failure(told, about["reproduce"], params, checkpoint), item.stash[VERDICT], directory)
+    except Exception as error:
+        warnings.warn(f"no capsule of {identity['node']}: {type(error).__name__}: {error}", stacklevel=1)
+        return None
+
+
 def _execution(config: pytest.Config, name: str) -> dict[str, Any]:
+    from harness.grades import grade
     from harness.hosts import hosts
 
     try:
         capabilities = hosts(config).declared(name)
     except Exception as error:  # a backend may crash anywhere; its record is written all the same
-        return {"execution": "", "execution_note": f"capabilities() raised {type(error).__name__}"}
-    return {"execution": capabilities.execution, "execution_note": capabilities.execution_note}
+        return {"execution": "", "execution_note": f"capabilities() raised {type(error).__name__}", "grade": ""}
+    return {"execution": capabilities.execution, "execution_note": capabilities.execution_note, "grade": grade(capabilities)}
 
 
 def _reproduce(config: pytest.Config, identity: dict[str, Any]) -> str:

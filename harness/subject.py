@@ -139,6 +139,11 @@ class Subject:
         if self.dtype not in self.capabilities.dtypes:
             raise Unsupported(f"{self.backend.name} does not declare dtype {self.dtype}")
 
+    def needs_logits(self, which: str) -> None:
+        """Raises Unsupported unless a Request may ask for these logits."""
+        if which not in self.capabilities.logits:
+            raise Unsupported(f"{self.backend.name} shows {', '.join(self.capabilities.logits)} of the logits, not {which}")
+
     def needs(self, *features: str) -> None:
         """Raises Unsupported unless every feature, the dtype and the case's family are declared."""
         self.needs_feature(*features)

@@ -101,6 +101,7 @@ class Capabilities:
 
     `features`: prefill, decode, reset, chunked_prefill, left_padding, right_padding, nan_pads (a NaN in the embedding of a padding token
     reaches no valid position), pinned, probe, routing, generate, packed, loss, router, train.
+    `logits`: what a Request may ask for: all, last, top-<n> (an endpoint that tells the n likeliest tokens and no more).
     `execution`: device | cpu | emulated (a CPU stands in for the device), detail in `execution_note`.
     `reads_hf`: `load` takes an HF directory as it is. `lossy`: what conversion does not preserve, one sentence each.
     `unavailable`: why it cannot run here, or None.
@@ -189,8 +190,8 @@ class PinnedRouting:
 
 @dataclass(frozen=True)
 class Request:
-    """What a step shall return. `logits`: all | last (last valid position of each row) | none. Timed calls ask for last and capture
-    nothing. `padding`: side on which a ragged batch is padded. `pinned`: feature `pinned`, T = B*S of this call."""
+    """What a step shall return. `logits`: all | last (last valid position of each row) | top-<n>, as declared | none. Timed calls ask for
+    last and capture nothing. `padding`: side on which a ragged batch is padded. `pinned`: feature `pinned`, T = B*S of this call."""
 
     logits: str = "last"
     routing: bool = False
@@ -199,11 +200,22 @@ class Request:
 
 
 @dataclass(frozen=True)
+class TopLogProbs:
+    """The n likeliest next tokens, likeliest first. `ids_BSN`: int64; `log_probs_BSN`: float32, in nats, over the whole vocabulary. S is
+    the call's length, or 1 where only the last valid position is told."""
+
+    ids_BSN: np.ndarray
+    log_probs_BSN: np.ndarray
+
+
+@dataclass(frozen=True)
 class StepOutput:
-    """`logits_BSV`: float32; S is the call's length for `all`, 1 for `last`; None for `none`. Values at pads mean nothing."""
+    """`logits_BSV`: float32; S is the call's length for `all`, 1 for `last`; None for `top-<n>`, which fills `top`, and for `none`. Values
+    at pads mean nothing."""
 
     logits_BSV: Optional[np.ndarray]
     routing: Optional[Routing] = None
+    top: Optional[TopLogProbs] = None
 
 
 class Model(Protocol):

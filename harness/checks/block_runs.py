@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from harness.capsule.exhibit import Exhibit
+from harness.checks.exhibits import block_exhibit
 from harness.checks.small_models import hidden_states
 from harness.checks.transparent import one_layer
 from harness.floors.reference import one_layer_weights
 from harness.judge import block
-from harness.judge.certificate import ranking_allowance, rounding_allowance
+from harness.judge.certificate import ranking_allowance
+from harness.judge.distance import relative_rms
 from harness.judge.metric import Metric
-from harness.judge.rounding import router_rounding
+from harness.judge.rounding import router_noise
 from harness.oracle.routing import gap
 from harness.subject import Subject
 from harness.verdict import Verdict
@@ -33,11 +38,32 @@ class BlockRun:
     def ids_TK(self) -> np.ndarray:
         return self.pinned.topk_ids_LTK[0]
 
+    @property
+    def weighted_ids_T(self) -> np.ndarray:
+        """The expert with the largest pinned weight."""
+        assert self.pinned.topk_weights_LTK is not None
+        return np.take_along_axis(self.ids_TK, self.pinned.topk_weights_LTK[0].argmax(-1)[:, None], axis=-1)[:, 0]
+
+
+def expected_block(subject: Subject, run: BlockRun) -> np.ndarray:
+    """y_TD of the oracle; asserts that what came has its shape."""
+    expected_TD = subject.case.oracle.moe_block(run.layer, run.x_TD, run.ids_TK, one_layer_weights(run.pinned))[0]
+    assert run.observed_TD.shape == expected_TD.shape, f"expected shape {expected_TD.shape}, got {run.observed_TD.shape}"
+    return expected_TD
+
+
+def expert_errors(subject: Subject, run: BlockRun) -> list[Metric]:
+    """The error of every expert that has its tokens to itself."""
+    expected_TD = expected_block(subject, run)
+    pools = [run.weighted_ids_T == expert for expert in range(subject.config.routing.num_experts)]
+    limits = [subject.floors.block(run.layer, run.x_TD, run.pinned, pool)["block_error"] for pool in pools]
+    errors = [relative_rms(run.observed_TD[pool], expected_TD[pool]) for pool in pools]
+    return [Metric.within("expert_error", error, limit) for error, limit in zip(errors, limits, strict=True)]
+
 
 def block_metrics(subject: Subject, run: BlockRun) -> list[Metric]:
     """Those of judge/block.py, against the oracle and the floors of the subject's case."""
-    expected_TD = subject.case.oracle.moe_block(run.layer, run.x_TD, run.ids_TK, one_layer_weights(run.pinned))[0]
-    assert run.observed_TD.shape == expected_TD.shape, f"expected shape {expected_TD.shape}, got {run.observed_TD.shape}"
+    expected_TD = expected_block(subject, run)
     rows = np.ones(len(run.x_TD), bool) if run.clear_T is None else run.clear_T
     limits = subject.floors.block(run.layer, run.x_TD, run.pinned, rows)
     return block.block_metrics(run.observed_TD[rows], expected_TD[rows], run.ids_TK[rows], limits)
@@ -49,21 +75,32 @@ def judge_block(subject: Subject, verdict: Verdict, x_TD: np.ndarray, layer: int
     are exact in every dtype, so that only ties are left out."""
     probe = subject.probe()
     ids_TK, _ = one_layer(probe.route(layer, x_TD), len(x_TD), subject.config.routing.top_k)
-    observed_TD = probe.moe_block(layer, x_TD)
+    observed_TD = probe.moe_block(layer, x_TD.copy())  # one that writes to its input shall not spoil the comparison
     verdict.judge(shape_metric(observed_TD, x_TD), about=about)
     clear_T = decided(subject, layer, x_TD, exact)
-    verdict.judge(*block_metrics(subject, BlockRun(x_TD, PinnedRouting(ids_TK[None]), observed_TD, clear_T, layer)), about=about)
+    judge_run(subject, verdict, BlockRun(x_TD, PinnedRouting(ids_TK[None]), observed_TD, clear_T, layer), about)
     verdict.saw(tokens=int(clear_T.sum()), experts_hit=len(np.unique(ids_TK[clear_T])))
+
+
+def judge_run(subject: Subject, verdict: Verdict, run: BlockRun, about: str) -> None:
+    """Against the oracle."""
+    verdict.judge(*block_metrics(subject, run), about=about, exhibit=shown(subject, run))
+
+
+def shown(subject: Subject, run: BlockRun) -> Callable[[], Exhibit]:
+    """What a failing judgement of the run hands over."""
+    judged_T = np.ones(len(run.x_TD), bool) if run.clear_T is None else run.clear_T
+    return partial(block_exhibit, subject, run.layer, run.x_TD, run.pinned, run.observed_TD, judged_T)
 
 
 def decided(subject: Subject, layer: int, x_TD: np.ndarray, exact: bool = False) -> np.ndarray:
     """Boolean (T): no rounding in the subject's dtype flips the token's selection. Two experts may err by delta each, two groups, which
     are sums of two, by twice that."""
     oracle, spec = subject.case.oracle, subject.config.routing
-    relative = 0.0 if exact else router_rounding(subject.dtype, x_TD.shape[-1])
-    delta_TE = ranking_allowance(rounding_allowance(x_TD, oracle.router_weight(layer), relative), spec)
-    ranking_TE = oracle.ranking(layer, oracle.route(layer, x_TD)[0])
-    return gap(ranking_TE, spec) > (4 if spec.num_groups > 1 else 2) * np.max(delta_TE, axis=-1)
+    logits_TE = oracle.route(layer, x_TD)[0]
+    delta_TE = np.zeros_like(logits_TE) if exact else router_noise(x_TD, oracle.router_weight(layer), logits_TE, subject.dtype).delta_TE
+    allowance_T = np.max(ranking_allowance(delta_TE, spec), axis=-1)
+    return gap(oracle.ranking(layer, logits_TE), spec) > (4 if spec.num_groups > 1 else 2) * allowance_T
 
 
 def decided_states(subject: Subject, tokens: int) -> np.ndarray:

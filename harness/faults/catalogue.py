@@ -7,7 +7,6 @@ arithmetic from a seed, `<fault>@<kind>#<seed>` puts a fault on top of it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -15,7 +14,7 @@ from typing import Any
 
 from harness.faults import entries as topics
 from harness.faults.entry import Fault, Honest
-from harness.faults.seams import HOME, HONEST, Seams
+from harness.faults.seams import HOME, HONEST, Seams, seam
 from harness.faults.subject import SubjectBackend
 
 SPECIFICATION = "harness.faults.catalogue:backend"
@@ -85,8 +84,7 @@ def collisions(fault_id: str, kind_id: str) -> frozenset[str]:
 def changed_seams(of: Fault | Honest) -> frozenset[str]:
     """The names of the seams that an entry changes."""
     seams = of.seams(HONEST)
-    records = [(getattr(HONEST, part.name), getattr(seams, part.name)) for part in fields(Seams)]
-    return frozenset(name for name in HOME if any(getattr(a, name, None) is not getattr(b, name, None) for a, b in records))
+    return frozenset(name for name in HOME if seam(seams, name) is not seam(HONEST, name))
 
 
 def backend(variant: str | None = None) -> SubjectBackend:

@@ -8,5 +8,13 @@ FEATURES: tuple[str, ...] = tuple(
 FAMILIES = ("mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "dots1")
 
 
+LOGITS = ("all", "last")
+
+
 def features() -> tuple[str, ...]:
     return FEATURES
+
+
+def logits() -> tuple[str, ...]:
+    """What a Request may ask for, besides `none`."""
+    return LOGITS

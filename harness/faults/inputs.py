@@ -17,7 +17,7 @@ from implementations.interface import DTYPES, GenerationSpec, InvalidInput, Load
 if TYPE_CHECKING:
     from harness.faults.seams import Seams
 
-LOGITS, SIDES = ("all", "last", "none"), ("left", "right")
+SIDES = ("left", "right")
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,18 @@ def load_spec(spec: LoadSpec) -> None:
         raise InvalidInput(f"unknown option {sorted(spec.options)[0]!r}; there are none")
 
 
-def request(value: Request) -> None:
-    _one_of("logits", value.logits, LOGITS)
+def request(value: Request, seams: Seams) -> None:
+    """Raises InvalidInput for what no Request says, Unsupported for a feature that is not declared."""
+    _one_of("logits", value.logits, (*seams.calls.shown(), "none"))
     _one_of("padding", value.padding, SIDES)
+    for feature, wanted in (("routing", value.routing), ("pinned", value.pinned is not None)):
+        if wanted:
+            needs(feature, seams)
+
+
+def needs(feature: str, seams: Seams) -> None:
+    if feature not in seams.calls.features():
+        raise Unsupported(f"{feature} is not there")
 
 
 def tokens(name: str, ids: Array, ndim: int, config: ModelConfig) -> Array:

@@ -42,7 +42,7 @@ def route(x_TD: Array, tensors: RouterTensors, spec: RoutingSpec, rounding: Roun
     router, exactness = seams.router, logits_rounding(spec, rounding)
     logits_TE = router.add_bias(router.router_logits(x_TD, tensors.weight_ED, exactness, seams), tensors.bias_E, exactness)
     scores_TE = router.scores(logits_TE, spec)
-    ranking_TE = router.correct(scores_TE, tensors.correction_E)
+    ranking_TE, shown_TE = router.correct(scores_TE, tensors.correction_E), router.shown_logits(logits_TE, scores_TE)
     if pinned is None:
         ids_TK = router.select(router.limit_groups(ranking_TE, spec), logits_TE, spec)
     else:
@@ -50,9 +50,8 @@ def route(x_TD: Array, tensors: RouterTensors, spec: RoutingSpec, rounding: Roun
     if pinned is None or pinned.topk_weights_LTK is None:
         weights_TK = router.scale(router.weights(router.weight_source(scores_TE, ranking_TE), logits_TE, ids_TK, spec), spec)
     else:  # as given: what a router does to its own weights is not done to these
-        given_TK = round_weights(pinned.topk_weights_LTK[0].astype(np.float32), spec, rounding)
-        return Routes(router.shown_logits(logits_TE, scores_TE), ids_TK, given_TK)
-    return Routes(router.shown_logits(logits_TE, scores_TE), ids_TK, router.round_weights(weights_TK.astype(np.float32), spec, rounding))
+        return Routes(shown_TE, ids_TK, round_weights(pinned.topk_weights_LTK[0].astype(np.float32), spec, rounding))
+    return Routes(shown_TE, ids_TK, router.round_weights(weights_TK.astype(np.float32), spec, rounding))
 
 
 def pinned_layer(pinned: PinnedRouting | None, index: int) -> PinnedRouting | None:

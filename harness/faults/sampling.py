@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.faults.numerics import Array, softmax
-from implementations.interface import GenerationSpec, InvalidInput, ModelConfig
+from implementations.interface import GenerationSpec, InvalidInput, ModelConfig, TopLogProbs
 
 if TYPE_CHECKING:
     from harness.faults.seams import Seams
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 def last_valid(valid_BS: Array) -> Array:
     """Index_B of each row's last valid token within the call."""
     return valid_BS.shape[1] - 1 - np.argmax(valid_BS[:, ::-1], axis=1)
+
+
+def top_log_probs(logits_BSV: Array, n: int) -> TopLogProbs:
+    """The n likeliest tokens of every position and their log-probabilities over all tokens."""
+    highest_BS1 = logits_BSV.max(axis=-1, keepdims=True)
+    log_probs_BSV = logits_BSV - (highest_BS1 + np.log(np.exp(logits_BSV - highest_BS1).sum(axis=-1, keepdims=True)))
+    ids_BSN = np.argsort(-log_probs_BSV, axis=-1, kind="stable")[..., :n]
+    return TopLogProbs(ids_BSN, np.take_along_axis(log_probs_BSV, ids_BSN, axis=-1))
 
 
 def steps(spec: GenerationSpec, S: int, max_length: int) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from harness.faults import attention, cache, declared, experts, inputs, loss, numerics, packing, routing, sampling, shared
 from harness.faults.numerics import Array
 from implementations.checkpoint import Checkpoint
-from implementations.interface import GenerationSpec, ModelCapabilities, ModelConfig, PinnedRouting
+from implementations.interface import GenerationSpec, ModelCapabilities, ModelConfig, PinnedRouting, TopLogProbs
 
 Tensors = dict[str, Array]
 
@@ -178,6 +178,8 @@ class CallSeams:
     mean_loss: Callable[..., float] = loss.mean_loss
     probed: Callable[[cache.Cache | None], None] = leave_cache
     features: Callable[[], tuple[str, ...]] = declared.features
+    shown: Callable[[], tuple[str, ...]] = declared.logits
+    top: Callable[[Array, int], TopLogProbs] = sampling.top_log_probs
     describe: Callable[[ModelConfig], ModelCapabilities] = ModelCapabilities.of
 
 
@@ -226,6 +228,12 @@ class Seams:
 
 HONEST = Seams()
 HOME = {seam.name: part.name for part in fields(Seams) for seam in fields(getattr(HONEST, part.name))}  # seam -> record
+
+
+def seam(seams: Seams, name: str) -> Callable[..., Any]:
+    """The function of that seam. Raises KeyError for a name that is no seam."""
+    found: Callable[..., Any] = getattr(getattr(seams, HOME[name]), name)
+    return found
 
 
 def changed(seams: Seams, **functions: Any) -> Seams:

@@ -45,6 +45,7 @@ class SubjectBackend:
             features=self.seams.calls.features(),
             families=declared.FAMILIES,
             dtypes=DTYPES,
+            logits=self.seams.calls.shown(),
             execution="emulated",
             execution_note="numpy, rounds after each operation",
             reads_hf=True,
@@ -102,11 +103,13 @@ class SubjectModel:
 
     @np.errstate(all="ignore")  # NaN and infinity are data: checks feed them in on purpose
     def route(self, layer: int, x_TD: Array) -> Routing:
+        inputs.needs("probe", self.seams)
         x_TD = inputs.probe(layer, x_TD, self.config, self.network.rounding)
         return as_routing([self.network.route(layer, x_TD)], np.ones(len(x_TD), bool), self.config.routing)
 
     @np.errstate(all="ignore")  # NaN and infinity are data: checks feed them in on purpose
     def moe_block(self, layer: int, x_TD: Array, pinned: PinnedRouting | None = None) -> Array:
+        inputs.needs("probe", self.seams)
         x_TD = inputs.probe(layer, x_TD, self.config, self.network.rounding)
         self.seams.calls.probed(self._cache)
         valid_T = np.ones(len(x_TD), bool)
@@ -115,7 +118,7 @@ class SubjectModel:
 
     @np.errstate(all="ignore")  # NaN and infinity are data: checks feed them in on purpose
     def prefill_packed(self, input_ids_T: Array, cu_seqlens: Array, request: Request) -> StepOutput:
-        inputs.request(request)
+        inputs.request(request, self.seams)
         ids_1T = self.seams.calls.tokens("input_ids_T", input_ids_T, 1, self.config)[None]
         cu, T = self.seams.calls.boundaries(cu_seqlens, ids_1T.shape[1]), ids_1T.shape[1]
         self.seams.calls.room(1, T, 0, 0, self.spec)
@@ -129,7 +132,7 @@ class SubjectModel:
 
     @np.errstate(all="ignore")  # NaN and infinity are data: checks feed them in on purpose
     def loss(self, input_ids_BS: Array, lengths_B: Array, labels_BS: Array, padding: str = "right") -> float:
-        inputs.request(Request(padding=padding))
+        inputs.request(Request(padding=padding), self.seams)
         ids_BS, valid_BS = self.seams.calls.admit(Call(input_ids_BS, lengths_B, padding), None, self.config, self.spec, self.seams)
         labels_BS = inputs.labels(labels_BS, ids_BS.shape, self.config)
         targets_BS = self.seams.calls.targets(self.seams.calls.kept_labels(labels_BS, valid_BS))
@@ -173,7 +176,7 @@ class SubjectModel:
 
     @np.errstate(all="ignore")  # NaN and infinity are data: checks feed them in on purpose
     def _step(self, call: Call, request: Request) -> StepOutput:
-        inputs.request(request)
+        inputs.request(request, self.seams)
         ids_BS, valid_BS = self.seams.calls.admit(call, self._cache, self.config, self.spec, self.seams)
         pinned = inputs.pinned(request.pinned, len(self.config.moe_layers), valid_BS.ravel(), self.config)
         cache, decoding = self._open(len(ids_BS)), call.lengths_B is None
@@ -185,6 +188,8 @@ class SubjectModel:
         hidden_BSD, records = self.network.forward(step, cache, pinned)
         cache.next_B += valid_BS.sum(axis=1)
         routing = as_routing(records, self.seams.calls.mask(valid_BS.ravel()), self.config.routing) if request.routing else None
+        if request.logits.startswith("top-"):
+            return StepOutput(None, routing, self.seams.calls.top(self.network.logits(hidden_BSD), int(request.logits[4:])))
         return StepOutput(self._logits(hidden_BSD, valid_BS, request.logits), routing)
 
     def _open(self, B: int) -> Cache:

@@ -23,7 +23,7 @@ from harness.floors.tolerance import spread
 from harness.synthetic import FLAT, PEAKED, small, synthesize
 from implementations.interface import DTYPES
 
-SEEDS, LONG_SEEDS = 10, 3
+SEEDS, MANY_SEEDS = 10, 4  # draws of each kind; of these on many tokens, which take long
 QUANTILES = np.linspace(0, 1, 21)
 
 
@@ -42,24 +42,28 @@ def calibrate(golden: Path, seeds: int = SEEDS, kinds: Sequence[str] | None = No
     """Runs every kind under every seed, one process a core. Minutes."""
     chosen = tuple(kind.id for kind in SEEDED_KINDS) if kinds is None else tuple(kinds)
     with TemporaryDirectory() as scratch:
-        shares = [
-            Share(case, dtype, seed, chosen, w) for case, w in _cases(golden, Path(scratch)) for dtype in dtypes for seed in range(seeds)
-        ]
+        shares = list(_shares(golden, Path(scratch), chosen, seeds, dtypes))
         with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
             found = [sample for part in pool.map(_sampled, shares) for sample in part]
     return tabulate(found, {"kinds": sorted(chosen), "seeds": seeds})
 
 
-def _cases(golden: Path, scratch: Path) -> Iterator[tuple[Case, np.ndarray]]:
-    """(case, token ids (N, WINDOW) that it is given): trained models on text; random ones of two layers, with a flat and a peaked router,
-    on random ids, for what trained ones do not show."""
+def _shares(golden: Path, scratch: Path, kinds: tuple[str, ...], seeds: int, dtypes: Sequence[str]) -> Iterator[Share]:
+    """Trained models on text; random ones of two layers, with a flat and a peaked router in turn, on random ids, for what trained ones do
+    not show."""
     windows_NS = calibration_windows(golden)
-    yield from ((case, windows_NS) for case in golden_cases(golden))
     random_NS = np.random.default_rng(0).integers(0, 256, windows_NS.shape)
-    for family in FAMILIES:
-        config = small(family, 16, 4, num_hidden_layers=2, moe_layers=(0, 1), max_position_embeddings=512)
-        for name, scale in ((f"{family}-flat", FLAT), (f"{family}-peaked", PEAKED)):
-            yield Case(name, synthesize(config, scratch / name, 0, scale)), random_NS
+    trained, untrained = golden_cases(golden), [list(_untrained(family, scratch)) for family in FAMILIES]
+    for dtype in dtypes:
+        for seed in range(seeds):
+            yield from (Share(case, dtype, seed, kinds, windows_NS) for case in trained)
+            yield from (Share(both[seed % 2], dtype, seed, kinds, random_NS) for both in untrained)
+
+
+def _untrained(family: str, scratch: Path) -> Iterator[Case]:
+    config = small(family, 16, 4, num_hidden_layers=2, moe_layers=(0, 1), max_position_embeddings=512)
+    for name, scale in ((f"{family}-flat", FLAT), (f"{family}-peaked", PEAKED)):
+        yield Case(name, synthesize(config, scratch / name, 0, scale))
 
 
 def calibration_windows(golden: Path) -> np.ndarray:
@@ -76,8 +80,8 @@ def _sampled(share: Share) -> list[Sample]:
     found: list[Sample] = []
     for kind in share.kinds:
         draw = Draw(share.case, share.dtype, kind, share.seed, honest(kind, share.seed))
-        found += samples(draw, share.windows_NS, long=share.seed < LONG_SEEDS)
-        found += many_tokens(draw) if share.case.golden is None and share.seed < LONG_SEEDS else ()
+        found += samples(draw, share.windows_NS, long=share.seed == 0)
+        found += many_tokens(draw) if share.case.golden is None and share.seed < MANY_SEEDS else ()
     return found
 
 
@@ -85,30 +89,46 @@ def tabulate(found: list[Sample], facts: dict[str, Any]) -> Table:
     grouped: dict[tuple[str, str, int], list[Sample]] = defaultdict(list)
     for sample in found:
         grouped[sample.dtype, sample.metric, sample.tokens].append(sample)
-    floors = {key: _floor(group, [sample.log_ratio for sample in group]) for key, group in grouped.items()}
-    typical = {key: _floor(group, [sample.log_error for sample in group]) for key, group in grouped.items()}
-    left_out = {source: _left_out(grouped, source) for source in ("kind", "case")}
+    groups = {key: Group.of(samples) for key, samples in grouped.items()}
+    floors = {key: _floor(group, group.log_ratios) for key, group in groups.items()}
+    typical = {key: _floor(group, group.log_errors) for key, group in groups.items()}
+    left_out = {source: _left_out(groups, source) for source in ("kinds", "cases")}
     stated = {"false_alarms_per_run": FALSE_ALARMS, "comparisons": COMPARISONS, "confidence": CONFIDENCE}
     return Table(floors, typical, facts | stated | {"samples": len(found), "left_out": left_out})
 
 
-def _floor(group: Sequence[Sample], values: list[float]) -> Floor:
-    seen = spread(np.array(values), [sample.kind for sample in group], [sample.case for sample in group])
-    return Floor(seen, len(group), tuple(np.quantile(values, QUANTILES).tolist()))
+@dataclass(frozen=True)
+class Group:
+    """The samples of one dtype, metric and number of tokens, as columns. Sources are numbered: names compare slowly."""
+
+    log_ratios: np.ndarray
+    log_errors: np.ndarray
+    kinds: np.ndarray
+    cases: np.ndarray
+    names: dict[str, np.ndarray]
+
+    @staticmethod
+    def of(samples: Sequence[Sample]) -> Group:
+        ratios, errors = (np.array([getattr(s, name) for s in samples]) for name in ("log_ratio", "log_error"))
+        labelled = {f"{source}s": np.unique([getattr(s, source) for s in samples], return_inverse=True) for source in ("kind", "case")}
+        return Group(ratios, errors, labelled["kinds"][1], labelled["cases"][1], {name: found[0] for name, found in labelled.items()})
 
 
-def _left_out(grouped: dict[tuple[str, str, int], list[Sample]], source: str) -> dict[str, Any]:
+def _floor(group: Group, values: np.ndarray) -> Floor:
+    return Floor(spread(values, group.kinds, group.cases), len(values), tuple(np.quantile(values, QUANTILES).tolist()))
+
+
+def _left_out(groups: dict[tuple[str, str, int], Group], source: str) -> dict[str, Any]:
     """Every kind (or case) against the limits of all others: how many of its samples exceed them, and the worst of all in units of its
     limit."""
     exceeding, asked, worst = 0, 0, ("", "", -np.inf)
-    for key, group in grouped.items():
-        for name in sorted({getattr(sample, source) for sample in group}):
-            others = [sample for sample in group if getattr(sample, source) != name]
-            if len({sample.kind for sample in others}) < 2:
+    for key, group in groups.items():
+        for number, name in enumerate(group.names[source]):
+            own = getattr(group, source) == number
+            if len(np.unique(group.kinds[~own])) < 2:
                 continue
-            over = (
-                np.array([s.log_ratio for s in group if getattr(s, source) == name]) - _floor(others, [s.log_ratio for s in others]).limit
-            )
+            limit = spread(group.log_ratios[~own], group.kinds[~own], group.cases[~own]).limit(FALSE_ALARMS / COMPARISONS, CONFIDENCE)
+            over = group.log_ratios[own] - limit
             exceeding, asked = exceeding + int((over > 0).sum()), asked + len(over)
-            worst = max(worst, (name, "/".join(map(str, key)), float(over.max())), key=lambda found: found[2])
+            worst = max(worst, (str(name), "/".join(map(str, key)), float(over.max())), key=lambda found: found[2])
     return {"exceeding": exceeding, "samples": asked, "worst": worst[0], "at": worst[1], "of_its_limit": round(float(np.exp(worst[2])), 3)}

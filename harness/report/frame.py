@@ -21,7 +21,7 @@ Record = Mapping[str, Any]
 
 COLUMNS = (
     "id kind run machine node check topic title backend execution execution_note case dtype status reason metric value bound ratio "
-    "metrics evidence duration_s parameters samples tokens reproduce expected"
+    "metrics evidence maps grade duration_s parameters samples tokens reproduce expected capsule"
 ).split()
 _CHECK_ID = re.compile(r"([A-Z][A-Z0-9_]*)-\d+")
 
@@ -80,9 +80,14 @@ def load_frame(run_directories: Sequence[Path]) -> Frame:
         raise ValueError("no run directory")
     loaded = [(Path(directory), clean(read_run(directory))) for directory in run_directories]
     runs = _with_unique_machines([_run(directory, records) for directory, records in loaded])
-    rows = [row for run, (_, records) in zip(runs, loaded, strict=True) for row in _rows(run, records)]
+    rows = [_with_capsule(row, directory) for run, (directory, records) in zip(runs, loaded, strict=True) for row in _rows(run, records)]
     identified = [{"id": str(number), **row} for number, row in enumerate(rows, start=1)]
     return Frame(pd.DataFrame(identified, columns=COLUMNS, dtype=object), runs)
+
+
+def _with_capsule(row: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """`capsule` as a path from where the report is made, "" where the record has none."""
+    return row | {"capsule": str(directory / row["capsule"]) if row["capsule"] else ""}
 
 
 def _run(directory: Path, records: Sequence[Record]) -> Run:
@@ -146,10 +151,14 @@ def _rows(run: Run, records: Sequence[Record]) -> list[dict[str, Any]]:
 def _row(run: Run, record: Record) -> dict[str, Any]:
     metrics = metrics_of(record.get("metrics") or record.get("gate") or ())
     row = _identity(run, record, str(record.get("check") or record.get("workload")), record["type"])
-    row |= {name: str(record.get(name) or "") for name in ("title", "execution", "execution_note", "status", "reason", "reproduce")}
+    row |= {
+        name: str(record.get(name) or "")
+        for name in ("title", "execution", "execution_note", "grade", "status", "reason", "reproduce", "capsule")
+    }
     row |= {name: finite(record.get(name)) for name in ("duration_s", "tokens")}
     samples = tuple(finite(sample) for sample in record.get("samples") or ())
     row |= {"metrics": metrics, "evidence": record.get("evidence") or {}, "samples": samples, "expected": record.get("expected") or {}}
+    row["maps"] = record.get("maps") or {}
     row["parameters"] = " ".join(f"{name}={value}" for name, value in (record.get("parameters") or {}).items())
     return _gated(row | _worst(metrics))
 
@@ -183,6 +192,6 @@ def _not_run(run: Run, item: Record, titles: Mapping[str, str]) -> dict[str, Any
     kind = "check" if _CHECK_ID.match(check) else "bench"
     row = dict.fromkeys(COLUMNS[1:]) | _identity(run, item, check, kind)
     row |= {"status": NOT_RUN, "title": titles.get(check) or str(item.get("title") or "")}
-    row |= dict.fromkeys(("execution", "execution_note", "metric", "parameters", "reproduce"), "")
+    row |= dict.fromkeys(("execution", "execution_note", "grade", "metric", "parameters", "reproduce", "capsule"), "")
     reason = "planned, but no record" if run.ended else "planned, but the run was killed or is not over"
-    return row | {"reason": reason, "metrics": (), "samples": (), "evidence": {}, "expected": {}}
+    return row | {"reason": reason, "metrics": (), "samples": (), "evidence": {}, "maps": {}, "expected": {}}

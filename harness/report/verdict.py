@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from harness.record import FAILING
 from harness.report.expected import stale_notes, unasked_notes
 from harness.report.frame import Frame, Run
+from harness.report.grades import grade_notes
 from harness.report.profile import Conformance, conformances
 from harness.report.status import NOT_RUN, SKIPPED, STATUSES
 
@@ -27,7 +28,7 @@ INTERRUPTED = frozenset({2, 3, 4})  # pytest: interrupted, internal error (or, b
 @dataclass(frozen=True)
 class Verdict:
     """`colour`: green | amber | red. `counts` maps labels ("passed", "failed", ...) to numbers of rows and sums to all rows. `notes`: what
-    the counts do not tell, such as a killed run."""
+    the counts do not tell, such as a killed run or a backend that shows little."""
 
     code: int
     colour: str
@@ -57,7 +58,8 @@ def exit_code(frame: Frame) -> int:
 def verdict(frame: Frame) -> Verdict:
     """The verdict of the frame's runs together."""
     code, counts = exit_code(frame), count(frame)
-    notes = tuple(note for run in frame.runs for note in [*run_notes(frame, run), *stale_notes(run), *unasked_notes(run)])
+    of_runs = (note for run in frame.runs for note in [*run_notes(frame, run), *stale_notes(run), *unasked_notes(run)])
+    notes = (*of_runs, *grade_notes(frame))
     return Verdict(code, _colour(code, counts), _word(code, counts), _sentence(code, counts), counts, notes, conformances(frame))
 
 

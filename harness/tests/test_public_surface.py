@@ -45,7 +45,8 @@ SURFACE = {
     "Routing": "topk_ids_LTK topk_weights_LTK router_logits_LTE dropped_LTK mask_T",
     "RoutingSpec": "num_experts top_k scoring normalize_topk scoring_dtype tie_rule router_bias correction_bias num_groups top_groups "
     "scaling_factor",
-    "StepOutput": "logits_BSV routing",
+    "StepOutput": "logits_BSV routing top",
+    "TopLogProbs": "ids_BSN log_probs_BSN",
     "Unsupported": "",
 }
 

@@ -20,9 +20,9 @@ def render(frame: Frame) -> str:
     rows = sorted(frame.of("check", *_JUDGED), key=place_key)
     if not any(row["evidence"] for row in rows):
         return ""
-    labels, places = Labels(frame), dict[tuple[str, str, str], list[Mapping[str, Any]]]()
+    labels, places = Labels(frame), dict[tuple[str, str, str, str], list[Mapping[str, Any]]]()
     for row in rows:
-        places.setdefault((labels(row), row["case"], row["dtype"]), []).append(row["evidence"])
+        places.setdefault((labels(row), row["grade"], row["case"], row["dtype"]), []).append(row["evidence"])
     lines = [(place, len(found), _cells(found)) for place, found in places.items()]
     return template.render("evidence", lines=lines)
 

@@ -1,0 +1,84 @@
+"""PARITY-08 to PARITY-10: what can be judged of a backend that shows logits, or its likeliest tokens, and nothing else.
+
+Legend: S sequence, V vocabulary, N likeliest tokens.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.checks.clause import clause
+from harness.checks.golden_prompts import batches, likeliest, needs_some_logits, sides, stepwise, whole
+from harness.grades import top_n
+from harness.judge import likeliest as judge
+from harness.judge.distance import kl_divergence
+from harness.judge.logits import logit_metrics
+from harness.judge.metric import Metric
+from harness.prompts.stored import CLEAR, TIED_DTYPES, TIES
+from harness.subject import Subject
+from harness.verdict import Verdict
+from implementations.interface import PinnedRouting
+
+STEPS = 4  # decoded after the rest of a prompt
+TOLD = 8  # likeliest tokens, of a backend that shows all logits
+
+
+@clause("PARITY-08", "On clear prompts logits equal the oracle's, whatever else is shown", golden=True)
+def test_logits_on_clear_prompts(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("prefill")
+    needs_some_logits(subject)
+    prompts = subject.case.prompts[CLEAR, subject.dtype]
+    for rows in batches(prompts):
+        input_ids_BS = prompts.input_ids_BS[rows]
+        observed = [("prefill", whole(subject, input_ids_BS))]
+        if "decode" in subject.capabilities.features:
+            observed.append(("decode", stepwise(subject, input_ids_BS, input_ids_BS.shape[1] - STEPS)))
+        for row in range(len(input_ids_BS)):
+            expected_SV = sides(subject, prompts, rows.start + row)[0].logits_SV
+            for how, logits_BSV in observed:
+                end = slice(-logits_BSV.shape[1], None)
+                limits = subject.floors.forward(input_ids_BS[row], at=end)
+                verdict.judge(*logit_metrics(logits_BSV[row], expected_SV[end], limits), about=f"{how}, prompt {rows.start + row}")
+                verdict.saw(tokens=logits_BSV.shape[1])
+    verdict.saw(experts_hit=int(prompts.experts_reached(subject.config.routing.num_experts).sum()))
+    verdict.require(tokens=len(prompts), experts_hit=len(subject.config.moe_layers) * subject.config.routing.num_experts)
+
+
+@clause("PARITY-09", "On clear prompts the likeliest tokens, their order and log-probabilities are the oracle's", golden=True)
+def test_likeliest_tokens_on_clear_prompts(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("prefill")
+    prompts, n = subject.case.prompts[CLEAR, subject.dtype], top_n(subject.capabilities.logits)
+    if not n:
+        needs_some_logits(subject)
+    for rows in batches(prompts):
+        input_ids_BS = prompts.input_ids_BS[rows]
+        top = likeliest(subject, input_ids_BS, n) if n else judge.of_logits(whole(subject, input_ids_BS), TOLD)
+        for row in range(len(input_ids_BS)):
+            end = slice(-top.ids_BSN.shape[1], None)
+            expected_SV = sides(subject, prompts, rows.start + row)[0].logits_SV[end]
+            limits = subject.floors.forward(input_ids_BS[row], at=end)
+            found = judge.metrics(top.ids_BSN[row], top.log_probs_BSN[row], expected_SV, limits)
+            verdict.judge(*found, about=f"prompt {rows.start + row}")
+            verdict.saw(tokens=len(expected_SV))
+    verdict.require(tokens=len(prompts))
+
+
+@clause("PARITY-10", "On near-ties flips are excused: logits equal the oracle's on one side or the other", golden=True, dtypes=TIED_DTYPES)
+def test_logits_on_near_ties(subject: Subject, verdict: Verdict) -> None:
+    """Which of the two experts is chosen is free; what follows from the choice is not."""
+    subject.needs("prefill")
+    needs_some_logits(subject)
+    prompts = subject.case.prompts[TIES, subject.dtype]
+    for rows in batches(prompts):
+        logits_BSV = whole(subject, prompts.input_ids_BS[rows])
+        for row, observed_SV in enumerate(logits_BSV, rows.start):
+            end = slice(-len(observed_SV), None)
+            expected = [side.logits_SV[end] for side in sides(subject, prompts, row)]
+            pinned = [PinnedRouting(ids_LSK) for ids_LSK in prompts.ids_BXLSK[row]]
+            limits = [subject.floors.forward(prompts.input_ids_BS[row], pin, end) for pin in pinned]
+            judged = [logit_metrics(observed_SV, *side) for side in zip(expected, limits, strict=True)]
+            taken = int(np.argmin([metrics[0].value for metrics in judged]))
+            verdict.judge(*judged[taken], about=f"prompt {row}, side {taken}")
+            verdict.judge(Metric("max_kl_nats", float(kl_divergence(expected[0], observed_SV).max())))
+            verdict.saw(tokens=len(observed_SV), flips_excused=taken)
+    verdict.require(tokens=len(prompts))

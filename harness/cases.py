@@ -23,8 +23,8 @@ SEQUENCE = 48  # tokens per row where there is no golden prompt: long enough to 
 
 @dataclass(frozen=True)
 class Case:
-    """A named HF directory. `golden`: the directory that also holds HF's logits, or None. `seed`: 0 asks about the golden prompts, any other
-    about other text, and moves all else that is drawn. Equality is by path and seed, so caches can key on it."""
+    """A named HF directory. `golden`: the directory that also holds HF's logits, or None. `seed`: 0 asks about the golden prompts, any
+    other about other text, and moves all else that is drawn. Equality is by path and seed, so caches can key on it."""
 
     name: str
     checkpoint: Path

@@ -1,4 +1,5 @@
-"""The command line: run | kernel | bench | report | list | convert | golden. Bad input gets one clear line and exit code 2."""
+"""The command line: run | kernel | explain | recheck | bench | report | list | convert | golden | selftest. Bad input gets one clear line
+and exit code 2."""
 
 from __future__ import annotations
 
@@ -240,10 +241,17 @@ def _readable_errors() -> Iterator[None]:
 @cache
 def application() -> typer.Typer:
     """The commands with their subcommands."""
+    from harness.cli_explain import explain, recheck
     from harness.cli_floors import floors
     from harness.cli_kernel import kernel
+    from harness.cli_rivals import rivals
+    from harness.cli_selftest import selftest
 
     app.command("kernel")(kernel)
+    app.command("explain")(explain)
+    app.command("recheck")(recheck)
+    app.command("selftest")(selftest)
+    app.command("rivals")(rivals)
     golden_app.command("floors")(floors)
     app.add_typer(golden_app, name="golden")
     return app

@@ -39,6 +39,7 @@ REFERENCE = "hf:eager"
 ROWS, LENGTH, GREEDY_PROMPT, GREEDY_NEW = 4, 64, 16, 24
 IGNORED = -100  # HF's label for "does not count"
 MANIFEST, EXPECTED = "manifest.json", "expected.safetensors"
+SELFTEST = "selftest.json"  # figures about the harness, not data: it holds the sha256 of what the manifest says
 
 
 class GoldenError(Exception):
@@ -189,7 +190,9 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 
 def _files(root: Path) -> list[Path]:
-    return sorted(p for p in root.rglob("*") if p.is_file() and p.suffix in {".safetensors", ".json", ".txt"} and p.name != MANIFEST)
+    return sorted(
+        p for p in root.rglob("*") if p.is_file() and p.suffix in {".safetensors", ".json", ".txt"} and p.name not in (MANIFEST, SELFTEST)
+    )
 
 
 def _digest(path: Path) -> str:

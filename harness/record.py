@@ -9,10 +9,13 @@ A run directory holds `records-<pid>.jsonl` shards. Every record has `schema`, `
 - `expectations`: entries [{source, check, backend, case, dtype, reason, url, expires, fate: covers | stale | not asked}]: what --expect
   brought; see expectations.py. Repeats are merged by source
 - `profile`: name, kind, released, sha256, required {check: [dtype]}: what --profile asks for; repeated by every worker
+- `selftest`: current, figures (None, or {version, date, mode, faults {killed, expressed, survivors}, corpus {killed, expressed, total},
+  honest {runs, alarms, rate_below, confidence}, effects}; see selftest/figures.py): how far the harness itself was measured; `current`:
+  whether it is this harness that was. Repeated by every worker
 - `check`: node, check ("ROUTE-01"), title, backend, execution, execution_note, case, dtype, status, reason, metrics, evidence {tokens,
   experts_hit, flips_excused, ...}, maps {metric: {values, bounds}} (of every [MoE layer][expert], to three digits),
   grade (how much the backend shows: A to D, "" unknown), duration_s, reproduce, expected (None, or the {source, reason, url, expires} that
-  makes it KNOWN)
+  makes it KNOWN), capsule (None, or the path in the run's directory of the evidence of a FAIL: see harness/capsule)
 - `bench`: node, workload, backend, execution, execution_note, case, dtype, parameters, status, reason, unit ("s"), samples (per round),
   tokens (per round), gate (metrics of the timed object), reproduce
 - `end`: exit_status (pytest's own number), duration_s, lost [shard]: of workers that died; the controller wrote the record they owed
@@ -44,6 +47,7 @@ REQUIRED = {
     "plan": ("items",),
     "expectations": ("entries",),
     "profile": ("name", "required"),
+    "selftest": ("current", "figures"),
     "check": ("node", "check", "backend", "status"),
     "bench": ("node", "workload", "backend", "status"),
     "end": ("exit_status",),

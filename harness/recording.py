@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,14 @@ def run_directory(config: pytest.Config) -> Path:
 
 
 def start(config: pytest.Config, items: list[pytest.Item], requested: dict[str, Any]) -> None:
-    """Writes the `run` and `plan` records, so that a killed run knows what it owed."""
+    """Writes the `run` and `plan` records, so that a killed run knows what it owed, and how far the judge was measured."""
+    from harness.cases import golden_root
+    from harness.selftest.summary import summary
+
     recorder = _open(config, requested).recorder
     planned = [identify(item) for item in items]
     recorder.write("plan", items=planned)
+    recorder.write("selftest", **summary(golden_root()))
     for kind, fields in adopters.records(config, planned):
         recorder.write(kind, **fields)
 
@@ -109,10 +114,26 @@ def _write(item: pytest.Item, recorder: Recorder, outcome: Outcome, duration: fl
     clause = item.get_closest_marker("clause")
     if clause:
         measured = item.stash[VERDICT].to_record() if VERDICT in item.stash else {"metrics": [], "evidence": {}, "maps": {}}
-        recorder.write("check", **identity, **about, **measured, expected=outcome.expected)
+        capsule = _capsule(item, identity, about, recorder.directory) if status == "FAIL" and VERDICT in item.stash else None
+        recorder.write("check", **identity, **about, **measured, expected=outcome.expected, capsule=capsule)
     else:
         identity |= {"workload": identity.pop("check").removeprefix("BENCH-")}
         recorder.write("bench", **(identity | about | item.stash.get(BENCH, {}) | {"status": status, "reason": reason}))
+
+
+def _capsule(item: pytest.Item, identity: dict[str, Any], about: dict[str, Any], directory: Path) -> str | None:
+    """Writes the failure's capsule; its path in the run's directory. A record is worth more than its capsule: what goes wrong here is said
+    as a warning."""
+    from harness.capsule.make import Failure, preserve
+
+    params = dict(item.callspec.params)  # type: ignore[attr-defined]
+    checkpoint = getattr(params.pop("subject")[1], "checkpoint", None)
+    told = {**identity, "status": about["status"], "reason": about["reason"]}
+    try:
+        return preserve(Failure(told, about["reproduce"], params, checkpoint), item.stash[VERDICT], directory)
+    except Exception as error:
+        warnings.warn(f"no capsule of {identity['node']}: {type(error).__name__}: {error}", stacklevel=1)
+        return None
 
 
 def _execution(config: pytest.Config, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a check ended: its status and the reason, from what it raised and what it measured. pytest's records and the self-test both ask here."""
+"""How a check ended: status and reason, from what it raised and what it measured. pytest's records and the self-test both ask here."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
+from harness.margins import Wish
 from harness.synthetic import small
 from implementations import families
 from implementations.interface import ModelConfig
@@ -64,6 +67,54 @@ def tied_logits(num_experts: int) -> st.SearchStrategy[np.ndarray]:
     """Logits (T, E) of only three values, so that exact ties cross the selection boundary."""
     row = st.lists(st.sampled_from([-1.0, 0.5, 2.0]), min_size=num_experts, max_size=num_experts)
     return st.lists(row, min_size=1, max_size=8).map(lambda rows: np.array(rows, np.float32))
+
+
+GAPS, LEVELS = (0.0, 0.5, 1.0, 2.0, 8.0), (0.0, 1.25, -1.25)  # no power of two, where the dtype's grid changes
+BITS = {"float32": 24, "bfloat16": 8, "float16": 11}  # of the significand
+# Logits so many units in the last place apart. A float32 softmax does not tell float32 logits apart that are only one away.
+STEPS = {"float32": (4096, 64), "bfloat16": (1, 2), "float16": (1, 2)}
+
+
+def wishes(num_experts: int, tokens: int = 32) -> st.SearchStrategy[Wish]:
+    """What boundary states shall look like: which two experts stand at the boundary, how far apart in units of the allowance, at which
+    logit. Shrinks to four tokens, the first two experts, ties at zero."""
+    pair = st.tuples(st.integers(0, num_experts - 1), st.integers(1, num_experts - 1))
+    token = st.tuples(pair, st.sampled_from(GAPS), st.sampled_from(LEVELS))
+    return st.lists(token, min_size=4, max_size=tokens).map(lambda drawn: _wish(drawn, num_experts))
+
+
+def _wish(drawn: list[Any], num_experts: int) -> Wish:
+    leader, offset = (np.array([token[0][i] for token in drawn]) for i in (0, 1))
+    gap, level = (np.array([token[i] for token in drawn]) for i in (1, 2))
+    return Wish(leader, (leader + offset) % num_experts, gap, level)
+
+
+@st.composite
+def close_logits(draw: st.DrawFn, num_experts: int, top_k: int, dtype: str, tokens: int = 4) -> np.ndarray:
+    """Logits (T, E) whose K-th and next are neighbours among the values of `dtype`, or nearly so, of any size from 2^-6 to 8 and either
+    sign; the others, multiples of a sixteenth, are at least a quarter away. All are exact in `dtype`."""
+    rows = []
+    for _ in range(draw(st.integers(1, tokens))):
+        bits, exponent = BITS[dtype], draw(st.integers(-6, 2))
+        significand = draw(st.integers(2 ** (bits - 1), 2**bits - 1 - max(STEPS[dtype])))
+        pair = np.ldexp(np.array([significand, significand + draw(st.sampled_from(STEPS[dtype]))], np.float64), exponent - bits + 1)
+        pair = -pair if draw(st.booleans()) else pair[::-1]
+        distance_E = np.arange(num_experts) - top_k + 0.5  # of ranks, from the boundary
+        ranked_E = np.round(16 * pair[0]) / 16 - np.sign(distance_E) * 0.25 * np.floor(np.abs(distance_E) + 1)
+        ranked_E[top_k - 1 : top_k + 1] = pair
+        rows.append(ranked_E[np.array(draw(st.permutations(range(num_experts))))])
+    return np.array(rows, np.float32)
+
+
+@st.composite
+def capacity_edges(draw: st.DrawFn, num_experts: int, top_k: int) -> list[list[int]]:
+    """Chosen experts (T, K): one expert gets as many tokens as a capacity of f T K / E would let in, or one more or fewer; the others share
+    the rest evenly."""
+    tokens, busy = draw(st.integers(8, 40)), draw(st.integers(0, num_experts - 1))
+    capacity = math.ceil(draw(st.sampled_from([1.0, 1.25, 1.5, 2.0])) * tokens * top_k / num_experts)
+    load = min(tokens, capacity + draw(st.sampled_from([1, 0, -1])))
+    others = itertools.cycle(e for e in range(num_experts) if e != busy)
+    return [[busy] * (t < load) + [next(others) for _ in range(top_k - (t < load))] for t in range(tokens)]
 
 
 def shifts() -> st.SearchStrategy[int]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from harness.judge.metric import Metric
+
+if TYPE_CHECKING:
+    from harness.capsule.exhibit import Exhibit
 
 
 class Violation(AssertionError):
@@ -18,19 +21,22 @@ class Inconclusive(Exception):
 
 class Verdict:
     """Collects what one check measures. Of a metric judged many times (Hypothesis) the worst value is kept; a violation replaces everything
-    with the violating example, which after shrinking is the smallest one."""
+    with the violating example, which after shrinking is the smallest one. `exhibit`: what the violating judgement saw, for a capsule."""
 
     def __init__(self) -> None:
         self.metrics: dict[str, Metric] = {}
         self.evidence: dict[str, float] = {}
         self.maps: dict[str, dict[str, list[Any]]] = {}
         self.floors: dict[str, float] = {}
+        self.exhibit: Exhibit | None = None
 
-    def judge(self, *metrics: Metric, about: str = "") -> None:
-        """Records all, then raises Violation if any is over its bound. `about` says on what input."""
+    def judge(self, *metrics: Metric, about: str = "", exhibit: Callable[[], Exhibit | None] | None = None) -> None:
+        """Records all, then raises Violation if any is over its bound. `about` says on what input; `exhibit` shows it, and is called only
+        then."""
         violated = [m for m in metrics if m.violated]
         if violated:
             self.metrics = {}
+            self.exhibit = exhibit() if exhibit else None
         for metric in metrics:
             kept = self.metrics.get(metric.name)
             if kept is None or not metric.severity <= kept.severity or (metric.bound is None and metric.value > kept.value):

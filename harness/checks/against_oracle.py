@@ -5,8 +5,11 @@ Legend: S sequence, V vocabulary, L MoE layers, E experts, K top-k.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
+from harness.checks.exhibits import model_exhibit
 from harness.checks.passes import Trace
 from harness.judge import logits, routing
 from harness.judge.certificate import certify, ranking_allowance
@@ -25,8 +28,9 @@ def judge_traces(subject: Subject, verdict: Verdict, traces: list[Trace], oracle
     for b, trace in enumerate(traces):
         expected = pinned_run(subject, trace, oracle or subject.case.oracle)
         limits = subject.floors.forward(trace.input_ids_S)
-        verdict.judge(*logits.logit_metrics(trace.logits_SV, expected.logits_SV, limits), about=f"row {b} {about}".strip())
-        verdict.saw(tokens=len(trace.input_ids_S))
+        metrics = logits.logit_metrics(trace.logits_SV, expected.logits_SV, limits)
+        verdict.judge(*metrics, about=f"row {b} {about}".strip(), exhibit=partial(model_exhibit, subject, traces, trace, oracle))
+        verdict.saw(tokens=len(trace.input_ids_S), unobservable=len(trace.input_ids_S) if trace.ids_LSK is None else 0)
 
 
 def pinned_run(subject: Subject, trace: Trace, oracle: Oracle) -> OracleOutput:
@@ -52,16 +56,18 @@ def judge_routing_inside(subject: Subject, verdict: Verdict, trace: Trace) -> No
     largest of the token's."""
     expected, limits = pinned_run(subject, trace, subject.case.oracle), subject.floors.forward(trace.input_ids_S)
     assert trace.ids_LSK is not None
+    shown = partial(model_exhibit, subject, [trace], trace)
     for layer, logits_SE in enumerate(expected.router_logits_LSE):
         delta = limits["worst_router_logit_error"].bound * float(np.sqrt(np.mean(logits_SE**2)))
         spec, ranking_SE = subject.config.routing, subject.case.oracle.ranking(layer, logits_SE)
         certificate = certify(ranking_SE, trace.ids_LSK[layer], ranking_allowance(delta, spec), spec)
-        verdict.judge(Metric("uncertified_selections", certificate.uncertified, 0), about=f"MoE layer {layer}")
+        verdict.judge(Metric("uncertified_selections", certificate.uncertified, 0), about=f"MoE layer {layer}", exhibit=shown)
         if trace.weights_LSK is not None:
             weights_SK = expected.topk_weights_LSK[layer]
             allowance_SK = weight_allowance(weights_SK, np.full_like(weights_SK, 2 * delta), subject.dtype)
-            verdict.judge(routing.weights_within(trace.weights_LSK[layer], weights_SK, allowance_SK), about=f"MoE layer {layer}")
-        verdict.saw(tokens=len(logits_SE), flips_excused=certificate.excused, experts_hit=len(np.unique(trace.ids_LSK[layer])))
+            within = routing.weights_within(trace.weights_LSK[layer], weights_SK, allowance_SK)
+            verdict.judge(within, about=f"MoE layer {layer}", exhibit=shown)
+        verdict.saw(tokens=len(logits_SE), experts_hit=len(np.unique(trace.ids_LSK[layer])), **certificate.counts())
     if trace.router_logits_LSE is not None:
         errors = router_errors(trace.router_logits_LSE, expected.router_logits_LSE)
-        verdict.judge(*(Metric.within(name, value, limits[name]) for name, value in errors.items()))
+        verdict.judge(*(Metric.within(name, value, limits[name]) for name, value in errors.items()), exhibit=shown)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from harness.capsule.exhibit import Exhibit
+from harness.checks.exhibits import block_exhibit
 from harness.checks.small_models import hidden_states
 from harness.checks.transparent import one_layer
 from harness.floors.reference import one_layer_weights
 from harness.judge import block
-from harness.judge.certificate import ranking_allowance, rounding_allowance
+from harness.judge.certificate import ranking_allowance
 from harness.judge.distance import relative_rms
 from harness.judge.metric import Metric
-from harness.judge.rounding import router_rounding
+from harness.judge.rounding import router_noise
 from harness.oracle.routing import gap
 from harness.subject import Subject
 from harness.verdict import Verdict
@@ -71,21 +75,32 @@ def judge_block(subject: Subject, verdict: Verdict, x_TD: np.ndarray, layer: int
     are exact in every dtype, so that only ties are left out."""
     probe = subject.probe()
     ids_TK, _ = one_layer(probe.route(layer, x_TD), len(x_TD), subject.config.routing.top_k)
-    observed_TD = probe.moe_block(layer, x_TD)
+    observed_TD = probe.moe_block(layer, x_TD.copy())  # one that writes to its input shall not spoil the comparison
     verdict.judge(shape_metric(observed_TD, x_TD), about=about)
     clear_T = decided(subject, layer, x_TD, exact)
-    verdict.judge(*block_metrics(subject, BlockRun(x_TD, PinnedRouting(ids_TK[None]), observed_TD, clear_T, layer)), about=about)
+    judge_run(subject, verdict, BlockRun(x_TD, PinnedRouting(ids_TK[None]), observed_TD, clear_T, layer), about)
     verdict.saw(tokens=int(clear_T.sum()), experts_hit=len(np.unique(ids_TK[clear_T])))
+
+
+def judge_run(subject: Subject, verdict: Verdict, run: BlockRun, about: str) -> None:
+    """Against the oracle."""
+    verdict.judge(*block_metrics(subject, run), about=about, exhibit=shown(subject, run))
+
+
+def shown(subject: Subject, run: BlockRun) -> Callable[[], Exhibit]:
+    """What a failing judgement of the run hands over."""
+    judged_T = np.ones(len(run.x_TD), bool) if run.clear_T is None else run.clear_T
+    return partial(block_exhibit, subject, run.layer, run.x_TD, run.pinned, run.observed_TD, judged_T)
 
 
 def decided(subject: Subject, layer: int, x_TD: np.ndarray, exact: bool = False) -> np.ndarray:
     """Boolean (T): no rounding in the subject's dtype flips the token's selection. Two experts may err by delta each, two groups, which
     are sums of two, by twice that."""
     oracle, spec = subject.case.oracle, subject.config.routing
-    relative = 0.0 if exact else router_rounding(subject.dtype, x_TD.shape[-1])
-    delta_TE = ranking_allowance(rounding_allowance(x_TD, oracle.router_weight(layer), relative), spec)
-    ranking_TE = oracle.ranking(layer, oracle.route(layer, x_TD)[0])
-    return gap(ranking_TE, spec) > (4 if spec.num_groups > 1 else 2) * np.max(delta_TE, axis=-1)
+    logits_TE = oracle.route(layer, x_TD)[0]
+    delta_TE = np.zeros_like(logits_TE) if exact else router_noise(x_TD, oracle.router_weight(layer), logits_TE, subject.dtype).delta_TE
+    allowance_T = np.max(ranking_allowance(delta_TE, spec), axis=-1)
+    return gap(oracle.ranking(layer, logits_TE), spec) > (4 if spec.num_groups > 1 else 2) * allowance_T
 
 
 def decided_states(subject: Subject, tokens: int) -> np.ndarray:

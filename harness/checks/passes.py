@@ -5,7 +5,7 @@ Legend: B batch, S sequence, V vocabulary, L MoE layers, K top-k.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,15 +14,42 @@ from implementations.interface import Model, Packed, PinnedRouting, Request, Rou
 
 
 @dataclass(frozen=True)
+class Call:
+    """One call of a model. `kind`: prefill | decode | packed | reset; `lengths`: of the rows, or the offsets of packed sequences."""
+
+    kind: str
+    ids: np.ndarray
+    lengths: np.ndarray | None = None
+    padding: str = "right"
+    pinned: PinnedRouting | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """By the names under which an exhibit holds them."""
+        pinned = (None, None) if self.pinned is None else (self.pinned.topk_ids_LTK, self.pinned.topk_weights_LTK)
+        return _present(ids=self.ids, lengths=self.lengths, pinned_ids=pinned[0], pinned_weights=pinned[1])
+
+
+@dataclass(frozen=True)
 class Trace:
     """One row's valid positions: what went in, what came out, which experts were used and how they were weighed. `ids_LSK` None: routing
-    is not shown."""
+    is not shown. `calls`: those that all rows came from; `row`: which of their rows (or packed sequences) this one is."""
 
     input_ids_S: np.ndarray
     logits_SV: np.ndarray
     ids_LSK: np.ndarray | None
     weights_LSK: np.ndarray | None
     router_logits_LSE: np.ndarray | None
+    calls: tuple[Call, ...] = ()
+    row: int = 0
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """By the names under which an exhibit holds them."""
+        routing = {"ids_LSK": self.ids_LSK, "weights_LSK": self.weights_LSK, "router_logits_LSE": self.router_logits_LSE}
+        return _present(input_ids_S=self.input_ids_S, logits_SV=self.logits_SV, **routing)
+
+
+def _present(**arrays: np.ndarray | None) -> dict[str, np.ndarray]:
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def request(subject: Subject, padding: str = "right") -> Request:
@@ -45,7 +72,8 @@ def prefill(model: Model, input_ids_BS: np.ndarray, request: Request, lengths_B:
     B, S = input_ids_BS.shape
     lengths_B = np.full(B, S) if lengths_B is None else lengths_B
     out = model.prefill(input_ids_BS, lengths_B, request)
-    return [_row(out, input_ids_BS, b, valid(S, int(lengths_B[b]), request.padding)) for b in range(B)]
+    call = Call("prefill", input_ids_BS, lengths_B, request.padding, request.pinned)
+    return [_row(out, call, b, valid(S, int(lengths_B[b]), request.padding)) for b in range(B)]
 
 
 def in_chunks(model: Model, input_ids_BS: np.ndarray, sizes: list[int], request: Request) -> list[Trace]:
@@ -59,7 +87,8 @@ def decode(model: Model, token_ids_B: np.ndarray, request: Request) -> list[Trac
     """One decode call."""
     token_ids_B = np.ascontiguousarray(token_ids_B)
     out = model.decode(token_ids_B, request)
-    return [_row(out, token_ids_B[:, None], b, slice(0, 1)) for b in range(len(token_ids_B))]
+    call = Call("decode", token_ids_B[:, None], padding=request.padding, pinned=request.pinned)
+    return [_row(out, call, b, slice(0, 1)) for b in range(len(token_ids_B))]
 
 
 def packed(model: Packed, sequences: list[np.ndarray], request: Request) -> list[Trace]:
@@ -67,7 +96,15 @@ def packed(model: Packed, sequences: list[np.ndarray], request: Request) -> list
     cu_seqlens = np.cumsum([0, *map(len, sequences)])
     stream_1T = np.concatenate(sequences)[None]
     out = model.prefill_packed(stream_1T[0], cu_seqlens, request)
-    return [_row(out, stream_1T, 0, slice(int(a), int(b))) for a, b in zip(cu_seqlens, cu_seqlens[1:], strict=False)]
+    call = Call("packed", stream_1T, cu_seqlens, pinned=request.pinned)
+    spans = [slice(int(a), int(b)) for a, b in zip(cu_seqlens, cu_seqlens[1:], strict=False)]
+    return [replace(_row(out, call, 0, span), row=i) for i, span in enumerate(spans)]
+
+
+def after_reset(earlier: list[Trace], traces: list[Trace]) -> list[Trace]:
+    """The traces, knowing what the cache held before."""
+    reset = Call("reset", np.zeros((0, 0), np.int64))
+    return [replace(trace, calls=(*earlier[0].calls, reset, *trace.calls)) for trace in traces]
 
 
 def changed_bits(before: list[Trace], after: list[Trace]) -> int:
@@ -89,13 +126,15 @@ def valid(length: int, valid_tokens: int, padding: str) -> slice:
     return slice(0, valid_tokens) if padding == "right" else slice(length - valid_tokens, length)
 
 
-def _row(out: StepOutput, input_ids_BS: np.ndarray, b: int, where: slice) -> Trace:
+def _row(out: StepOutput, call: Call, b: int, where: slice) -> Trace:
+    input_ids_BS = call.ids
     assert out.logits_BSV is not None, "logits were asked for, none came"
     shape = (*input_ids_BS.shape, out.logits_BSV.shape[-1])
     assert out.logits_BSV.shape == shape and out.logits_BSV.dtype == np.float32, (
         f"expected float32 logits {shape}, got {out.logits_BSV.shape}"
     )
-    return Trace(input_ids_BS[b, where], out.logits_BSV[b, where], *_routing_row(out.routing, input_ids_BS.shape, b, where))
+    routing = _routing_row(out.routing, (input_ids_BS.shape[0], input_ids_BS.shape[1]), b, where)
+    return Trace(input_ids_BS[b, where], out.logits_BSV[b, where], *routing, calls=(call,), row=b)
 
 
 def _routing_row(routing: Routing | None, shape: tuple[int, int], b: int, where: slice) -> list[np.ndarray | None]:
@@ -116,4 +155,4 @@ def join(rows: list[Trace]) -> Trace:
     assert logits is not None
     tokens = np.concatenate([r.input_ids_S for r in rows])
     routing = (along(1, [getattr(r, name) for r in rows]) for name in ("ids_LSK", "weights_LSK", "router_logits_LSE"))
-    return Trace(tokens, logits, *routing)
+    return Trace(tokens, logits, *routing, calls=tuple(call for r in rows for call in r.calls), row=rows[0].row)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from harness.checks.block_runs import BlockRun, block_metrics, decided_states, expert_errors, judge_block
+from harness.checks.block_runs import BlockRun, block_metrics, decided_states, expert_errors, judge_block, judge_run, shown
 from harness.checks.clause import clause
 from harness.checks.small_models import like
 from harness.checks.states import layer_states
@@ -36,10 +38,11 @@ def test_every_expert_equals_oracle(subject: Subject, verdict: Verdict) -> None:
         runs.append([_pinned_run(subject, layer, x_TD, pinned) for pinned in (together, one)])
     errors_LE = [expert_errors(subject, run) for _, run in runs]
     verdict.map(errors_LE)
-    for layer, (run, _) in enumerate(runs):
-        verdict.judge(*block_metrics(subject, run), about=f"MoE layer {layer}")
+    for layer, (run, one) in enumerate(runs):
+        judge_run(subject, verdict, run, f"MoE layer {layer}")
         for expert, error in enumerate(errors_LE[layer]):
-            verdict.judge(error, about=f"MoE layer {layer}, expert {expert} alone")
+            own = shown(subject, replace(one, clear_T=one.weighted_ids_T == expert))
+            verdict.judge(error, about=f"MoE layer {layer}, expert {expert} alone", exhibit=own)
     _saw_every_expert(verdict, spec.num_experts, runs)
     verdict.require(experts_hit=spec.num_experts * len(subject.config.moe_layers), tokens_per_expert=TOKENS_PER_EXPERT)
 
@@ -74,7 +77,8 @@ def test_zero_weights_leave_the_shared_expert(subject: Subject, verdict: Verdict
         x_TD = x_TD[np.arange(pinned.topk_ids_LTK.shape[1]) % len(x_TD)]
         zero = PinnedRouting(pinned.topk_ids_LTK, np.zeros(pinned.topk_ids_LTK.shape, np.float32))
         observed_TD = probe.moe_block(layer, x_TD, zero)
-        verdict.judge(*_shared_metrics(BlockRun(x_TD, zero, observed_TD, layer=layer), subject), about=f"MoE layer {layer}")
+        run = BlockRun(x_TD, zero, observed_TD, layer=layer)
+        verdict.judge(*_shared_metrics(run, subject), about=f"MoE layer {layer}", exhibit=shown(subject, run))
         verdict.saw(tokens=len(x_TD))
     verdict.require(tokens=32)
 

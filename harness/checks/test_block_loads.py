@@ -10,6 +10,7 @@ from harness.checks.clause import clause
 from harness.checks.small_models import like
 from harness.checks.transparent import in_model, one_layer, transparent_model
 from harness.judge.metric import Metric
+from harness.strategies import capacity_edges, explore
 from harness.subject import Subject
 from harness.synthetic import small
 from harness.verdict import Verdict
@@ -47,6 +48,18 @@ def test_same_experts_for_all_tokens(subject: Subject, verdict: Verdict) -> None
     for chosen in ([0, 1, 2], [9, 10, 11], [0, 5, 11]):
         _judge_load(subject, verdict, [chosen] * 37, f"all 37 tokens to {chosen}")
     verdict.require(tokens=111)
+
+
+@clause("BLOCK-11", "Nothing is dropped where one expert's load is at, below or above what a capacity would let in")
+def test_loads_at_the_edges_of_capacities(subject: Subject, verdict: Verdict) -> None:
+    spec = transparent_model(subject).config.routing
+
+    @explore(subject.workshop.thorough, chosen=capacity_edges(spec.num_experts, spec.top_k))
+    def check(chosen: list[list[int]]) -> None:
+        loads = np.bincount(np.ravel(chosen), minlength=spec.num_experts).tolist()
+        _judge_load(subject, verdict, chosen, f"{len(chosen)} tokens, experts chosen {loads} times")
+
+    verdict.require(tokens=160)
 
 
 def _judge_load(subject: Subject, verdict: Verdict, chosen_TK: list[list[int]], about: str) -> None:

@@ -5,11 +5,13 @@ Routers are transparent here: rearranging cannot flip a selection, so what diffe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from harness.checks.block_runs import BlockRun, block_metrics
+from harness.capsule.exhibit import Exhibit
+from harness.checks.block_runs import BlockRun, block_metrics, shown
 from harness.checks.clause import LOGIC, clause
 from harness.checks.small_models import Tensors, rewritten
 from harness.checks.transparent import in_model, one_layer, transparent_model
@@ -33,7 +35,8 @@ def test_permuted_tokens_give_permuted_outputs(subject: Subject, verdict: Verdic
         moved_TK, _ = one_layer(probe.route(0, moved_TD), TOKENS, model.config.routing.top_k)
         changed = int(np.sum(np.sort(moved_TK) != np.sort(ids_TK[order_T])))
         run = BlockRun(moved_TD, PinnedRouting(ids_TK[order_T][None]), probe.moe_block(0, moved_TD))
-        verdict.judge(Metric("changed_ids", changed, 0), *block_metrics(model, run), about=f"order {order_T.tolist()}")
+        metrics = (Metric("changed_ids", changed, 0), *block_metrics(model, run))
+        verdict.judge(*metrics, about=f"order {order_T.tolist()}", exhibit=_shown(model, run, moved_TK))
         verdict.saw(tokens=TOKENS)
     verdict.require(tokens=3 * TOKENS)
 
@@ -49,7 +52,8 @@ def test_relabelled_experts_give_the_same_outputs(subject: Subject, verdict: Ver
         new_TK, _ = one_layer(probe.route(0, x_TD), TOKENS, model.config.routing.top_k)
         changed = int(np.sum(np.sort(old_of_new[new_TK]) != np.sort(ids_TK)))
         run = BlockRun(x_TD, PinnedRouting(ids_TK[None]), probe.moe_block(0, x_TD))
-        verdict.judge(Metric("changed_experts", changed, 0), *block_metrics(model, run), about=f"old of new: {old_of_new.tolist()}")
+        metrics = (Metric("changed_experts", changed, 0), *block_metrics(model, run))
+        verdict.judge(*metrics, about=f"old of new: {old_of_new.tolist()}", exhibit=_shown(relabelled, run, new_TK))
         verdict.saw(tokens=TOKENS)
     verdict.require(tokens=2 * TOKENS)
 
@@ -65,11 +69,13 @@ def test_duplicated_experts_give_the_same_outputs(subject: Subject, verdict: Ver
     if spec.num_groups > 1:
         doubled = replace(doubled, num_groups=2 * spec.num_groups, top_groups=2 * spec.top_groups)
     config = replace(model.config, routing=doubled)
-    probe = rewritten(model, "duplicated", lambda tensors: _take(tensors, twice), config).probe()
+    duplicated = rewritten(model, "duplicated", lambda tensors: _take(tensors, twice), config)
+    probe = duplicated.probe()
     both_TK, _ = one_layer(probe.route(0, x_TD), TOKENS, doubled.top_k)
     wanted = np.sort(np.concatenate([ids_TK, ids_TK + spec.num_experts], axis=-1))
-    verdict.judge(Metric("changed_experts", int(np.sum(np.sort(both_TK) != wanted)), 0))
-    verdict.judge(*block_metrics(model, BlockRun(x_TD, PinnedRouting(ids_TK[None]), probe.moe_block(0, x_TD))))
+    run = BlockRun(x_TD, PinnedRouting(ids_TK[None]), probe.moe_block(0, x_TD))
+    metrics = (Metric("changed_experts", int(np.sum(np.sort(both_TK) != wanted)), 0), *block_metrics(model, run))
+    verdict.judge(*metrics, exhibit=_shown(duplicated, run, both_TK))
     verdict.saw(tokens=TOKENS)
     verdict.require(tokens=TOKENS)
 
@@ -86,6 +92,11 @@ def _expected(model: Subject) -> tuple:
     x_TD = in_model(model).input((ranks_TE.astype(np.float32) - 6) / 2)
     ids_TK = model.case.oracle.route(0, x_TD)[1]
     return model.probe(), x_TD, ids_TK
+
+
+def _shown(model: Subject, run: BlockRun, chosen_TK: np.ndarray) -> Callable[[], Exhibit]:
+    """The run under the experts that this model's own router chose."""
+    return shown(model, replace(run, pinned=PinnedRouting(chosen_TK[None])))
 
 
 def _take(tensors: Tensors, order: np.ndarray) -> Tensors:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from harness.checks.against_oracle import judge_traces
 from harness.checks.clause import LOGIC, clause
-from harness.checks.passes import Trace, changed_bits, decode, in_chunks, join, prefill, prefill_and_decode, request
+from harness.checks.exhibits import model_exhibit
+from harness.checks.passes import Trace, after_reset, changed_bits, decode, in_chunks, join, prefill, prefill_and_decode, request
 from harness.checks.refusals import refuses
 from harness.checks.small_models import hidden_states, text
 from harness.judge.metric import Metric
@@ -37,10 +39,11 @@ def test_reset_repeats_bit_for_bit(subject: Subject, verdict: Verdict) -> None:
     subject.needs("prefill", "decode", "reset")
     model, prompts_BS = subject.model(max_length=256), subject.case.prompts_BS  # room for a stale cache to be appended to
     first = prefill(model, prompts_BS, request(subject))
-    model.decode(prompts_BS[:, 0].copy(), request(subject))
+    used = [join([a, b]) for a, b in zip(first, decode(model, prompts_BS[:, 0].copy(), request(subject)), strict=True)]
     model.reset()
-    second = prefill(model, prompts_BS, request(subject))
-    verdict.judge(Metric("changed_logits", changed_bits(first, second), 0))
+    second = after_reset(used, prefill(model, prompts_BS, request(subject)))
+    changed = Metric("changed_logits", changed_bits(first, second), 0)
+    verdict.judge(changed, exhibit=partial(model_exhibit, subject, second, second[0]))
     verdict.saw(tokens=prompts_BS.size)
     verdict.require(tokens=32)
 

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from harness.checks.against_oracle import judge_traces
 from harness.checks.clause import LOGIC, clause
-from harness.checks.passes import Trace, decode, join, prefill, request
+from harness.checks.passes import Trace, after_reset, decode, join, prefill, request
 from harness.checks.small_models import like, two_layers
 from harness.strategies import explore_machine
 from harness.subject import Subject
@@ -25,7 +25,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.model, self.rows = self.subject.model(), list[Trace]()
+        self.model, self.rows, self.earlier = self.subject.model(), list[Trace](), list[Trace]()
 
     @property
     def length(self) -> int:
@@ -53,10 +53,12 @@ class CacheMachine(RuleBasedStateMachine):
     def reset(self) -> None:
         self._judge("before a reset")
         self.model.reset()
-        self.rows = []
+        self.rows, self.earlier = [], self.rows
         self.verdict.saw(resets=1)
 
     def _grown(self, traces: list[Trace]) -> None:
+        if self.earlier and not self.rows:
+            traces = after_reset(self.earlier, traces)
         self.rows = [join([a, b]) for a, b in zip(self.rows, traces, strict=True)] if self.rows else traces
         self.verdict.saw(calls=1)
 

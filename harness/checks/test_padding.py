@@ -95,7 +95,8 @@ def test_nan_at_pads_stays_there(subject: Subject, verdict: Verdict, padding: st
     untied = replace(subject.config, tie_word_embeddings=False)
     poisoned = rewritten(subject, "nan-pad", lambda tensors: _poisoned(tensors, pad), untied)
     traces = prefill_and_decode(poisoned.model(), input_ids_BS, lengths_B, DECODED, request(subject, padding), following_BS)
-    judge_traces(subject, verdict, traces, about=f"lengths {lengths_B.tolist()}, {padding} padding")  # the oracle sees the clean weights
+    oracle = poisoned.case.oracle  # one row at a time and without pads: it never reads the NaN
+    judge_traces(subject, verdict, traces, oracle, about=f"lengths {lengths_B.tolist()}, {padding} padding")
     verdict.saw(pads=int(outside_BS.sum()))
     verdict.require(tokens=32, pads=8)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from harness.checks.against_oracle import both_rounded, judge_routing_inside, judge_traces
 from harness.checks.clause import LOGIC, clause
+from harness.checks.exhibits import model_exhibit
 from harness.checks.passes import Trace, pinned_request, prefill, prefill_and_decode, request
 from harness.checks.small_models import excerpts, like, text, two_layers
 from harness.judge.distance import kl_divergence, top1_disagreement
@@ -25,9 +27,11 @@ LATE = 300
 def test_logits_equal_hf_golden(subject: Subject, verdict: Verdict) -> None:
     subject.needs("prefill")
     expected = subject.case.expected
-    for b, trace in enumerate(prefill(subject.model(), expected["input_ids_BS"], request(subject))):
+    traces = prefill(subject.model(), expected["input_ids_BS"], request(subject))
+    for b, trace in enumerate(traces):
         limits = both_rounded(subject.floors.forward(trace.input_ids_S))
-        verdict.judge(*logit_metrics(trace.logits_SV, expected["logits_BSV"][b], limits), about=f"row {b}")
+        metrics = logit_metrics(trace.logits_SV, expected["logits_BSV"][b], limits)
+        verdict.judge(*metrics, about=f"row {b}", exhibit=partial(model_exhibit, subject, traces, trace))
         verdict.saw(tokens=len(trace.input_ids_S))
     verdict.require(tokens=64)
 
@@ -58,6 +62,7 @@ def test_distributions_stay_close(subject: Subject, verdict: Verdict) -> None:
         Metric("mean_kl_nats", float(divergence_BS.mean())),
         Metric("max_kl_nats", float(divergence_BS.max())),
         Metric("top1_disagreement", float(np.mean([_disagreement(subject, b, trace) for b, trace in enumerate(traces)]))),
+        exhibit=partial(model_exhibit, subject, traces, traces[int(np.median(divergence_BS, axis=1).argmin())]),
     )
     verdict.saw(tokens=divergence_BS.size)
     verdict.require(tokens=64)
@@ -101,13 +106,15 @@ def test_pinned_routing_is_used(subject: Subject, verdict: Verdict) -> None:
     for weights_LBSK in (None, drawn_LBSK):
         flat = None if weights_LBSK is None else weights_LBSK.reshape(pin.pinned.topk_ids_LTK.shape)
         asked = replace(pin, pinned=PinnedRouting(pin.pinned.topk_ids_LTK, flat))
-        for b, trace in enumerate(prefill(subject.model(), tokens_BS, asked)):
+        traces = prefill(subject.model(), tokens_BS, asked)
+        for b, trace in enumerate(traces):
             weights_LSK = None if weights_LBSK is None else weights_LBSK[:, b].astype(np.float64)
             expected = subject.case.oracle.forward(tokens_BS[b], ids_LBSK[:, b], weights_LSK)
             about = f"row {b}, {'its own' if flat is None else 'pinned'} weights"
             pinned = PinnedRouting(ids_LBSK[:, b].copy(), None if weights_LBSK is None else weights_LBSK[:, b].copy())
             limits = subject.floors.forward(trace.input_ids_S, pinned)
-            verdict.judge(*logit_metrics(trace.logits_SV, expected.logits_SV, limits), about=about)
+            metrics = logit_metrics(trace.logits_SV, expected.logits_SV, limits)
+            verdict.judge(*metrics, about=about, exhibit=partial(model_exhibit, subject, traces, trace))
             verdict.saw(tokens=len(trace.input_ids_S))
     verdict.require(tokens=64)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from harness.checks.clause import LOGIC, MODELS, ROUTERS, clause
+from harness.checks.exhibits import transparent_exhibit
 from harness.checks.transparent import TransparentRouter, bare, inside, resized
 from harness.judge import routing
 from harness.judge.metric import Metric
@@ -43,8 +45,9 @@ def test_correction_bias_selects_but_does_not_weigh(subject: Subject, verdict: V
         ids_TK, weights_TK = router.route(logits_TE)
         uncorrected_TK = np.argsort(-logits_TE, axis=-1, kind="stable")[:, : router.spec.top_k]
         expected_TK = combine_weights(router.biased(logits_TE), ids_TK, router.spec)  # of the scores, whatever the correction
-        verdict.judge(*routing.selection(router.ranking(logits_TE), ids_TK, router.allowance(), router.spec))
-        verdict.judge(routing.weights(weights_TK, expected_TK, weight_error(subject.dtype)))
+        shown = partial(transparent_exhibit, subject, router)
+        verdict.judge(*routing.selection(router.ranking(logits_TE), ids_TK, router.allowance(), router.spec), exhibit=shown)
+        verdict.judge(routing.weights(weights_TK, expected_TK, weight_error(subject.dtype)), exhibit=shown)
         verdict.saw(tokens=TOKENS, selections_moved=int(np.sum((np.sort(ids_TK) != np.sort(uncorrected_TK)).any(-1))))
     verdict.require(selections_moved=8)
 
@@ -57,9 +60,11 @@ def test_experts_come_from_the_best_groups(subject: Subject, verdict: Verdict) -
             ids_TK, _ = router.route(logits_TE + shift)
             groups_TK = ids_TK // (spec.num_experts // spec.num_groups)
             used = max(len(set(row)) for row in groups_TK.tolist())
-            verdict.judge(Metric("groups_used", used, spec.top_groups))
+            shown = partial(transparent_exhibit, subject, router)
+            verdict.judge(Metric("groups_used", used, spec.top_groups), exhibit=shown)
             ranking_TE = router.ranking(logits_TE + shift)
-            verdict.judge(*routing.selection(ranking_TE, ids_TK, router.allowance(), spec), about=f"logits shifted by {shift}")
+            selected = routing.selection(ranking_TE, ids_TK, router.allowance(), spec)
+            verdict.judge(*selected, about=f"logits shifted by {shift}", exhibit=shown)
             free = np.argsort(-ranking_TE, axis=-1, kind="stable")[:, : spec.top_k]
             verdict.saw(tokens=TOKENS, tokens_limited=int(np.sum((np.sort(free) != np.sort(ids_TK)).any(-1))))
     verdict.require(tokens_limited=8)
@@ -72,7 +77,8 @@ def test_scaling_comes_after_normalisation(subject: Subject, verdict: Verdict) -
         sums_T = weights_TK.astype(np.float64).sum(-1)
         if router.spec.normalize_topk:
             error = float(np.max(np.abs(sums_T / router.spec.scaling_factor - 1)))
-            verdict.judge(Metric("weight_sum_error", error, weight_error(subject.dtype)))
+            metric = Metric("weight_sum_error", error, weight_error(subject.dtype))
+            verdict.judge(metric, exhibit=partial(transparent_exhibit, subject, router))
             verdict.saw(tokens=TOKENS)
     verdict.require(tokens=TOKENS)
 
@@ -81,12 +87,13 @@ def test_scaling_comes_after_normalisation(subject: Subject, verdict: Verdict) -
 def test_router_bias_is_part_of_the_logits(subject: Subject, verdict: Verdict) -> None:
     for router in _routers(subject):
         logits_TE = _logits(router)
-        answer = router.layer(router.input(logits_TE))
+        answer, shown = router.layer(router.input(logits_TE)), partial(transparent_exhibit, subject, router)
         if answer.router_logits_LTE is not None:
             error = float(np.max(np.abs(answer.router_logits_LTE[0] - router.biased(logits_TE))))
-            verdict.judge(Metric("logit_error", error, UNIT_ROUNDOFF["float32"] * 16))
+            verdict.judge(Metric("logit_error", error, UNIT_ROUNDOFF["float32"] * 16), exhibit=shown)
         unbiased_TK = np.argsort(-logits_TE, axis=-1, kind="stable")[:, : router.spec.top_k]
-        verdict.judge(*routing.selection(router.ranking(logits_TE), answer.topk_ids_LTK[0], router.allowance(), router.spec))
+        selected = routing.selection(router.ranking(logits_TE), answer.topk_ids_LTK[0], router.allowance(), router.spec)
+        verdict.judge(*selected, exhibit=shown)
         moved = int(np.sum((np.sort(unbiased_TK) != np.sort(answer.topk_ids_LTK[0])).any(-1)))
         verdict.saw(tokens=TOKENS, selections_moved=moved)
     verdict.require(selections_moved=8)

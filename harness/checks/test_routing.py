@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
 from harness.checks.clause import MODELS, ROUTERS, clause
+from harness.checks.exhibits import router_exhibit, transparent_exhibit
 from harness.checks.states import layer_states
 from harness.checks.transparent import TransparentRouter, one_layer, transparent_model, variants
 from harness.judge import routing
-from harness.judge.certificate import ranking_allowance, rounding_allowance
+from harness.judge.certificate import certify, ranking_allowance
 from harness.judge.distance import relative_rms
 from harness.judge.metric import Metric
-from harness.judge.rounding import router_rounding, weight_allowance, weight_error
+from harness.judge.rounding import router_noise, weight_allowance, weight_error
 from harness.oracle.routing import combine_weights
 from harness.strategies import EXAMPLES, explore, logits, shifts, tied_logits
 from harness.subject import Subject
 from harness.verdict import Verdict
-from implementations.interface import PinnedRouting, Probe, RoutingSpec
+from implementations.interface import PinnedRouting, Probe, Routing, RoutingSpec
 
 Metrics = list[Metric]
 BOTH = (MODELS, ROUTERS)
@@ -65,9 +67,11 @@ def test_selection_agrees_outside_the_margin(subject: Subject, verdict: Verdict)
     _for_all(subject, verdict, variants(subject), exact, logits_TE=logits)
     for layer, forced in enumerate(_forced_layers(subject)):
         allowance_TE = ranking_allowance(forced.delta_TE, subject.config.routing)
-        selected = routing.selection(forced.ranking_TE, forced.ids_TK, allowance_TE, subject.config.routing)
-        verdict.judge(*selected, about=f"MoE layer {layer}")
-        verdict.saw(tokens=len(forced.ids_TK), flips_excused=selected[1].value, experts_hit=len(np.unique(forced.ids_TK)))
+        certificate = certify(forced.ranking_TE, forced.ids_TK, allowance_TE, subject.config.routing)
+        shown = partial(router_exhibit, subject, layer, forced.x_TD, forced.answer)
+        verdict.judge(*routing.certified(certificate), about=f"MoE layer {layer}", exhibit=shown)
+        observed = len(forced.ids_TK) - certificate.unobservable
+        verdict.saw(tokens=observed, experts_hit=len(np.unique(forced.ids_TK)), **certificate.counts())
     verdict.require(tokens=64)
 
 
@@ -83,7 +87,8 @@ def test_weights_agree_at_own_ids(subject: Subject, verdict: Verdict) -> None:
         moved_TK = np.take_along_axis(forced.delta_TE, forced.ids_TK, -1) + forced.delta_TE.max(-1, keepdims=True)
         expected_TK = combine_weights(forced.logits_TE, forced.ids_TK, subject.config.routing)
         allowance_TK = weight_allowance(expected_TK, moved_TK, subject.dtype)
-        verdict.judge(routing.weights_within(forced.weights_TK, expected_TK, allowance_TK), about=f"MoE layer {layer}")
+        within = routing.weights_within(forced.weights_TK, expected_TK, allowance_TK)
+        verdict.judge(within, about=f"MoE layer {layer}", exhibit=partial(router_exhibit, subject, layer, forced.x_TD, forced.answer))
         verdict.saw(tokens=len(forced.ids_TK))
     verdict.require(tokens=64)
 
@@ -144,9 +149,11 @@ def test_nan_token_stays_alone(subject: Subject, verdict: Verdict) -> None:
 
 @dataclass(frozen=True)
 class Forced:
-    """One layer's routing on the oracle's hidden states: the oracle's logits, what selection ranks, what rounding may move the logits by,
-    the candidate's answer."""
+    """One layer's routing on the oracle's hidden states: these, the candidate's answer, the oracle's logits, what selection ranks, what
+    rounding may move the logits by, the answer's ids and weights."""
 
+    x_TD: np.ndarray
+    answer: Routing
     logits_TE: np.ndarray
     ranking_TE: np.ndarray
     delta_TE: np.ndarray
@@ -159,11 +166,11 @@ def _forced_layers(subject: Subject) -> Iterator[Forced]:
         return
     probe, oracle = subject.probe(), subject.case.oracle
     for layer, x_TD in layer_states(subject):
-        relative = router_rounding(subject.dtype, x_TD.shape[-1])
-        delta_TE = rounding_allowance(x_TD, oracle.router_weight(layer), relative)
-        answer = one_layer(probe.route(layer, x_TD), len(x_TD), subject.config.routing.top_k)
+        answer = probe.route(layer, x_TD)
+        ids_TK, weights_TK = one_layer(answer, len(x_TD), subject.config.routing.top_k)
         logits_TE = oracle.route(layer, x_TD)[0]
-        yield Forced(logits_TE, oracle.ranking(layer, logits_TE), delta_TE, *answer)
+        delta_TE = router_noise(x_TD, oracle.router_weight(layer), logits_TE, subject.dtype).delta_TE
+        yield Forced(x_TD, answer, logits_TE, oracle.ranking(layer, logits_TE), delta_TE, ids_TK, weights_TK)
 
 
 def _for_all(
@@ -181,7 +188,8 @@ def _explore(
     @explore(subject.workshop.thorough, reseed=subject.case.seed, **strategies)
     def check(**drawn: Any) -> None:
         shown = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in drawn.items()}
-        verdict.judge(*judge(router, **drawn), about=f"E={router.spec.num_experts}, k={router.spec.top_k}: {shown}")
+        about = f"E={router.spec.num_experts}, k={router.spec.top_k}: {shown}"
+        verdict.judge(*judge(router, **drawn), about=about, exhibit=partial(transparent_exhibit, subject, router))
         verdict.saw(tokens=len(drawn["logits_TE"]))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,6 +26,13 @@ class TransparentRouter:
     answers: Router | Probe
     bias_E: np.ndarray | None
     correction_E: np.ndarray | None
+    seen: list[tuple[np.ndarray, Routing]] = field(default_factory=list, compare=False)  # the last input, and the answer
+
+    @property
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Its weights, float32, by the canonical names of a one-layer model."""
+        parts = {"weight": transparent_router(self.config), "bias": self.bias_E, "correction_bias": self.correction_E}
+        return {f"layers.0.moe.router.{name}": part.astype(np.float32) for name, part in parts.items() if part is not None}
 
     @property
     def spec(self) -> RoutingSpec:
@@ -39,7 +46,9 @@ class TransparentRouter:
         return one_layer(self.layer(self.input(logits_TE, shift)), len(logits_TE), self.spec.top_k)
 
     def layer(self, x_TD: np.ndarray) -> Routing:
-        return self.answers.route(0, x_TD) if isinstance(self.answers, Probe) else self.answers.route(x_TD)
+        answer = self.answers.route(0, x_TD) if isinstance(self.answers, Probe) else self.answers.route(x_TD)
+        self.seen[:] = [(x_TD, answer)]
+        return answer
 
     def expected_weights(self, logits_TE: np.ndarray, ids_TK: np.ndarray) -> np.ndarray:
         return routing.combine_weights(self.biased(logits_TE), ids_TK, self.spec)

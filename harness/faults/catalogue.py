@@ -7,7 +7,6 @@ arithmetic from a seed, `<fault>@<kind>#<seed>` puts a fault on top of it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -15,7 +14,7 @@ from typing import Any
 
 from harness.faults import entries as topics
 from harness.faults.entry import Fault, Honest
-from harness.faults.seams import HOME, HONEST, Seams
+from harness.faults.seams import HOME, HONEST, Seams, seam
 from harness.faults.subject import SubjectBackend
 
 SPECIFICATION = "harness.faults.catalogue:backend"
@@ -28,6 +27,7 @@ def _listed(name: str) -> Iterator[Any]:
 
 
 FAULTS: tuple[Fault, ...] = tuple(_listed("FAULTS"))
+SURVIVORS: tuple[Fault, ...] = tuple(fault for fault in FAULTS if fault.survives)  # why, and in which dtypes, stands there
 SEEDED_KINDS: tuple[Honest, ...] = tuple(_listed("KINDS"))  # honest, and their arithmetic differs by rounding
 HONEST_VARIANTS: tuple[Honest, ...] = (*_listed("HONEST_VARIANTS"), *SEEDED_KINDS)
 
@@ -84,8 +84,7 @@ def collisions(fault_id: str, kind_id: str) -> frozenset[str]:
 def changed_seams(of: Fault | Honest) -> frozenset[str]:
     """The names of the seams that an entry changes."""
     seams = of.seams(HONEST)
-    records = [(getattr(HONEST, part.name), getattr(seams, part.name)) for part in fields(Seams)]
-    return frozenset(name for name in HOME if any(getattr(a, name, None) is not getattr(b, name, None) for a, b in records))
+    return frozenset(name for name in HOME if seam(seams, name) is not seam(HONEST, name))
 
 
 def backend(variant: str | None = None) -> SubjectBackend:

@@ -25,7 +25,8 @@ def any_config(config: ModelConfig) -> ModelConfig:
 class Fault:
     """`what`: the mistake and how it shows. `url`: the public bug it re-creates, None for a classic mistake. `seams`: honest seams to
     faulty ones, called once per backend. `dies_by`: ids of checks, each of which must fail on it where it shows: in `dtypes`, in configs
-    of `families` with `needs(config) == config` (else `needs` gives the nearest such config), on inputs as `trigger` says (empty: any)."""
+    of `families` with `needs(config) == config` (else `needs` gives the nearest such config), on inputs as `trigger` says (empty: any).
+    `survives`: why no check kills it where `dies_by` and `dtypes` do not say that one does."""
 
     id: str
     what: str
@@ -36,6 +37,7 @@ class Fault:
     families: tuple[str, ...] = ("mixtral", "qwen3_moe")
     needs: Needs = any_config
     trigger: str = ""
+    survives: str = ""
 
     def shows_in(self, config: ModelConfig) -> bool:
         return config.family in self.families and self.needs(config) == config

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.faults.attention import KeyView, Tables
 from harness.faults.cache import Cache
-from harness.faults.experts import ExpertJob, run_expert
+from harness.faults.experts import ExpertJob
 from harness.faults.numerics import Array, Rounding
 from harness.faults.routing import RouterTensors, Routes, route
 from harness.faults.seams import Seams
@@ -75,7 +75,7 @@ class Network:
         weights = (self._tensor(layer, "moe.shared.gate_up.weight"), self._tensor(layer, "moe.shared.down.weight"))
         if self.config.shared_expert == "gated":
             gate_T1 = seams.experts.shared_gate(x_TD, self._tensor(layer, "moe.shared.gate.weight"), rounding, seams)
-        shared_TD = run_expert(x_TD, *weights, rounding, seams)
+        shared_TD = seams.experts.shared_mlp(x_TD, *weights, rounding, seams)
         return seams.experts.add_shared(SharedSum(routed_TD, shared_TD, gate_T1, routes.weights_TK, self.config.routing, rounding))
 
     def _feed_forward(self, layer: int, hidden_BSD: Array, step: Step, pinned: PinnedRouting | None) -> tuple[Array, Routes | None]:

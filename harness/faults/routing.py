@@ -42,7 +42,7 @@ def route(x_TD: Array, tensors: RouterTensors, spec: RoutingSpec, rounding: Roun
     router, exactness = seams.router, logits_rounding(spec, rounding)
     logits_TE = router.add_bias(router.router_logits(x_TD, tensors.weight_ED, exactness, seams), tensors.bias_E, exactness)
     scores_TE = router.scores(logits_TE, spec)
-    ranking_TE = router.correct(scores_TE, tensors.correction_E)
+    ranking_TE, shown_TE = router.correct(scores_TE, tensors.correction_E), router.shown_logits(logits_TE, scores_TE)
     if pinned is None:
         ids_TK = router.select(router.limit_groups(ranking_TE, spec), logits_TE, spec)
     else:
@@ -50,8 +50,8 @@ def route(x_TD: Array, tensors: RouterTensors, spec: RoutingSpec, rounding: Roun
     if pinned is None or pinned.topk_weights_LTK is None:
         weights_TK = router.scale(router.weights(router.weight_source(scores_TE, ranking_TE), logits_TE, ids_TK, spec), spec)
     else:  # as given: what a router does to its own weights is not done to these
-        return Routes(logits_TE, ids_TK, round_weights(pinned.topk_weights_LTK[0].astype(np.float32), spec, rounding))
-    return Routes(logits_TE, ids_TK, router.round_weights(weights_TK.astype(np.float32), spec, rounding))
+        return Routes(shown_TE, ids_TK, round_weights(pinned.topk_weights_LTK[0].astype(np.float32), spec, rounding))
+    return Routes(shown_TE, ids_TK, router.round_weights(weights_TK.astype(np.float32), spec, rounding))
 
 
 def pinned_layer(pinned: PinnedRouting | None, index: int) -> PinnedRouting | None:
@@ -127,6 +127,11 @@ def scale_weights(weights_TK: Array, spec: RoutingSpec) -> Array:
 def round_weights(weights_TK: Array, spec: RoutingSpec, rounding: Rounding) -> Array:
     """transformers keeps float32 in DeepSeek-V3's router and Mixtral's and casts in the others; either is honest."""
     return weights_TK if spec.scoring == "sigmoid" else rounding(weights_TK)
+
+
+def shown_logits(logits_TE: Array, scores_TE: Array) -> Array:
+    """What is reported as router logits: as they were before the softmax."""
+    return logits_TE
 
 
 def router_input(normed_TD: Array, residual_TD: Array) -> Array:

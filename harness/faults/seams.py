@@ -99,7 +99,7 @@ class NetworkSeams:
 
 @dataclass(frozen=True)
 class RouterSeams:
-    """What the router reads in the model, whose weights it uses; then the steps of `routing.route` in their order."""
+    """What the router reads in the model, whose weights it uses; then the steps of `routing.route` in their order; what it hands out."""
 
     router_input: Callable[[Array, Array], Array] = routing.router_input
     router_layer: Callable[[int, int], int] = same_layer
@@ -114,11 +114,12 @@ class RouterSeams:
     weights: Callable[..., Array] = routing.combine_weights
     scale: Callable[..., Array] = routing.scale_weights
     round_weights: Callable[..., Array] = routing.round_weights
+    shown_logits: Callable[[Array, Array], Array] = routing.shown_logits
 
 
 @dataclass(frozen=True)
 class ExpertSeams:
-    """Who computes which token, the gated MLP, the weighted sum; the MLP of a layer without experts; the input, gate and sum of
+    """Who computes which token, the gated MLP, the weighted sum; the MLP of a layer without experts; the input, gate, MLP and sum of
     the shared expert."""
 
     dispatch: Callable[..., list[experts.Group]] = experts.group_by_expert
@@ -129,6 +130,7 @@ class ExpertSeams:
     dense_mlp: Callable[..., Array] = experts.dense_mlp
     shared_input: Callable[[Array, Array], Array] = shared.shared_input
     shared_gate: Callable[..., Array] = shared.shared_gate
+    shared_mlp: Callable[..., Array] = experts.run_expert
     add_shared: Callable[[shared.SharedSum], Array] = shared.add_shared
 
 
@@ -226,6 +228,12 @@ class Seams:
 
 HONEST = Seams()
 HOME = {seam.name: part.name for part in fields(Seams) for seam in fields(getattr(HONEST, part.name))}  # seam -> record
+
+
+def seam(seams: Seams, name: str) -> Callable[..., Any]:
+    """The function of that seam. Raises KeyError for a name that is no seam."""
+    found: Callable[..., Any] = getattr(getattr(seams, HOME[name]), name)
+    return found
 
 
 def changed(seams: Seams, **functions: Any) -> Seams:

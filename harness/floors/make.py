@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.cases import Case, golden_cases
+from harness.cases import HELDOUT, Case, golden_cases
 from harness.faults.catalogue import SEEDED_KINDS, honest
 from harness.faults.declared import FAMILIES
 from harness.floors.sample import WINDOW, Draw, Sample, many_tokens, samples
@@ -23,8 +23,7 @@ from harness.floors.tolerance import spread
 from harness.synthetic import FLAT, PEAKED, small, synthesize
 from implementations.interface import DTYPES
 
-SEEDS, LONG_SEEDS = 10, 3
-HELDOUT = "heldout.txt"
+SEEDS, MANY_SEEDS = 10, 4  # draws of each kind; of these on many tokens, which take long
 QUANTILES = np.linspace(0, 1, 21)
 
 
@@ -43,24 +42,28 @@ def calibrate(golden: Path, seeds: int = SEEDS, kinds: Sequence[str] | None = No
     """Runs every kind under every seed, one process a core. Minutes."""
     chosen = tuple(kind.id for kind in SEEDED_KINDS) if kinds is None else tuple(kinds)
     with TemporaryDirectory() as scratch:
-        shares = [
-            Share(case, dtype, seed, chosen, w) for case, w in _cases(golden, Path(scratch)) for dtype in dtypes for seed in range(seeds)
-        ]
+        shares = list(_shares(golden, Path(scratch), chosen, seeds, dtypes))
         with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
             found = [sample for part in pool.map(_sampled, shares) for sample in part]
     return tabulate(found, {"kinds": sorted(chosen), "seeds": seeds})
 
 
-def _cases(golden: Path, scratch: Path) -> Iterator[tuple[Case, np.ndarray]]:
-    """(case, token ids (N, WINDOW) that it is given): trained models on text; random ones of two layers, with a flat and a peaked router,
-    on random ids, for what trained ones do not show."""
+def _shares(golden: Path, scratch: Path, kinds: tuple[str, ...], seeds: int, dtypes: Sequence[str]) -> Iterator[Share]:
+    """Trained models on text; random ones of two layers, with a flat and a peaked router in turn, on random ids, for what trained ones do
+    not show."""
     windows_NS = calibration_windows(golden)
-    yield from ((case, windows_NS) for case in golden_cases(golden))
     random_NS = np.random.default_rng(0).integers(0, 256, windows_NS.shape)
-    for family in FAMILIES:
-        config = small(family, 16, 4, num_hidden_layers=2, moe_layers=(0, 1), max_position_embeddings=512)
-        for name, scale in ((f"{family}-flat", FLAT), (f"{family}-peaked", PEAKED)):
-            yield Case(name, synthesize(config, scratch / name, 0, scale)), random_NS
+    trained, untrained = golden_cases(golden), [list(_untrained(family, scratch)) for family in FAMILIES]
+    for dtype in dtypes:
+        for seed in range(seeds):
+            yield from (Share(case, dtype, seed, kinds, windows_NS) for case in trained)
+            yield from (Share(both[seed % 2], dtype, seed, kinds, random_NS) for both in untrained)
+
+
+def _untrained(family: str, scratch: Path) -> Iterator[Case]:
+    config = small(family, 16, 4, num_hidden_layers=2, moe_layers=(0, 1), max_position_embeddings=512)
+    for name, scale in ((f"{family}-flat", FLAT), (f"{family}-peaked", PEAKED)):
+        yield Case(name, synthesize(config, scratch / name, 0, scale))
 
 
 def calibration_windows(golden: Path) -> np.ndarray:
@@ -77,8 +80,8 @@ def _sampled(share: Share) -> list[Sample]:
     found: list[Sample] = []
     for kind in share.kinds:
         draw = Draw(share.case, share.dtype, kind, share.seed, honest(kind, share.seed))
-        found += samples(draw, share.windows_NS, long=share.seed < LONG_SEEDS)
-        found += many_tokens(draw) if share.case.golden is None and share.seed < LONG_SEEDS else ()
+        found += samples(draw, share.windows_NS, long=share.seed == 0)
+        found += many_tokens(draw) if share.case.golden is None and share.seed < MANY_SEEDS else ()
     return found
 
 

@@ -75,7 +75,8 @@ def samples(draw: Draw, windows_NS: np.ndarray, long: bool) -> Iterator[Sample]:
         for weights in ("own", "drawn", "none"):
             yield from _pinned(draw, model, layer, x_TD, weights)
     passes = [(_pass(draw, model, window_S), draw.reference.forward(window_S)) for window_S in windows_BS]
-    yield from draw.sample(*({"median_kl_nats": min(p.divergence for p in side)} for side in zip(*passes, strict=True)), WINDOW)
+    quietest, quietest_reference = (min(passed.divergence for passed in side) for side in zip(*passes, strict=True))
+    yield from draw.sample({"median_kl_nats": quietest}, {"median_kl_nats": quietest_reference}, WINDOW)
     if long:
         long_S = windows_NS[rng.choice(len(windows_NS), -(-LONG // WINDOW), replace=False)].ravel()[:LONG]
         passes.append((_pass(draw, model, long_S), draw.reference.forward(long_S)))

@@ -1,13 +1,14 @@
 """The margin certificate: is a selection excused by rounding? Legend: T tokens, E experts, K top-k, D hidden.
 
-Selecting i instead of j is excused only if the oracle's logits on the candidate's own input put j ahead of i by at most delta_i + delta_j.
-delta never comes from the candidate's logits: a backend does not certify itself.
+Selecting i instead of j is excused only if the oracle's logits on the candidate's own input put j ahead of i by at most delta_i + delta_j
+(`harness.judge.rounding`). delta never comes from the candidate's logits: a backend does not certify itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from itertools import combinations
 
 import numpy as np
@@ -19,26 +20,53 @@ from implementations.interface import RoutingSpec
 SCORE_ROUNDING = 8 * 2.0**-24
 
 
+class State(Enum):
+    """What can be said about one token's selection."""
+
+    CERTIFIED = "certified"  # the oracle's, or off it within the allowance
+    UNCERTIFIED = "uncertified"
+    UNOBSERVABLE = "unobservable"  # the oracle's margin is NaN: no selection is right or wrong
+
+
 @dataclass(frozen=True)
 class Certificate:
-    """`excess_T`: logits by which the worst selected/unselected pair exceeds its allowance; > 0 is uncertified. `flipped_T`: the selection
-    differs from the oracle's (exact ties are no flip)."""
+    """`excess_T`: logits by which the worst selected/unselected pair exceeds its allowance: > 0 is uncertified, NaN unobservable.
+    `flipped_T`: the selection differs from the oracle's (exact ties are no flip)."""
 
     excess_T: np.ndarray
     flipped_T: np.ndarray
 
     @property
+    def states(self) -> list[State]:
+        """Of every token."""
+        known = (State.UNCERTIFIED, State.CERTIFIED)
+        return [State.UNOBSERVABLE if np.isnan(excess) else known[bool(excess <= 0)] for excess in self.excess_T]
+
+    @property
+    def certified(self) -> int:
+        """Excused flips included."""
+        return int(np.sum(self.excess_T <= 0))
+
+    @property
     def uncertified(self) -> int:
-        return int(np.sum(~(self.excess_T <= 0)))
+        return int(np.sum(self.excess_T > 0))
+
+    @property
+    def unobservable(self) -> int:
+        return int(np.sum(np.isnan(self.excess_T)))
 
     @property
     def excused(self) -> int:
         return int(np.sum(self.flipped_T & (self.excess_T <= 0)))
 
-
-def rounding_allowance(x_TD: np.ndarray, w_ED: np.ndarray, relative: float) -> np.ndarray:
-    """delta_TE = relative * (|x| @ |W|.T): bounds the error of a dot product in any order of summation (Higham 2002, section 3.1)."""
-    return relative * (np.abs(x_TD.astype(np.float64)) @ np.abs(w_ED.astype(np.float64)).T)
+    def counts(self) -> dict[str, float]:
+        """Evidence: how many tokens are in which state, and how many of the certified are excused flips."""
+        return {
+            "certified": self.certified,
+            "flips_excused": self.excused,
+            "uncertified": self.uncertified,
+            "unobservable": self.unobservable,
+        }
 
 
 def ranking_allowance(delta_TE: np.ndarray | float, spec: RoutingSpec) -> np.ndarray | float:
@@ -53,12 +81,18 @@ def ranking_allowance(delta_TE: np.ndarray | float, spec: RoutingSpec) -> np.nda
 
 def certify(ranking_TE: np.ndarray, ids_TK: np.ndarray, delta_TE: np.ndarray | float, spec: RoutingSpec | None = None) -> Certificate:
     """Certificate of the selection `ids_TK` (distinct, in range) against what the oracle ranks (logits, or corrected scores). `spec`: with
-    groups, the selection must be the best of some allowed set of groups."""
+    groups, the selection must be the best of some allowed set of groups. A token with NaN in ranking or allowance is unobservable."""
+    unknown_T = np.asarray(np.isnan(ranking_TE + delta_TE).any(-1))
+    found = _certify_known(np.where(unknown_T[:, None], 0.0, ranking_TE), ids_TK, delta_TE, spec)
+    return Certificate(np.where(unknown_T, np.nan, found.excess_T), found.flipped_T & ~unknown_T)
+
+
+def _certify_known(ranking_TE: np.ndarray, ids_TK: np.ndarray, delta_TE: np.ndarray | float, spec: RoutingSpec | None) -> Certificate:
     if spec is None or spec.num_groups == 1:
         return _certify(ranking_TE, ids_TK, delta_TE)
     candidates = [_certify_within(ranking_TE, ids_TK, delta_TE, spec, chosen) for chosen in _group_sets(spec)]
     excess, flipped = (np.stack([getattr(c, name) for c in candidates]) for name in ("excess_T", "flipped_T"))
-    best = np.argmin(np.where(np.isnan(excess), np.inf, excess), axis=0)
+    best = np.argmin(excess, axis=0)
     columns = np.arange(len(best))
     return Certificate(excess[best, columns], np.asarray(flipped.all(axis=0)))
 

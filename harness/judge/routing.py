@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.judge.certificate import certify
+from harness.judge.certificate import Certificate, certify
 from harness.judge.metric import Metric
 from implementations.interface import RoutingSpec
 
@@ -45,7 +45,11 @@ def selection(
     ranking_TE: np.ndarray, ids_TK: np.ndarray, delta_TE: np.ndarray | float = 0.0, spec: RoutingSpec | None = None
 ) -> list[Metric]:
     """No selection outside the oracle's margin; the flips inside it are reported. `delta_TE` 0 asks for the exact top-k, ties free."""
-    certificate = certify(ranking_TE, ids_TK, delta_TE, spec)
+    return certified(certify(ranking_TE, ids_TK, delta_TE, spec))
+
+
+def certified(certificate: Certificate) -> list[Metric]:
+    """What no selection may be, and how many needed an excuse."""
     return [Metric("uncertified_selections", certificate.uncertified, 0), Metric("excused_flips", certificate.excused)]
 
 

@@ -29,11 +29,11 @@ class OracleOutput:
 
 
 class Oracle:
-    """`tensors`: canonical name -> array of any float dtype, read on demand and cast to float64 one tensor (one expert) at a time; they must
-    not change. Arrays of `forward`, `route`, `moe_block` and `combine` may be read-only: an answer is kept for whoever asks the same again."""
+    """`tensors`: canonical name -> array of any float dtype, read on demand and cast to float64 one tensor (one expert) at a time; they
+    must not change. Arrays of `forward`, `route`, `moe_block` and `combine` may be read-only: an answer is kept for whoever asks again."""
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray]):
-        self.config, self._tensors, self.memo = config, tensors, Memo()
+        self.config, self.tensors, self.memo = config, tensors, Memo()
 
     def forward(
         self,
@@ -46,7 +46,7 @@ class Oracle:
         return self.memo(self._forward, np.asarray(input_ids), pinned_ids_LSK, pinned_weights_LSK)
 
     def _forward(self, ids_S: np.ndarray, pinned_ids_LSK: np.ndarray | None, pinned_weights_LSK: np.ndarray | None) -> OracleOutput:
-        h_SD = self._tensors["embed.weight"][ids_S].astype(np.float64)
+        h_SD = self.tensors["embed.weight"][ids_S].astype(np.float64)
         seen: list[tuple[np.ndarray, ...]] = []
         for i in range(self.config.num_hidden_layers):
             h_SD = h_SD + attention(self._norm(h_SD, f"layers.{i}.attention_norm.weight"), self._attention_weights(i), self.config)
@@ -102,7 +102,7 @@ class Oracle:
 
     def _combine(self, layer: int, x_TD: np.ndarray, ids_TK: np.ndarray, weights_TK: np.ndarray) -> np.ndarray:
         prefix, x_TD = f"layers.{self.config.moe_layers[layer]}.moe", x_TD.astype(np.float64)
-        gate_up, down = self._tensors[f"{prefix}.gate_up.weight"], self._tensors[f"{prefix}.down.weight"]
+        gate_up, down = self.tensors[f"{prefix}.gate_up.weight"], self.tensors[f"{prefix}.down.weight"]
         y_TD = experts.moe(x_TD, ids_TK, weights_TK, gate_up, down)
         return y_TD if self.config.shared_expert == "none" else y_TD + self.shared(layer, x_TD)
 
@@ -124,11 +124,11 @@ class Oracle:
 
     def _router_tensor(self, layer: int, name: str) -> np.ndarray | None:
         full = f"layers.{self.config.moe_layers[layer]}.moe.router.{name}"
-        return self._float64(full) if full in self._tensors else None
+        return self._float64(full) if full in self.tensors else None
 
     def _attention_weights(self, i: int) -> dict[str, np.ndarray]:
         prefix = f"layers.{i}.attention."
-        return {name.removeprefix(prefix): self._float64(name) for name in self._tensors if name.startswith(prefix)}
+        return {name.removeprefix(prefix): self._float64(name) for name in self.tensors if name.startswith(prefix)}
 
     def _norm(self, x: np.ndarray, name: str) -> np.ndarray:
         return rms_norm(x, self._float64(name), self.config.rms_norm_eps)
@@ -138,4 +138,4 @@ class Oracle:
         return self._norm(h_SD, "norm.weight") @ self._float64(name).T
 
     def _float64(self, name: str) -> np.ndarray:
-        return self._tensors[name].astype(np.float64)
+        return self.tensors[name].astype(np.float64)

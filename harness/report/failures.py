@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,13 @@ def failures(frame: Frame) -> list[dict[str, Any]]:
     """All failing rows: by status, then in the specification's order, then by place."""
     rows = [*frame.of("check", *FAILING), *frame.of("bench", *FAILING)]
     return sorted(rows, key=_key)
+
+
+def capsule_commands(capsule: str) -> list[str]:
+    """The two lines that use a failure's capsule: what it saw, and whether another build still fails it."""
+    if not capsule:
+        return []
+    return [shlex.join(["moe-harness", "explain", capsule]), shlex.join(["moe-harness", "recheck", capsule, "--backend", "NAME"])]
 
 
 def anchors(frame: Frame) -> dict[str, str]:

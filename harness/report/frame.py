@@ -21,7 +21,7 @@ Record = Mapping[str, Any]
 
 COLUMNS = (
     "id kind run machine node check topic title backend execution execution_note case dtype status reason metric value bound ratio "
-    "metrics evidence maps grade duration_s parameters samples tokens reproduce expected"
+    "metrics evidence maps grade duration_s parameters samples tokens reproduce expected capsule"
 ).split()
 _CHECK_ID = re.compile(r"([A-Z][A-Z0-9_]*)-\d+")
 
@@ -31,7 +31,7 @@ class Run:
     """One run on one machine. `machine` is unique within the frame. A run may have several parts, one shard each. `open`: shards of
     parts that did not end (killed, or not over). `exit_statuses`: of the parts that did. `planned` counts distinct nodes. `truncated`:
     shards whose last line was cut off. `seconds`: from the first record to the last. `expectations`: what became of the entries of
-    --expect; `profile`: the record of --profile, if there is one."""
+    --expect; `profile`, `selftest`: the records of that type, if there are any."""
 
     run_id: str
     machine: str
@@ -47,6 +47,7 @@ class Run:
     started: str
     expectations: tuple[Record, ...] = ()
     profile: Record | None = None
+    selftest: Record | None = None
 
     @property
     def ended(self) -> bool:
@@ -79,9 +80,14 @@ def load_frame(run_directories: Sequence[Path]) -> Frame:
         raise ValueError("no run directory")
     loaded = [(Path(directory), clean(read_run(directory))) for directory in run_directories]
     runs = _with_unique_machines([_run(directory, records) for directory, records in loaded])
-    rows = [row for run, (_, records) in zip(runs, loaded, strict=True) for row in _rows(run, records)]
+    rows = [_with_capsule(row, directory) for run, (directory, records) in zip(runs, loaded, strict=True) for row in _rows(run, records)]
     identified = [{"id": str(number), **row} for number, row in enumerate(rows, start=1)]
     return Frame(pd.DataFrame(identified, columns=COLUMNS, dtype=object), runs)
+
+
+def _with_capsule(row: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """`capsule` as a path from where the report is made, "" where the record has none."""
+    return row | {"capsule": str(directory / row["capsule"]) if row["capsule"] else ""}
 
 
 def _run(directory: Path, records: Sequence[Record]) -> Run:
@@ -104,6 +110,7 @@ def _run(directory: Path, records: Sequence[Record]) -> Run:
         started=records[0]["time"] if records else "",
         expectations=merged(record for record in records if record["type"] == "expectations"),
         profile=next((record for record in records if record["type"] == "profile"), None),
+        selftest=next((record for record in records if record["type"] == "selftest"), None),
     )
 
 
@@ -145,7 +152,8 @@ def _row(run: Run, record: Record) -> dict[str, Any]:
     metrics = metrics_of(record.get("metrics") or record.get("gate") or ())
     row = _identity(run, record, str(record.get("check") or record.get("workload")), record["type"])
     row |= {
-        name: str(record.get(name) or "") for name in ("title", "execution", "execution_note", "grade", "status", "reason", "reproduce")
+        name: str(record.get(name) or "")
+        for name in ("title", "execution", "execution_note", "grade", "status", "reason", "reproduce", "capsule")
     }
     row |= {name: finite(record.get(name)) for name in ("duration_s", "tokens")}
     samples = tuple(finite(sample) for sample in record.get("samples") or ())
@@ -184,6 +192,6 @@ def _not_run(run: Run, item: Record, titles: Mapping[str, str]) -> dict[str, Any
     kind = "check" if _CHECK_ID.match(check) else "bench"
     row = dict.fromkeys(COLUMNS[1:]) | _identity(run, item, check, kind)
     row |= {"status": NOT_RUN, "title": titles.get(check) or str(item.get("title") or "")}
-    row |= dict.fromkeys(("execution", "execution_note", "grade", "metric", "parameters", "reproduce"), "")
+    row |= dict.fromkeys(("execution", "execution_note", "grade", "metric", "parameters", "reproduce", "capsule"), "")
     reason = "planned, but no record" if run.ended else "planned, but the run was killed or is not over"
     return row | {"reason": reason, "metrics": (), "samples": (), "evidence": {}, "maps": {}, "expected": {}}

@@ -14,6 +14,7 @@ from harness.report.sections.verdict import provenance
 from harness.report.speed import Speed, speeds
 from harness.report.status import STATUSES
 from harness.report.text import grouped, interval, multiple, number, ratio, seconds, shortened
+from harness.report.trust import trust
 from harness.report.verdict import verdict
 
 SHOWN = 50
@@ -34,7 +35,7 @@ def _head(frame: Frame) -> str:
     found = verdict(frame)
     counts = ", ".join(f"{amount} {label}" for label, amount in found.counts.items() if amount)
     lines = [f"# {found.word}: {found.sentence}", "", f"Exit {found.code}: {found.meaning}. {counts.capitalize()}."]
-    lines += [f"\n{_escaped(text)}." for text in [*(each.sentence for each in found.conformances), *found.notes]]
+    lines += [f"\n{_escaped(text)}." for text in [*(each.sentence for each in found.conformances), *found.notes, *trust(frame)]]
     return "\n".join([*lines, *(f"\n{_escaped(run.machine)}: {_escaped(provenance(run))}" for run in frame.runs)])
 
 

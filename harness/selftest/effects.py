@@ -11,6 +11,7 @@ from harness.selftest.suite import checks_of
 from harness.selftest.trial import Trial, cases, hold
 
 SEEDS, LEAST_KILLED = 20, 19  # 95 %
+DTYPES = ("float32", "bfloat16")
 STEPS = 4  # an octave, a factor of two, is searched in so many
 FIRST = 10_000  # of the seeds: none that an honest run had
 # Likeliest to kill first: no check is asked after one that fails.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from harness.faults.catalogue import FAULTS
@@ -22,9 +22,9 @@ class Fate:
     fault: Fault
     endings: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
 
-    def add(self, trial: Trial, endings: Sequence[Ending]) -> None:
+    def add(self, dtype: str, endings: Iterable[Ending]) -> None:
         for ending in endings:
-            key = ending.check.id, trial.dtype
+            key = ending.clause, dtype
             kept = self.endings.get(key)
             if kept is None or GRAVITY.index(ending.status) < GRAVITY.index(kept[0]):
                 self.endings[key] = ending.status, ending.reason
@@ -58,8 +58,8 @@ def aimed(fault: Fault) -> Iterator[Trial]:
 
 
 def everything(fault: Fault) -> Iterator[Trial]:
-    """Every check, on every family where the fault shows."""
-    yield from _trials(fault, fault.families, suite())
+    """Every check, on the same family."""
+    yield from _trials(fault, fault.families[:1], suite())
 
 
 def _trials(fault: Fault, families: Sequence[str], checks: Sequence[Check]) -> Iterator[Trial]:
@@ -77,9 +77,21 @@ def long_trials() -> list[Trial]:
     return [trial for fault in FAULTS for trial in everything(fault)]
 
 
+def controls(trials: Iterable[Trial]) -> list[Trial]:
+    """The same checks asked of the honest subject: one that it fails kills nothing."""
+    asked: dict[tuple[str, str], set[str]] = {}
+    for trial in trials:
+        asked.setdefault((trial.case, trial.dtype), set()).update(trial.checks)
+    return [Trial("", case, dtype, tuple(sorted(names))) for (case, dtype), names in asked.items()]
+
+
 def fates(trials: Sequence[Trial], endings: Sequence[Sequence[Ending]]) -> list[Fate]:
-    """One per fault of the catalogue, whether it was tried or not."""
+    """One per fault of the catalogue, whether it was tried or not. What fails in a trial of `controls` does not count."""
+    tried = list(zip(trials, endings, strict=True))
+    broken = {(trial.case, trial.dtype, ending.check) for trial, ended in tried if not trial.subject for ending in ended if ending.failed}
     found = {fault.id: Fate(fault) for fault in FAULTS}
-    for trial, ended in zip(trials, endings, strict=True):
-        found[trial.subject].add(trial, ended)
+    for trial, ended in tried:
+        if trial.subject:
+            counted = (ending for ending in ended if (trial.case, trial.dtype, ending.check) not in broken)
+            found[trial.subject].add(trial.dtype, counted)
     return list(found.values())

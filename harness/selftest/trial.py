@@ -37,9 +37,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a check ended, as its record would say."""
+    """How a check ended, as its record would say. `check`: with its parameters."""
 
-    check: Check
+    clause: str
+    check: str
     status: str
     reason: str = ""
 
@@ -80,8 +81,8 @@ def judge(check: Check, subject: Subject) -> Ending:
         try:
             check.function(subject=subject, verdict=verdict, **check.parameters)
         except (Exception, pytest.skip.Exception, pytest.fail.Exception) as error:
-            return Ending(check, *classify(error, verdict))
-    return Ending(check, *classify(None, verdict))
+            return Ending(check.id, check.name, *classify(error, verdict))
+    return Ending(check.id, check.name, *classify(None, verdict))
 
 
 @cache

@@ -117,6 +117,18 @@ def oracle_and_judge_are_pure(module: Module) -> list[str]:
     return _complain(module, forbidden, "oracle and judge see interface types, numpy, scipy and the standard library without files") + reads
 
 
+def rules_of_today_are_pure(module: Module) -> list[str]:
+    """They see arrays; what runs models lies beside them."""
+    if not within(module.name, *(f"harness.rivals.{name}" for name in ("evidence", "rules", "two_way", "three_way"))):
+        return []
+    allowed = ("numpy", "harness.judge.distance", "harness.rivals.evidence", "harness.rivals.two_way", "harness.rivals.three_way")
+
+    def forbidden(name: str) -> bool:
+        return not within(name, *allowed) and (not _is_standard(name) or name.split(".")[0] in FILE_MODULES)
+
+    return _complain(module, forbidden, "a rule is a function of arrays")
+
+
 def report_reads_records_only(module: Module) -> list[str]:
     if not within(module.name, "harness.report"):
         return []
@@ -190,8 +202,8 @@ def _calls_at_import(node: ast.stmt) -> Iterator[ast.Call]:
 
 RULES = (
     implementations_never_import_the_harness, backends_never_import_each_other, harness_imports_only_the_contract,
-    harness_never_imports_a_framework, oracle_and_judge_are_pure, report_reads_records_only, portable_modules_need_numpy_only,
-    packages_say_what_they_are, importing_has_no_effect,
+    harness_never_imports_a_framework, oracle_and_judge_are_pure, rules_of_today_are_pure, report_reads_records_only,
+    portable_modules_need_numpy_only, packages_say_what_they_are, importing_has_no_effect,
 )  # fmt: skip
 
 
@@ -249,6 +261,8 @@ VIOLATIONS = [
     (oracle_and_judge_are_pure, "harness.judge.rounding", "from harness.record import Record"),
     (oracle_and_judge_are_pure, "harness.oracle.model", "def f(path):\n    return np.load(path)"),
     (oracle_and_judge_are_pure, "harness.oracle.model", "def f(path):\n    return open(path)"),
+    (rules_of_today_are_pure, "harness.rivals.two_way", "from harness.subject import Subject"),
+    (rules_of_today_are_pure, "harness.rivals.rules", "from harness.rivals import runs"),
     (report_reads_records_only, "harness.report.html", "from harness.judge import verdict"),
     (report_reads_records_only, "harness.report.html", "import scipy.stats"),
     (portable_modules_need_numpy_only, "implementations.interface", "import ml_dtypes"),

@@ -11,7 +11,7 @@ from harness.faults.attention import KeyView, Tables
 from harness.faults.cache import Cache
 from harness.faults.entry import GITHUB, Fault, Needs, change, setting, where
 from harness.faults.numerics import Array, Rounding
-from harness.faults.seams import Seams
+from harness.faults.seams import Seams, Tensors
 from implementations.interface import ModelConfig
 
 CANDLE = f"{GITHUB}/huggingface/candle/blob/2a13b0f3/candle-transformers/src/models/mixtral.rs"
@@ -43,8 +43,8 @@ def rotate_neighbours(x_BSHP: Array, tables: Tables, rounding: Rounding) -> Arra
     return np.stack(np.split(turned, 2, axis=-1), axis=-1).reshape(x_BSHP.shape)
 
 
-def without_bias(x: Array, weight_OI: Array, bias_O: Array | None, rounding: Rounding) -> Array:
-    return numerics.linear(x, weight_OI, None, rounding)
+def without_bias(tensors: Tensors, config: ModelConfig, converted: bool) -> Tensors:
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(".bias") or ".attention." not in name}
 
 
 def tile_kv(x_BNMP: Array, groups: int) -> Array:
@@ -136,7 +136,7 @@ ATTENTION: tuple[Fault, ...] = (
           f"{GITHUB}/vllm-project/vllm/pull/16311", change(qk_norm=norm_across_heads), ("PARITY-01", "PARITY-02"), families=QWEN),
     Fault("qk-norm-after-rope", "QK norm follows RoPE; its weight then falls on other pairs.",
           None, change(position_heads=norm_after_rope), ("PARITY-01",), families=QWEN),
-    Fault("attention-bias-dropped", "attention_bias is ignored.", None, change(linear=without_bias), ("CONV-02",), families=QWEN,
+    Fault("attention-bias-dropped", "attention_bias is ignored.", None, change(loaded=without_bias), ("CONV-02",), families=QWEN,
           needs=setting(attention_bias=True)),
     Fault("kv-heads-tiled", "Key/value heads are tiled (n, n+N, ...) instead of repeated in groups.",
           None, change(repeat_kv=tile_kv), ("PARITY-01", "PARITY-04"), needs=grouped),

@@ -10,8 +10,9 @@ import numpy as np
 
 from harness.faults.entries.experts import dense_layer
 from harness.faults.entry import GITHUB, Fault, Needs, change, routing, setting, where
-from harness.faults.numerics import STORAGE, Array
-from harness.faults.seams import Tensors
+from harness.faults.experts import ExpertJob, run_expert
+from harness.faults.numerics import STORAGE, Array, Rounding
+from harness.faults.seams import Seams, Tensors
 from implementations.interface import ModelConfig
 
 LEXICOGRAPHIC: Needs = where(lambda config: config.routing.num_experts > 10, routing(num_experts=12))
@@ -100,6 +101,18 @@ def dense_left_random(tensors: Tensors, config: ModelConfig, converted: bool) ->
     return _random(tensors, [name for name in tensors if ".mlp." in name])
 
 
+def dense_in_their_place(job: ExpertJob, seams: Seams) -> Array:
+    """One randomly initialised MLP for every token, whatever the router says."""
+    rng = np.random.default_rng(0)
+    gate_up, down = (0.02 * rng.standard_normal(weights[0].shape, dtype=np.float32) for weights in (job.gate_up_E2FD, job.down_EDF))
+    y_TD = run_expert(job.x_TD, job.rounding(gate_up), job.rounding(down), job.rounding, seams)
+    return np.broadcast_to(y_TD[:, None], (*job.ids_TK.shape, y_TD.shape[1]))
+
+
+def first_slot(y_TKD: Array, weights_TK: Array, ids_TK: Array, rounding: Rounding) -> Array:
+    return y_TKD[:, 0].copy()
+
+
 def first_shard_twice(tensors: Tensors, config: ModelConfig, converted: bool) -> Tensors:
     return {name: _first_shard(tensor) if converted and ".moe.gate_up." in name else tensor for name, tensor in tensors.items()}
 
@@ -152,8 +165,8 @@ FAULTS: tuple[Fault, ...] = (
           None, change(pack=through_float16), ("CONV-01",),
           needs=where(lambda config: config.dtype != "float16", setting(dtype="bfloat16")),
           trigger="a value that float16 cannot hold"),
-    Fault("vllm-23640-bias-dtype", "The router is stored in bfloat16 although the checkpoint has more.",
-          f"{GITHUB}/vllm-project/vllm/pull/23640", change(pack=router_in_bfloat16), ("CONV-01",),
+    Fault("router-stored-in-bfloat16", "The router is stored in bfloat16 although the checkpoint has more.",
+          None, change(pack=router_in_bfloat16), ("CONV-01",),
           needs=where(lambda config: config.dtype != "bfloat16", setting(dtype="float32"))),
     Fault("tied-head-dropped", "A head that is stored beside its tied embedding is lost.",
           None, change(stored_head=stored_head_dropped), ("CONV-01",), needs=TIED, trigger="a checkpoint that stores the tied head"),
@@ -166,7 +179,9 @@ FAULTS: tuple[Fault, ...] = (
           f"{GITHUB}/vllm-project/vllm-gguf-plugin/issues/103", change(loaded=first_shard_twice), ("CONV-02",)),
     Fault("sglang-20127-tied", "A head of its own is always created, and stays random where the checkpoint ties it to the embedding.",
           f"{GITHUB}/sgl-project/sglang/pull/20127", change(loaded=head_left_random), ("CONV-02",), needs=TIED),
-    Fault("mlxvlm-1073-dense-fallback", "The pattern of dense and sparse layers is ignored; a lax load leaves the dense layers random.",
-          f"{GITHUB}/Blaizzy/mlx-vlm/issues/1073", change(loaded=dense_left_random), ("PARITY-01",),
+    Fault("mlxvlm-1073-dense-fallback", "Every layer is built with a dense MLP; a lax load drops the experts and leaves it random.",
+          f"{GITHUB}/Blaizzy/mlx-vlm/issues/1073", change(run_experts=dense_in_their_place, combine=first_slot), ("PARITY-01", "BLOCK-01")),
+    Fault("dense-layers-left-random", "The pattern of dense and sparse layers is ignored; a lax load leaves the dense layers random.",
+          None, change(loaded=dense_left_random), ("PARITY-01",),
           families=("qwen2_moe", "qwen3_moe", "dots1"), needs=dense_layer),
 )  # fmt: skip

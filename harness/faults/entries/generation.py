@@ -31,12 +31,12 @@ def never_cold(logits_BV: Array, history: Sequence[list[int]], spec: GenerationS
 
 
 def penalize_repetition(
-    logits_BV: Array, history: Sequence[list[int]], spec: GenerationSpec, rng: np.random.Generator, seams: Seams
+    logits_BV: Array, history: Sequence[list[int]], spec: GenerationSpec, rng: np.random.Generator, seams: Seams, penalty: float = 1.2
 ) -> Array:
     changed_BV = logits_BV.copy()
     for row, ids in enumerate(history):
         seen = np.unique(ids)
-        changed_BV[row, seen] = np.where(changed_BV[row, seen] > 0, changed_BV[row, seen] / 1.2, changed_BV[row, seen] * 1.2)
+        changed_BV[row, seen] = np.where(changed_BV[row, seen] > 0, changed_BV[row, seen] / penalty, changed_BV[row, seen] * penalty)
     return sampling.sample(changed_BV, history, spec, rng, seams)
 
 

@@ -45,7 +45,7 @@ def replicated_tokens(job: ExpertJob, seams: Seams) -> Array:
         span = slice(start, start + count)
         y_PD[order[span]] = experts.run_expert(sorted_PD[span], job.gate_up_E2FD[e], job.down_EDF[e], job.rounding, seams)
         start += count
-    return y_PD.reshape(*job.ids_TK.shape, -1)
+    return y_PD.reshape(*job.ids_TK.shape, job.x_TD.shape[1])
 
 
 def every_expert_on_every_token(job: ExpertJob, seams: Seams) -> Array:

@@ -49,7 +49,7 @@ def each_group(job: ExpertJob, seams: Seams, compute: Callable[[int, Array], Arr
     y_PD = np.zeros((job.ids_TK.size, job.x_TD.shape[1]), np.float32)
     for expert, pairs in seams.experts.dispatch(job.ids_TK, job.num_experts, job.valid_T):
         y_PD[pairs] = compute(expert, pairs)
-    return y_PD.reshape(*job.ids_TK.shape, -1)
+    return y_PD.reshape(*job.ids_TK.shape, job.x_TD.shape[1])
 
 
 def gate_up_not_rounded(job: ExpertJob, seams: Seams) -> Array:

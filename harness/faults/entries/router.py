@@ -17,6 +17,7 @@ SEVERAL: Needs = where(lambda config: config.routing.top_k > 1, routing(top_k=2)
 NOT_ALL: Needs = where(lambda config: config.routing.top_k < config.routing.num_experts, routing(top_k=1))
 TWO_OF_MORE: Needs = where(lambda config: 1 < config.routing.top_k < config.routing.num_experts, routing(top_k=2))
 RAW, TOP_1_RAW = routing(normalize_topk=False), routing(top_k=1, normalize_topk=False)
+SIGMOID = ("dots1", "deepseek_v3")
 QWEN = ("qwen3_moe",)  # the only family whose config can say normalize_topk=False
 
 
@@ -62,11 +63,15 @@ SELECTION: tuple[Fault, ...] = (
           "The running top-k starts from (0, expert 0) instead of -inf, so no negative logit enters it.",
           f"{GITHUB}/flashinfer-ai/flashinfer/issues/2822", change(select=routers.select_with_zero_buffer), ("ROUTE-07",),
           trigger="fewer than k logits of a token above zero"),
-    Fault("group-mask-zero-negative-bias",
+    Fault("expert-table-padded-with-zeros",
           "The expert table is padded with zeros, which beat experts with negative logits; ids beyond E come out.",
-          f"{GITHUB}/flashinfer-ai/flashinfer/issues/2168",
-          change(select=routers.select_with_padded_experts, weights=routers.weights_of_clipped_ids), ("ROUTE-07",),
+          None, change(select=routers.select_with_padded_experts, weights=routers.weights_of_clipped_ids), ("ROUTE-07",),
           trigger="fewer than k logits of a token above zero"),
+    Fault("group-mask-zero-negative-bias",
+          "Slots that pad the expert table score zero, which beats experts whose correction makes them negative.",
+          f"{GITHUB}/flashinfer-ai/flashinfer/issues/2168",
+          change(select=routers.select_with_padded_ranking), ("ROUTE-13",),
+          families=("deepseek_v3",), trigger="fewer than k corrected scores of a token above zero"),
     Fault("topk-masks-with-zero",
           "Top-k by repeated argmax over logits overwrites the winner with 0, not -inf: it wins again among negatives.",
           None, change(select=routers.select_masking_with_zero), ("ROUTE-07",), needs=SEVERAL,
@@ -91,7 +96,8 @@ WEIGHTS: tuple[Fault, ...] = (
     Fault("l1-of-logits", "L1 normalisation is applied to the logits of the selected experts, not to their scores: negative weights.",
           None, change(weights=routers.l1_of_logits), ("ROUTE-02",), trigger="a selected expert with a negative logit"),
     Fault("torchtitan-1448-no-renorm", "The selected scores are not divided by their sum.",
-          f"{GITHUB}/pytorch/torchtitan/issues/1448", change(weights=routers.never_normalized), ("ROUTE-03",), needs=normalized_not_all),
+          f"{GITHUB}/pytorch/torchtitan/issues/1448", change(weights=routers.never_normalized), ("ROUTE-03",),
+          families=(*SIGMOID, "mixtral", "qwen3_moe"), needs=normalized_not_all),
     Fault("neuron-norm-topk-prob-ignored",
           "Weights are always renormalised, whatever norm_topk_prob says; also what softmax after top-k does.",
           f"{GITHUB}/huggingface/optimum-neuron/blob/213224e/optimum/neuron/models/inference/backend/modules/moe.py",
@@ -130,6 +136,8 @@ def weights_not_pinned(pinned: PinnedRouting | None, index: int) -> PinnedRoutin
 
 
 WIRING: tuple[Fault, ...] = (
+    Fault("tf-45120-double-softmax", "The router keeps its probabilities in the variable of the logits and hands them out as such.",
+          f"{GITHUB}/huggingface/transformers/issues/45120", change(shown_logits=lambda logits_TE, scores_TE: scores_TE), ("PARITY-03",)),
     Fault("pinned-routing-ignored", "The probe replays a routing, the model's own pass does not.",
           None, change(pinned_layer=nothing_pinned), ("PARITY-07",)),
     Fault("pinned-weights-ignored", "The model's own pass replays the experts and computes the weights anew.",

@@ -41,8 +41,8 @@ def select_ranks_from_second(scores_TE: Array, logits_TE: Array, spec: RoutingSp
     return np.roll(by_rank(scores_TE), -1, axis=1)[:, : spec.top_k]
 
 
-def select_with_bias(scores_TE: Array, logits_TE: Array, spec: RoutingSpec) -> Array:
-    return select_top_k(scores_TE * np.where(np.arange(spec.num_experts) == 0, np.float32(1.3), np.float32(1)), logits_TE, spec)
+def select_with_bias(scores_TE: Array, logits_TE: Array, spec: RoutingSpec, factor: float = 1.3) -> Array:
+    return select_top_k(scores_TE * np.where(np.arange(spec.num_experts) == 0, np.float32(factor), np.float32(1)), logits_TE, spec)
 
 
 def select_from_unsorted(scores_TE: Array, logits_TE: Array, spec: RoutingSpec) -> Array:
@@ -69,6 +69,11 @@ def _select_with_zero_slots(logits_TE: Array, spec: RoutingSpec) -> Array:
 
 def select_with_padded_experts(scores_TE: Array, logits_TE: Array, spec: RoutingSpec) -> Array:
     return _select_with_zero_slots(logits_TE, spec)
+
+
+def select_with_padded_ranking(ranking_TE: Array, logits_TE: Array, spec: RoutingSpec) -> Array:
+    """Corrected scores are taken to be positive, so zeros fill what a kernel's table has beyond E; its slots count on from expert 0."""
+    return _select_with_zero_slots(ranking_TE, spec) % spec.num_experts
 
 
 def relu_scores(logits_TE: Array, spec: RoutingSpec) -> Array:

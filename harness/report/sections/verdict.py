@@ -1,9 +1,10 @@
-"""The verdict: colour, counts, what the exit code means, and on what machine and versions it was reached."""
+"""The verdict: colour, counts, what the exit code means, how far the judge is to be trusted, on what machine and versions it ran."""
 
 from __future__ import annotations
 
 from harness.report import template
 from harness.report.frame import Frame, Run
+from harness.report.trust import trust
 from harness.report.verdict import verdict
 
 TITLE = ""
@@ -17,7 +18,8 @@ def render(frame: Frame) -> str:
     found = verdict(frame)
     shown = [(label, number) for label, number in found.counts.items() if number or label in _ALWAYS]
     counts = [(label, number, _TONES.get(label, "") if number else "") for label, number in shown]
-    return template.render("verdict", verdict=found, counts=counts, runs=[(run.machine, provenance(run)) for run in frame.runs])
+    runs = [(run.machine, provenance(run)) for run in frame.runs]
+    return template.render("verdict", verdict=found, counts=counts, runs=runs, trust=trust(frame))
 
 
 def provenance(run: Run) -> str:

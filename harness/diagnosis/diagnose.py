@@ -1,0 +1,42 @@
+"""The diagnosis of an exhibit: where the error enters, and which known bug makes the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.capsule.exhibit import BLOCK, MODEL, RECORD, ROUTER, Exhibit
+from harness.diagnosis.block import find_in_block
+from harness.diagnosis.finding import Finding
+from harness.diagnosis.hypotheses import Answer, explain_by_catalogue
+from harness.diagnosis.model import find_in_model
+from harness.diagnosis.router import find_in_router
+from harness.faults.catalogue import FAULTS
+from harness.faults.entry import Fault
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """`answer` None: nothing could be tried, for want of arrays or weights."""
+
+    finding: Finding
+    answer: Answer | None
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """Those of the known bugs that fit, else the suspects."""
+        if self.answer is None or not self.answer.accepted:
+            return self.finding.operators
+        return tuple(dict.fromkeys(name for hypothesis in self.answer.accepted for name in sorted(hypothesis.operators)))
+
+
+def diagnose(exhibit: Exhibit, faults: Iterable[Fault] = FAULTS) -> Diagnosis:
+    """Raises ValueError for an exhibit that holds no experiment."""
+    if exhibit.kind == RECORD:
+        raise ValueError("a record without arrays cannot be diagnosed")
+    find = {ROUTER: find_in_router, BLOCK: find_in_block, MODEL: find_in_model}[exhibit.kind]
+    with np.errstate(all="ignore"):
+        finding = find(exhibit)
+    return Diagnosis(finding, explain_by_catalogue(exhibit, faults) if exhibit.tensors else None)

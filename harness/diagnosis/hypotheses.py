@@ -1,0 +1,78 @@
+"""The catalogue as hypotheses: which known bug gives the candidate's own output on an exhibit, and how exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from harness.capsule.exhibit import BLOCK, MODEL, ROUTER, Exhibit
+from harness.diagnosis.operators import operators
+from harness.diagnosis.replay import Distance, distance
+from harness.faults.catalogue import FAULTS, changed_seams
+from harness.faults.entry import Fault
+from harness.faults.seams import HOME, HONEST
+
+# The candidate is rounded and so is the hypothesis: each may be off by the bound (as in checks that compare two rounded things). And the
+# hypothesis must be much nearer than an honest implementation is: half a failure, or more, that stays unexplained is none.
+WITHIN, NEARER = 2.0, 2.0
+IN_MODEL_ONLY = frozenset(("router_input", "router_layer", "pinned_layer", "dense_mlp"))
+STORAGE = frozenset(("pack", "widen", "loaded"))  # the seams of storage that change a model's weights
+CALLS = frozenset(("segments", "packed_positions", "boundaries", "admit", "lengths"))
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A known fault, and the distance from the candidate of the honest subject with that fault."""
+
+    fault: Fault
+    distance: Distance
+
+    @property
+    def operators(self) -> frozenset[str]:
+        return operators(self.fault)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`honest`: the distance of the honest subject. `accepted`: nearest first; several of them cannot be told apart here. `nearest`: the
+    best of all that were tried, accepted or not. `tried`: how many."""
+
+    honest: Distance
+    accepted: tuple[Hypothesis, ...]
+    nearest: Hypothesis | None
+    tried: int
+
+
+def explain_by_catalogue(exhibit: Exhibit, faults: Iterable[Fault] = FAULTS) -> Answer:
+    """Tries every fault that can act on the exhibit."""
+    honest = distance(exhibit, HONEST, strict=False)
+    tried = sorted((Hypothesis(fault, distance(exhibit, fault.seams(HONEST))) for fault in acting(exhibit, faults)), key=_key)
+    accepted = tuple(h for h in tried if h.distance.worst <= WITHIN < honest.worst and honest.worst >= NEARER * h.distance.worst)
+    return Answer(honest, accepted, tried[0] if tried else None, len(tried))
+
+
+def narrowed(answer: Answer, others: Sequence[Exhibit]) -> Answer:
+    """Without the explanations that do not also give what came in other experiments on the same backend; all of them where none does."""
+    left = tuple(h for h in answer.accepted if all(_holds(h.fault, other) for other in others))
+    return replace(answer, accepted=left) if left else answer
+
+
+def _holds(fault: Fault, other: Exhibit) -> bool:
+    return not list(acting(other, [fault])) or distance(other, fault.seams(HONEST)).worst <= WITHIN
+
+
+def _key(hypothesis: Hypothesis) -> tuple[float, str]:
+    return hypothesis.distance.worst, hypothesis.fault.id
+
+
+def acting(exhibit: Exhibit, faults: Iterable[Fault]) -> Iterator[Fault]:
+    """Faults of parts that take part in the experiment."""
+    return (fault for fault in faults if changed_seams(fault) & _active(exhibit.kind))
+
+
+@cache
+def _active(kind: str) -> frozenset[str]:
+    parts = {ROUTER: ("router",), BLOCK: ("router", "experts"), MODEL: ("router", "experts", "attention", "cache", "network")}[kind]
+    own = frozenset(seam for seam, part in HOME.items() if part in parts) | {"linear"}
+    return own | STORAGE | CALLS if kind == MODEL else own - IN_MODEL_ONLY

@@ -1,0 +1,71 @@
+"""Which part of a model a seam of the subject belongs to: the operator that a fault damages, and that a diagnosis names.
+
+The label of a fault is derived from the functions it replaces, never written down by hand.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from harness.faults.catalogue import changed_seams
+from harness.faults.entry import Fault
+from harness.faults.seams import HOME
+
+# seam record -> operator, but for the seams named below
+RECORDS = {
+    "network": "matrix products",
+    "router": "routing ids",
+    "experts": "experts",
+    "attention": "attention",
+    "cache": "cache",
+    "calls": "calls and padding",
+    "storage": "conversion",
+    "sampling": "sampling",
+}
+SEAMS = {
+    "embed": "embedding",
+    "epsilon": "norm",
+    "final_norm": "head",
+    "router_logits": "router logits",
+    "router_input": "router logits",
+    "router_layer": "router logits",
+    "add_bias": "router logits",
+    "weight_source": "routing weights",
+    "weights": "routing weights",
+    "scale": "routing weights",
+    "round_weights": "routing weights",
+    "dispatch": "dispatch",
+    "combine": "combine",
+    "dense_mlp": "dense layer",
+    "shared_input": "shared expert",
+    "shared_gate": "shared expert",
+    "add_shared": "shared expert",
+    "prefill_positions": "positions",
+    "decode_positions": "positions",
+    "rope_tables": "positions",
+    "rotate": "positions",
+    "position_heads": "positions",
+    "segments": "packing",
+    "packed_positions": "packing",
+    "packed_last": "packing",
+    "boundaries": "packing",
+    "kept_labels": "loss",
+    "targets": "loss",
+    "mean_loss": "loss",
+}
+# Operators that one experiment cannot always tell apart, because one's output is the other's only input.
+NEIGHBOURS = (
+    {"routing ids", "router logits", "routing weights"},  # the three outputs of one router
+    {"experts", "dispatch", "combine", "matrix products"},  # the routed sum
+    {"attention", "positions", "cache", "norm"},  # keys, queries and which of them meet
+)
+
+
+def operator(seam: str) -> str:
+    return SEAMS.get(seam) or RECORDS[HOME[seam]]
+
+
+@cache
+def operators(fault: Fault) -> frozenset[str]:
+    """Those that a fault damages."""
+    return frozenset(operator(seam) for seam in changed_seams(fault))

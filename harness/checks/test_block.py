@@ -34,8 +34,8 @@ def test_every_expert_equals_oracle(subject: Subject, verdict: Verdict) -> None:
     subject.needs("pinned")
     spec, runs = subject.config.routing, []
     for layer, x_TD in layer_states(subject):
-        together, one = round_robin(spec.num_experts, spec.top_k), alone(spec.num_experts, spec.top_k)
-        runs.append([_pinned_run(subject, layer, x_TD, pinned) for pinned in (together, one)])
+        routes = [route(spec.num_experts, spec.top_k) for route in (round_robin, alone)]
+        runs.append([_pinned_run(subject, layer, x_TD, pinned) for pinned in routes])
     errors_LE = [expert_errors(subject, run) for _, run in runs]
     verdict.map(errors_LE)
     for layer, (run, one) in enumerate(runs):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def test_what_the_honest_subject_fails_kills_nothing() -> None:
 def test_a_ledger_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
     trials, asked = [Trial(str(n), "mixtral", "float32", ("ROUTE-01",)) for n in range(3)], list[Trial]()
 
-    def mapper(work: object, tasks: list[Trial]) -> Iterator[tuple[Ending, ...]]:
+    def mapper(work: object, tasks: Sequence[Trial]) -> Iterator[tuple[Ending, ...]]:
         asked.extend(tasks)
         return iter([(PASS,) for _ in tasks])
 

@@ -19,6 +19,7 @@ from implementations.interface import LoadSpec, PinnedRouting
 HERE = Path(__file__).parent
 DTYPE, LAYER = "bfloat16", 1
 WRONG = ("gate-up-swapped", "silu-missing", "relu-for-silu", "uniform-weights", "weights-in-score-order", "scatter-overwrites")
+TOKENS = ((2.0, 3.1, "uncertified: no rounding does this"), (2.52, 2.6, "excused: within the margin"), (2.9, 2.2, "agrees"))
 INK, HONEST_COLOUR, WRONG_COLOUR = "#222222", "#4477aa", "#cc3311"
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "moe-harness", "font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -56,13 +57,14 @@ def floor_picture() -> None:
 def margin_picture() -> None:
     """A sketch: three tokens with the oracle's logits of experts i and j, and what rounding allows."""
     figure, axes = plt.subplots(figsize=(9, 2.9), layout="constrained")
-    for row, (i, j, word) in enumerate([(2.0, 3.1, "uncertified: no rounding does this"), (2.52, 2.6, "excused: within the margin"), (2.9, 2.2, "agrees")]):
+    for row, (i, j, word) in enumerate(TOKENS):
         for logit, name in ((i, "i"), (j, "j")):
             axes.plot([logit - 0.12, logit + 0.12], [row, row], lw=7, alpha=0.3, color=INK, solid_capstyle="butt")
             axes.plot(logit, row, "o" if name == "i" else "D", ms=8, color=HONEST_COLOUR if name == "i" else INK)
             axes.text(logit, row + 0.2, f"{name}", ha="center")
         axes.text(3.45, row, word, va="center", color=WRONG_COLOUR if row == 0 else INK)
-    axes.set(yticks=[], ylim=(-0.5, 2.7), xlim=(1.7, 4.6), xticks=[2.0, 2.5, 3.0], xlabel="the oracle's router logits; bars: ± δ; the candidate chose i")
+    axes.set(yticks=[], ylim=(-0.5, 2.7), xlim=(1.7, 4.6), xticks=[2.0, 2.5, 3.0])
+    axes.set_xlabel("the oracle's router logits; bars: ± δ; the candidate chose i")
     axes.spines["left"].set_visible(False)
     save(figure, "verdict-margin.svg")
 

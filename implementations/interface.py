@@ -245,9 +245,12 @@ class Model(Protocol):
 
 
 class Backend(Protocol):
-    """A factory of models. `name` as given to the registry, variant included (`hf:grouped_mm`)."""
+    """A factory of models."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As given to the registry, variant included (`hf:grouped_mm`)."""
+        ...
 
     def capabilities(self) -> Capabilities: ...
 

@@ -134,7 +134,8 @@ def _row(out: StepOutput, call: Call, b: int, where: slice) -> Trace:
         f"expected float32 logits {shape}, got {out.logits_BSV.shape}"
     )
     routing = _routing_row(out.routing, (input_ids_BS.shape[0], input_ids_BS.shape[1]), b, where)
-    return Trace(input_ids_BS[b, where], out.logits_BSV[b, where], *routing, calls=(call,), row=b)
+    ids, weights, router_logits = routing
+    return Trace(input_ids_BS[b, where], out.logits_BSV[b, where], ids, weights, router_logits, (call,), b)
 
 
 def _routing_row(routing: Routing | None, shape: tuple[int, int], b: int, where: slice) -> list[np.ndarray | None]:
@@ -155,4 +156,5 @@ def join(rows: list[Trace]) -> Trace:
     assert logits is not None
     tokens = np.concatenate([r.input_ids_S for r in rows])
     routing = (along(1, [getattr(r, name) for r in rows]) for name in ("ids_LSK", "weights_LSK", "router_logits_LSE"))
-    return Trace(tokens, logits, *routing, calls=tuple(call for r in rows for call in r.calls), row=rows[0].row)
+    ids, weights, router_logits = routing
+    return Trace(tokens, logits, ids, weights, router_logits, tuple(call for r in rows for call in r.calls), rows[0].row)

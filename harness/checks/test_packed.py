@@ -52,7 +52,15 @@ def test_nothing_leaks_between_packed_sequences(subject: Subject, verdict: Verdi
 @clause("PACK-03", "Malformed offsets are refused", dtypes=LOGIC)
 def test_malformed_offsets_are_refused(subject: Subject, verdict: Verdict) -> None:
     model, stream_T = _model(subject), np.concatenate(_sequences(subject))
-    malformed = ([], [0], [0, 5], [1, len(stream_T)], [0, 9, 9, len(stream_T)], [0, 20, 10, len(stream_T)], [0, len(stream_T) + 1])
+    malformed: tuple[list[int], ...] = (
+        [],
+        [0],
+        [0, 5],
+        [1, len(stream_T)],
+        [0, 9, 9, len(stream_T)],
+        [0, 20, 10, len(stream_T)],
+        [0, len(stream_T) + 1],
+    )
     for offsets in malformed:
         cu_seqlens = np.array(offsets, np.int64)
         refuses(verdict, f"cu_seqlens {offsets}", lambda c=cu_seqlens: model.prefill_packed(stream_T, c, Request()))  # type: ignore[misc]

@@ -62,7 +62,7 @@ def guilty_experts(ids_TK: np.ndarray, off_T: np.ndarray, judged_T: np.ndarray) 
     """Experts of which every judged token is wrong, if they account for every wrong token and are not all that there are."""
     used = np.unique(ids_TK[judged_T])
     bad = [int(e) for e in used if off_T[judged_T & (ids_TK == e).any(-1)].all()]
-    explains = np.isin(ids_TK, bad).any(-1)[off_T].all() if bad else False
+    explains = np.asarray(np.isin(ids_TK, bad).any(-1))[off_T].all() if bad else False
     return tuple(bad) if explains and len(bad) < len(used) else ()
 
 

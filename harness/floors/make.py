@@ -89,30 +89,46 @@ def tabulate(found: list[Sample], facts: dict[str, Any]) -> Table:
     grouped: dict[tuple[str, str, int], list[Sample]] = defaultdict(list)
     for sample in found:
         grouped[sample.dtype, sample.metric, sample.tokens].append(sample)
-    floors = {key: _floor(group, [sample.log_ratio for sample in group]) for key, group in grouped.items()}
-    typical = {key: _floor(group, [sample.log_error for sample in group]) for key, group in grouped.items()}
-    left_out = {source: _left_out(grouped, source) for source in ("kind", "case")}
+    groups = {key: Group.of(samples) for key, samples in grouped.items()}
+    floors = {key: _floor(group, group.log_ratios) for key, group in groups.items()}
+    typical = {key: _floor(group, group.log_errors) for key, group in groups.items()}
+    left_out = {source: _left_out(groups, source) for source in ("kinds", "cases")}
     stated = {"false_alarms_per_run": FALSE_ALARMS, "comparisons": COMPARISONS, "confidence": CONFIDENCE}
     return Table(floors, typical, facts | stated | {"samples": len(found), "left_out": left_out})
 
 
-def _floor(group: Sequence[Sample], values: list[float]) -> Floor:
-    seen = spread(np.array(values), [sample.kind for sample in group], [sample.case for sample in group])
-    return Floor(seen, len(group), tuple(np.quantile(values, QUANTILES).tolist()))
+@dataclass(frozen=True)
+class Group:
+    """The samples of one dtype, metric and number of tokens, as columns. Sources are numbered: names compare slowly."""
+
+    log_ratios: np.ndarray
+    log_errors: np.ndarray
+    kinds: np.ndarray
+    cases: np.ndarray
+    names: dict[str, np.ndarray]
+
+    @staticmethod
+    def of(samples: Sequence[Sample]) -> Group:
+        ratios, errors = (np.array([getattr(s, name) for s in samples]) for name in ("log_ratio", "log_error"))
+        labelled = {f"{source}s": np.unique([getattr(s, source) for s in samples], return_inverse=True) for source in ("kind", "case")}
+        return Group(ratios, errors, labelled["kinds"][1], labelled["cases"][1], {name: found[0] for name, found in labelled.items()})
 
 
-def _left_out(grouped: dict[tuple[str, str, int], list[Sample]], source: str) -> dict[str, Any]:
+def _floor(group: Group, values: np.ndarray) -> Floor:
+    return Floor(spread(values, group.kinds, group.cases), len(values), tuple(np.quantile(values, QUANTILES).tolist()))
+
+
+def _left_out(groups: dict[tuple[str, str, int], Group], source: str) -> dict[str, Any]:
     """Every kind (or case) against the limits of all others: how many of its samples exceed them, and the worst of all in units of its
     limit."""
     exceeding, asked, worst = 0, 0, ("", "", -np.inf)
-    for key, group in grouped.items():
-        for name in sorted({getattr(sample, source) for sample in group}):
-            others = [sample for sample in group if getattr(sample, source) != name]
-            if len({sample.kind for sample in others}) < 2:
+    for key, group in groups.items():
+        for number, name in enumerate(group.names[source]):
+            own = getattr(group, source) == number
+            if len(np.unique(group.kinds[~own])) < 2:
                 continue
-            over = (
-                np.array([s.log_ratio for s in group if getattr(s, source) == name]) - _floor(others, [s.log_ratio for s in others]).limit
-            )
+            limit = spread(group.log_ratios[~own], group.kinds[~own], group.cases[~own]).limit(FALSE_ALARMS / COMPARISONS, CONFIDENCE)
+            over = group.log_ratios[own] - limit
             exceeding, asked = exceeding + int((over > 0).sum()), asked + len(over)
-            worst = max(worst, (name, "/".join(map(str, key)), float(over.max())), key=lambda found: found[2])
+            worst = max(worst, (str(name), "/".join(map(str, key)), float(over.max())), key=lambda found: found[2])
     return {"exceeding": exceeding, "samples": asked, "worst": worst[0], "at": worst[1], "of_its_limit": round(float(np.exp(worst[2])), 3)}

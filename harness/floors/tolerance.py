@@ -31,24 +31,23 @@ class Spread:
         return self.mean + float(k) * self.deviation
 
 
-def spread(log_errors: np.ndarray, kinds: Sequence[str], cases: Sequence[str]) -> Spread:
+def spread(log_errors: np.ndarray, kinds: Sequence[str] | np.ndarray, cases: Sequence[str] | np.ndarray) -> Spread:
     """`kinds`, `cases`: the two sources of each sample."""
     mean, within = float(log_errors.mean()), float(log_errors.var(ddof=1))
-    sources = [_between(log_errors, np.asarray(labels)) for labels in (kinds, cases)]
+    sources = [_between(log_errors, np.unique(labels, return_inverse=True)[1]) for labels in (kinds, cases)]
     within = max(within - sum(variance for variance, _ in sources), 0.1 * within)
     total = within + sum(variance for variance, _ in sources)
     of_mean = within / len(log_errors) + sum(variance / count for variance, count in sources)
     return Spread(mean, float(np.sqrt(total)), total / of_mean if of_mean else float(len(log_errors)))
 
 
-def _between(values: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
+def _between(values: np.ndarray, groups: np.ndarray) -> tuple[float, int]:
     """(variance of the groups' true means, number of groups): one-way analysis of variance by the method of moments."""
-    groups = [values[labels == label] for label in np.unique(labels)]
-    if len(groups) < 2:
+    sizes = np.bincount(groups)
+    if len(sizes) < 2:
         return 0.0, 1
-    sizes = np.array([len(group) for group in groups])
-    means = np.array([group.mean() for group in groups])
-    inside = sum(((group - mean) ** 2).sum() for group, mean in zip(groups, means, strict=True)) / max(len(values) - len(groups), 1)
-    among = (sizes * (means - values.mean()) ** 2).sum() / (len(groups) - 1)
-    typical = (len(values) - (sizes**2).sum() / len(values)) / (len(groups) - 1)
-    return float(max(among - inside, 0.0) / typical), len(groups)
+    means = np.bincount(groups, values) / sizes
+    inside = ((values - means[groups]) ** 2).sum() / max(len(values) - len(sizes), 1)
+    among = (sizes * (means - values.mean()) ** 2).sum() / (len(sizes) - 1)
+    typical = (len(values) - (sizes**2).sum() / len(values)) / (len(sizes) - 1)
+    return float(max(among - inside, 0.0) / typical), len(sizes)

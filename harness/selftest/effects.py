@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.selftest.alarms import ROUNDING
+from harness.selftest.alarms import rounding_checks
 from harness.selftest.dials import DIALS
-from harness.selftest.suite import checks_of
-from harness.selftest.trial import Trial, cases, hold
+from harness.selftest.trial import Trial, hold
 
 SEEDS, LEAST_KILLED = 20, 19  # 95 %
 DTYPES = ("float32", "bfloat16")
@@ -67,6 +66,5 @@ def _killed(directory: Path, asked: Search, size: float) -> bool:
 
 
 def _names(asked: Search) -> tuple[str, ...]:
-    found = [check for check in checks_of(ROUNDING) if check.asks(cases()[asked.family], asked.dtype)]
-    first = {clause: place for place, clause in enumerate(ORDER)}
-    return tuple(check.name for check in sorted(found, key=lambda check: first.get(check.id, len(first))))
+    first = {name: place for place, name in enumerate(ORDER)}
+    return tuple(sorted(rounding_checks(asked.family, asked.dtype, costly=False), key=lambda name: first.get(name, len(first))))

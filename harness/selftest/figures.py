@@ -9,7 +9,7 @@ Schema 1:
   for a fault that survives them)
 - `corpus`: `killed`, `expressed`, `total`: public bug reports; one is killed if all faults that express it are
 - `honest`: `runs`, `alarms` (runs with at least one), `rate_below` (one-sided bound), `confidence`, `undecided` (runs with an inconclusive
-  check), `verdicts` (of all runs), `kinds`, `clauses` [id], `alarmed` [{kind, seed, family, dtype, alarms}]
+  check), `verdicts` (of all runs), `kinds`, `clauses` [id], `left_out` [check], `alarmed` [{kind, seed, family, dtype, alarms}]
 - `effects` [{dial, what, dtype, family, size, says}]: the smallest error seen in 95 % of seeds, the worst over families
 """
 
@@ -24,20 +24,20 @@ from typing import Any
 
 from harness.faults import entries
 from harness.faults.corpus import coverage
-from harness.selftest.alarms import CONFIDENCE, ROUNDING, Run, upper_bound
+from harness.selftest.alarms import CONFIDENCE, COSTLY, ROUNDING, Run, upper_bound
 from harness.selftest.effects import Effect
 from harness.selftest.kills import DTYPES, Fate
 
 SHOWN, NAMED = 300, 20  # characters of a reason, alarms by name
 
 
-def figures(fates: Sequence[Fate], runs: Sequence[Run], effects: Sequence[Effect]) -> dict[str, Any]:
-    """What was found; who measured when is the caller's."""
+def figures(fates: Sequence[Fate], runs: Sequence[Run], effects: Sequence[Effect], costly: bool) -> dict[str, Any]:
+    """What was found; who measured when is the caller's. `costly`: honest runs were asked those checks too."""
     killed = {fate.fault.id for fate in fates if fate.killers()}
     return {
         "faults": _faults(fates),
         "corpus": asdict(coverage(killed)),
-        "honest": _honest(runs),
+        "honest": _honest(runs, costly),
         "effects": [asdict(effect) for effect in worst(effects)],
     }
 
@@ -69,7 +69,7 @@ def _topics() -> dict[str, str]:
     return {fault.id: name for name, module in modules for fault in getattr(module, "FAULTS", ())}
 
 
-def _honest(runs: Sequence[Run]) -> dict[str, Any]:
+def _honest(runs: Sequence[Run], costly: bool) -> dict[str, Any]:
     alarmed = [run for run in runs if run.alarms]
     return {
         "runs": len(runs),
@@ -80,6 +80,7 @@ def _honest(runs: Sequence[Run]) -> dict[str, Any]:
         "verdicts": sum(run.judged for run in runs),
         "kinds": len({run.kind for run in runs}),
         "clauses": list(ROUNDING),
+        "left_out": [] if costly else list(COSTLY),
         "alarmed": [asdict(run) for run in alarmed[:NAMED]],
     }
 

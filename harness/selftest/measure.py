@@ -50,7 +50,8 @@ def measure(plan: Plan, workers: int, ledger: Path | None = None, watch: Watch =
     began, sha = time.monotonic(), version(golden_root())
     kept = Ledger(ledger, sha)
     with pool(workers) as mapper:
-        found = figures(fates(plan, mapper, kept, watch), honest(plan, mapper, kept, watch), smallest(plan, mapper, watch))
+        parts = fates(plan, mapper, kept, watch), honest(plan, mapper, kept, watch), smallest(plan, mapper, watch)
+        found = figures(*parts, costly=plan.everything)
     seconds, machine = time.monotonic() - began, {name: environment()[name] for name in ABOUT}
     about = {"schema": SCHEMA, "version": sha, "date": datetime.now(UTC).isoformat(timespec="seconds"), "mode": plan.mode}
     return about | {"seconds": round(seconds, 1), "machine": machine} | found
@@ -63,7 +64,7 @@ def fates(plan: Plan, mapper: Mapper, ledger: Ledger, watch: Watch = silent) -> 
 
 
 def honest(plan: Plan, mapper: Mapper, ledger: Ledger, watch: Watch = silent) -> list[Run]:
-    trials = alarms.runs(plan.honest_runs)
+    trials = alarms.runs(plan.honest_runs, costly=plan.everything)
     ended = watch(ledger.held(mapper, trials), "runs on honest ones", len(trials))
     return [alarms.outcome(trial, endings) for trial, endings in zip(trials, ended, strict=True)]
 

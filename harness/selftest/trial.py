@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.cases import Case, RouterCase, golden_cases, router_cases
+from harness.cases import golden_cases, router_cases
 from harness.record import FAILING
 from harness.selftest.subjects import backend
 from harness.selftest.suite import Check, suite
@@ -53,7 +54,7 @@ class Ending:
 class Room:
     """What the trials of one process share: open checkpoints, oracles, synthetic checkpoints, loaded models."""
 
-    cases: dict[str, Case | RouterCase]
+    cases: dict[str, Any]
     workshop: Workshop
 
 
@@ -86,9 +87,10 @@ def judge(check: Check, subject: Subject) -> Ending:
 
 
 @cache
-def cases() -> dict[str, Case | RouterCase]:
-    """The golden models and the routers by themselves, by name."""
-    return {case.name: case for case in (*golden_cases(), *router_cases())}
+def cases() -> dict[str, Any]:
+    """The golden models (`Case`) and the routers by themselves (`RouterCase`), by name."""
+    found: list[Any] = [*golden_cases(), *router_cases()]
+    return {case.name: case for case in found}
 
 
 @cache

@@ -35,7 +35,7 @@ LIMITS = {name: Limit(1e-3, 1e-2) for name in ("block_error", "worst_expert_erro
 
 def block(tokens: int = 7, error: float = 0.0, **changes: int) -> Exhibit:
     """A block that is right but for a factor."""
-    config = small("mixtral", **changes)
+    config = small("mixtral", **changes)  # type: ignore[arg-type]
     draw = np.random.default_rng(0)
     shapes = {name: shape for name, shape in canonical_shapes(config).items() if ".moe." in name}
     tensors = {name: (draw.standard_normal(shape) / 8).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}

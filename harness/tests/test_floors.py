@@ -14,7 +14,7 @@ from harness.floors.case import CaseFloors, floors_of
 from harness.floors.make import HELDOUT, calibration_windows, tabulate
 from harness.floors.reference import Reference
 from harness.floors.sample import Sample
-from harness.floors.table import FILE, TOKENS, FloorsError, read, write
+from harness.floors.table import FILE, RARE, TOKENS, FloorsError, read, write
 from harness.floors.tolerance import Spread, spread
 from harness.judge.names import BLOCK, FREE, PASS
 from harness.synthetic import PEAKED, small, synthesize
@@ -55,14 +55,14 @@ def test_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
     table = tabulate(samples(0.2), {"seeds": 1})
     write(table, tmp_path / FILE)
     again = read(tmp_path / FILE)
-    assert again.facts["left_out"]["kind"]["samples"] == len(samples(0.2))
+    assert again.facts["left_out"]["kinds"]["samples"] == len(samples(0.2))
     for key, floor in table.floors.items():
         assert again.floors[key].limit == pytest.approx(floor.limit, abs=1e-3)
 
 
 def test_a_kind_unlike_the_others_is_named_when_left_out() -> None:
     odd = [replace(s, log_ratio=3.0) if s.kind == "k2" else s for s in samples(0.1)]
-    found = tabulate(odd, {}).facts["left_out"]["kind"]
+    found = tabulate(odd, {}).facts["left_out"]["kinds"]
     assert found["worst"] == "k2" and found["exceeding"] == sum(s.kind == "k2" for s in odd) and found["of_its_limit"] > 2
 
 
@@ -75,7 +75,7 @@ def test_unreadable_floors_name_the_file_and_the_command(tmp_path: Path) -> None
 def test_packaged_floors_were_measured_as_the_design_asks_and_hold_for_what_they_have_not_seen() -> None:
     facts = read(golden_root() / FILE).facts
     assert set(facts["kinds"]) == {kind.id for kind in SEEDED_KINDS} and len(facts["kinds"]) >= 30 and facts["seeds"] >= 10
-    assert all(found["exceeding"] == 0 for found in facts["left_out"].values()), facts["left_out"]
+    assert all(found["exceeding"] <= RARE * found["samples"] for found in facts["left_out"].values()), facts["left_out"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -105,15 +105,13 @@ def test_a_reference_follows_the_weights(tmp_path: Path) -> None:
     assert errors[0] > 1.5 * errors[1]
 
 
-def test_calibration_shares_no_text_with_golden_prompts_nor_with_the_second_half() -> None:
+def test_calibration_takes_the_first_half_and_no_golden_prompt() -> None:
     text, windows_NS = (golden_root() / HELDOUT).read_bytes(), calibration_windows(golden_root())
-    second = text[len(text) // 2 :]
-    for window in windows_NS:
-        assert bytes(window.tolist()) not in second
+    starts = [text.find(bytes(window.tolist())) for window in windows_NS]
     prompts = [bytes(row.tolist()) for case in golden_cases() for row in case.prompts_BS]
     spans = [(at, at + len(p)) for p in prompts if (at := text.find(p)) >= 0]
-    starts = [text.find(bytes(window.tolist())) for window in windows_NS]
-    assert len(spans) == len(prompts) and all(end <= s or s + windows_NS.shape[1] <= start for s in starts for start, end in spans)
+    assert max(starts) + windows_NS.shape[1] <= len(text) // 2 and len(spans) == len(prompts)
+    assert all(end <= s or s + windows_NS.shape[1] <= start for s in starts for start, end in spans)
 
 
 def test_the_share_of_honest_samples_within_a_value_rises_to_one() -> None:

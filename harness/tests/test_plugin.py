@@ -51,7 +51,7 @@ def test_backend_without_a_path_means_our_checks(project: pytest.Pytester) -> No
     result = project.runpytest_subprocess("-q", "--backend", HONEST, "-k", "ROUTE-09 and mixtral and float32")
     result.assert_outcomes(passed=1)
     kinds = [record["type"] for record in records(project)]
-    assert kinds == ["run", "plan", "check", "end"]
+    assert kinds == ["run", "plan", "selftest", "check", "end"]
 
 
 def test_record_holds_metrics_evidence_and_how_to_repeat_it(project: pytest.Pytester) -> None:

@@ -129,8 +129,8 @@ def test_a_page_without_a_place_is_refused(tmp_path):
 
 def test_rates_and_intervals():
     """Of none in 300 the upper end is 1 - .025^(1/300)."""
-    assert Rate(0, 300).interval == (0.0, pytest.approx(1 - 0.025 ** (1 / 300)))
-    assert Rate(5, 5).interval == (pytest.approx(0.025**0.2), 1.0)
+    assert Rate(0, 300).interval == pytest.approx((0.0, 1 - 0.025 ** (1 / 300)))
+    assert Rate(5, 5).interval == pytest.approx((0.025**0.2, 1.0))
     assert Rate(3, 4).share == 0.75
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -77,11 +77,12 @@ def test_seeds_ask_about_other_text_that_no_bound_was_calibrated_on() -> None:
 
 
 def test_honest_runs_are_fresh_and_cover_every_kind() -> None:
-    planned = runs(len(HONEST_VARIANTS))
+    planned = runs(len(HONEST_VARIANTS), costly=False)
     assert {trial.subject.split("#")[0] for trial in planned} == {variant.id for variant in HONEST_VARIANTS}
     assert len({trial.seed for trial in planned}) == len(planned) and 0 not in {trial.seed for trial in planned}
-    assert runs(9) == planned[:9] and all(trial.checks for trial in planned)
-    assert {seed for trial in planned for seed in [trial.seed]}.isdisjoint(range(effects.FIRST, effects.FIRST + effects.SEEDS))
+    assert runs(9, costly=False) == planned[:9] and all(trial.checks for trial in planned)
+    assert set(runs(1, costly=True)[0].checks) - set(planned[0].checks) == set(alarms.COSTLY)
+    assert {trial.seed for trial in planned}.isdisjoint(range(effects.FIRST, effects.FIRST + effects.SEEDS))
 
 
 def test_a_run_alarms_if_one_check_does() -> None:
@@ -114,7 +115,7 @@ def test_what_the_honest_subject_fails_kills_nothing() -> None:
 def test_a_ledger_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
     trials, asked = [Trial(str(n), "mixtral", "float32", ("ROUTE-01",)) for n in range(3)], list[Trial]()
 
-    def mapper(work: object, tasks: list[Trial]) -> Iterator[tuple[Ending, ...]]:
+    def mapper(work: object, tasks: Sequence[Trial]) -> Iterator[tuple[Ending, ...]]:
         asked.extend(tasks)
         return iter([(PASS,) for _ in tasks])
 

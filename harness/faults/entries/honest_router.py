@@ -147,5 +147,5 @@ KINDS: tuple[Honest, ...] = (
     Honest("weights-in-float32", "Weights stay float32 in every family.",
            None, on_drawn_order(change(round_weights=weights_in_float32))),
     Honest("neuron-affinity-dtype", "Scores are cast to the model's dtype before they are divided by their sum.",
-           NXD, on_drawn_order(change(round_weights=rounded_then_normalized))),
+           NXD, on_drawn_order(change(round_weights=rounded_then_normalized)), bypasses=("weights", "scale")),
 )  # fmt: skip

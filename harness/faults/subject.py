@@ -118,6 +118,7 @@ class SubjectModel:
 
     @np.errstate(all="ignore")  # NaN and infinity are data: checks feed them in on purpose
     def prefill_packed(self, input_ids_T: Array, cu_seqlens: Array, request: Request) -> StepOutput:
+        inputs.needs("packed", self.seams)
         inputs.request(request, self.seams)
         ids_1T = self.seams.calls.tokens("input_ids_T", input_ids_T, 1, self.config)[None]
         cu, T = self.seams.calls.boundaries(cu_seqlens, ids_1T.shape[1]), ids_1T.shape[1]
@@ -132,6 +133,7 @@ class SubjectModel:
 
     @np.errstate(all="ignore")  # NaN and infinity are data: checks feed them in on purpose
     def loss(self, input_ids_BS: Array, lengths_B: Array, labels_BS: Array, padding: str = "right") -> float:
+        inputs.needs("loss", self.seams)
         inputs.request(Request(padding=padding), self.seams)
         ids_BS, valid_BS = self.seams.calls.admit(Call(input_ids_BS, lengths_B, padding), None, self.config, self.spec, self.seams)
         labels_BS = inputs.labels(labels_BS, ids_BS.shape, self.config)
@@ -143,6 +145,7 @@ class SubjectModel:
         return self.seams.calls.mean_loss(self.network.logits(hidden_BSD), targets_BS, valid_BS)
 
     def generate(self, input_ids_BS: Array, lengths_B: Array, spec: GenerationSpec, padding: str = "right") -> list[list[int]]:
+        inputs.needs("generate", self.seams)
         inputs.generation(spec)
         steps = self.seams.sampling.steps(spec, np.shape(input_ids_BS)[-1] if np.ndim(input_ids_BS) else 0, self.spec.max_length)
         self.reset()

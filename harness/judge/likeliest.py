@@ -9,10 +9,13 @@ from harness.judge import routing
 from harness.judge.certificate import certify
 from harness.judge.limit import Limits
 from harness.judge.metric import Metric
+from harness.judge.rounding import UNIT_ROUNDOFF
 from implementations.interface import TopLogProbs
 
 # |d log softmax(l)| <= 2 max |dl|: a log-probability moves by its own logit's error and by that of the sum.
 BOTH = 2.0
+# A float32 log-softmax takes the largest logit away, sums, takes the logarithm and that away: numbers of the size of the largest logit.
+ROUNDINGS = 4
 
 
 def of_logits(logits_BSV: np.ndarray, n: int) -> TopLogProbs:
@@ -31,12 +34,13 @@ def metrics(ids_SN: np.ndarray, log_probs_SN: np.ndarray, logits_SV: np.ndarray,
     scale = float(np.sqrt(np.mean(logits_SV**2)))
     expected_SN = np.take_along_axis(log_softmax(logits_SV, axis=-1), ids_SN, axis=-1)
     errors_S = np.sqrt(np.mean((log_probs_SN - expected_SN) ** 2, axis=-1)) / scale
+    rounding = ROUNDINGS * UNIT_ROUNDOFF["float32"] * float(np.abs(logits_SV).max()) / scale
     pooled, worst = limits["logit_error"], limits["worst_position_error"]
-    allowed = worst.bound * scale
+    allowed = (worst.bound + rounding) * scale
     return [
         *known,
-        Metric.within("log_prob_error", float(np.sqrt(np.mean(errors_S**2))), pooled.times(BOTH)),
-        Metric.within("worst_log_prob_error", float(errors_S.max()), worst.times(BOTH)),
+        Metric.within("log_prob_error", float(np.sqrt(np.mean(errors_S**2))), pooled.times(BOTH).plus(rounding)),
+        Metric.within("worst_log_prob_error", float(errors_S.max()), worst.times(BOTH).plus(rounding)),
         Metric("missing_tokens", certify(logits_SV, ids_SN, allowed).uncertified, 0),
         Metric("wrong_order", int(np.sum(np.diff(expected_SN, axis=-1) > 2 * allowed)), 0),
         Metric("not_likeliest_first", int(np.sum(~(np.diff(log_probs_SN, axis=-1) <= 0))), 0),

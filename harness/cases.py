@@ -69,10 +69,9 @@ class Case:
 
     @cached_property
     def prompts(self) -> dict[stored.Key, stored.Prompts]:
-        """The golden prompts by kind and dtype. Raises FileNotFoundError where there are none."""
-        if self.golden is None:
-            raise FileNotFoundError(f"{self.name} has no golden prompts")
-        return stored.load(self.golden / stored.PROMPTS)
+        """The golden prompts by kind and dtype; empty where none were made."""
+        path = self.golden and self.golden / stored.PROMPTS
+        return stored.load(path) if path and path.exists() else {}
 
     @cached_property
     def prompts_BS(self) -> np.ndarray:

@@ -10,7 +10,16 @@ from harness.checks.passes import decode
 from harness.oracle.model import OracleOutput
 from harness.prompts.stored import Prompts
 from harness.subject import MAX_BATCH, Subject
+from harness.verdict import Inconclusive
 from implementations.interface import Request, TopLogProbs, Unsupported
+
+
+def stored(subject: Subject, kind: str) -> Prompts:
+    """Those of the subject's case and dtype. Raises Inconclusive where none were made."""
+    found = subject.case.prompts.get((kind, subject.dtype))
+    if found is None:
+        raise Inconclusive(f"{subject.case.name} has no golden prompts in {subject.dtype}; `moe-harness golden prompts` makes them")
+    return found
 
 
 def batches(prompts: Prompts) -> Iterator[slice]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from harness.checks.clause import clause
-from harness.checks.golden_prompts import batches, likeliest, needs_some_logits, sides, stepwise, whole
+from harness.checks.golden_prompts import batches, likeliest, needs_some_logits, sides, stepwise, stored, whole
 from harness.grades import top_n
 from harness.judge import likeliest as judge
 from harness.judge.distance import kl_divergence
@@ -27,7 +27,7 @@ TOLD = 8  # likeliest tokens, of a backend that shows all logits
 def test_logits_on_clear_prompts(subject: Subject, verdict: Verdict) -> None:
     subject.needs("prefill")
     needs_some_logits(subject)
-    prompts = subject.case.prompts[CLEAR, subject.dtype]
+    prompts = stored(subject, CLEAR)
     for rows in batches(prompts):
         input_ids_BS = prompts.input_ids_BS[rows]
         observed = [("prefill", whole(subject, input_ids_BS))]
@@ -47,7 +47,7 @@ def test_logits_on_clear_prompts(subject: Subject, verdict: Verdict) -> None:
 @clause("PARITY-09", "On clear prompts the likeliest tokens, their order and log-probabilities are the oracle's", golden=True)
 def test_likeliest_tokens_on_clear_prompts(subject: Subject, verdict: Verdict) -> None:
     subject.needs("prefill")
-    prompts, n = subject.case.prompts[CLEAR, subject.dtype], top_n(subject.capabilities.logits)
+    prompts, n = stored(subject, CLEAR), top_n(subject.capabilities.logits)
     if not n:
         needs_some_logits(subject)
     for rows in batches(prompts):
@@ -68,7 +68,7 @@ def test_logits_on_near_ties(subject: Subject, verdict: Verdict) -> None:
     """Which of the two experts is chosen is free; what follows from the choice is not."""
     subject.needs("prefill")
     needs_some_logits(subject)
-    prompts = subject.case.prompts[TIES, subject.dtype]
+    prompts = stored(subject, TIES)
     for rows in batches(prompts):
         logits_BSV = whole(subject, prompts.input_ids_BS[rows])
         for row, observed_SV in enumerate(logits_BSV, rows.start):

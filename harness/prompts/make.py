@@ -13,7 +13,7 @@ from harness.prompts.search import Search
 from harness.prompts.stored import CLEAR, TIED_DTYPES, TIES, Key, Prompts, stack
 from implementations.interface import DTYPES
 
-LENGTH, CLEAR_PROMPTS, NEAR_TIES = 16, 8, 3
+LENGTH, CLEAR_PROMPTS, NEAR_TIES = 16, 8, 2
 WINDOWS, CALIBRATION = 400, 16  # stretches of text to start from at most, and to calibrate on
 ALIKE = 4  # no two prompts begin with the same tokens, this many
 COARSEST = "bfloat16"  # what is clear in it is searched for; in finer dtypes the same prompts are clearer still

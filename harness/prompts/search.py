@@ -14,8 +14,8 @@ from harness.prompts.reading import Reading, Tie, margins, read
 from harness.prompts.stored import Prompts
 
 TIE = 0.25  # of a typical error: honest implementations fall on either side
-HOPELESS = 0.6  # margins below this share of the bound on typical text are not measured
-SLACK = 1.1  # the scouts' noise is not quite that of all kinds
+HOPELESS = 0.8  # margins below this share of the bound on typical text are not measured
+SLACK = 1.35  # by how much a margin must exceed the scouts' noise: all kinds together may show more
 PATIENCE = 80  # hopeful tokens tried for one prompt: another stretch of text comes sooner to its end
 SURVEYED = 24  # tokens at once
 BYTES = 256  # the special tokens above, which a backend may well treat otherwise, are not used

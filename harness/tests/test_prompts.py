@@ -15,6 +15,7 @@ from harness.prompts.verify import problems
 from implementations.interface import DTYPES, LoadSpec, Request, RoutingSpec
 
 CASES = golden_cases()
+MIXTRAL = next(case for case in CASES if case.name == "mixtral")
 OTHERS = [variant for variant in HONEST_VARIANTS if variant not in SEEDED_KINDS]  # the making has not seen them
 
 
@@ -45,7 +46,7 @@ def flipped(case: Case, prompts: Prompts, variant: str, dtype: str) -> np.ndarra
 
 @pytest.mark.parametrize("dtype", TIED_DTYPES)
 def test_honest_variants_flip_on_near_ties_alone(dtype: str):
-    case, visible = CASES[0], [variant.id for variant in OTHERS if "routing" in backend(variant.id).capabilities().features]
+    case, visible = MIXTRAL, [variant.id for variant in OTHERS if "routing" in backend(variant.id).capabilities().features]
     assert not any(flipped(case, case.prompts[CLEAR, dtype], variant, dtype).any() for variant in visible)
     seen = np.mean([flipped(case, case.prompts[TIES, dtype], variant, dtype) for variant in visible])
     assert 0 < seen < 1
@@ -56,7 +57,7 @@ def altered(prompts: Prompts, **changes: np.ndarray) -> dict:
 
 
 def test_an_altered_prompt_is_found():
-    case = CASES[0]
+    case = MIXTRAL
     clear = stack([case.prompts[CLEAR, "bfloat16"]])
     other = clear.input_ids_BS.copy()
     other[0, 3] = (other[0, 3] + 1) % 256
@@ -66,7 +67,7 @@ def test_an_altered_prompt_is_found():
 
 
 def test_a_tie_that_is_none_is_found():
-    case = CASES[0]
+    case = MIXTRAL
     ties = case.prompts[TIES, "bfloat16"]
     assert any("near-tie" in p for p in problems(case.oracle, {(TIES, "bfloat16"): replace(ties, tie_margin_B=ties.tie_margin_B + 0.1)}))
 
@@ -85,7 +86,7 @@ def test_beside_a_tie_counts_the_nearest_other_expert():
 
 
 def test_what_is_saved_is_loaded(tmp_path):
-    found = CASES[0].prompts
+    found = MIXTRAL.prompts
     save(tmp_path / "prompts.safetensors", found)
     again = load(tmp_path / "prompts.safetensors")
     assert found.keys() == again.keys() and all((found[key].margin_BXLS == again[key].margin_BXLS).all() for key in found)

@@ -116,7 +116,7 @@ def _exhibit(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Exh
 
 def _config(raw: Mapping[str, Any]) -> ModelConfig:
     """Lists become the tuples that they were. Raises TypeError for an unknown field."""
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
     known = {f.name for f in fields(RoutingSpec)}
     routing = dict(values.pop("routing"))
     if unknown := routing.keys() - known:

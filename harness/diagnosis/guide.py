@@ -58,7 +58,7 @@ class Guide:
         if own_TK.shape != step.ids_TK.shape:
             raise ValueError(f"selects {own_TK.shape}, the candidate {step.ids_TK.shape}")
         differs_T = step.known_T & _differ(own_TK, step.ids_TK)
-        legal_T = ((step.ids_TK >= 0) & (step.ids_TK < spec.num_experts)).all(-1)
+        legal_T = np.asarray(((step.ids_TK >= 0) & (step.ids_TK < spec.num_experts)).all(-1))
         if (differs_T & legal_T).any():
             favoured_TK = select(*_in_favour(ranking_TE, logits_TE, step, legal_T, spec), spec)
             differs_T &= _differ(favoured_TK, step.ids_TK)

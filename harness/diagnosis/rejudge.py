@@ -44,7 +44,7 @@ def router_metrics(exhibit: Exhibit) -> list[Metric]:
     found = routing.ids(arrays["ids_TK"], spec.num_experts)
     if any(metric.violated for metric in found):
         return found
-    sound_T = np.isfinite(arrays["x_TD"]).all(-1)
+    sound_T = np.asarray(np.isfinite(arrays["x_TD"]).all(-1))
     x_TD, ids_TK, weights_TK = (arrays[name][sound_T] for name in ("x_TD", "ids_TK", "weights_TK"))
     logits_TE, delta_TE = exhibit.oracle.route(0, x_TD)[0], router_delta(exhibit, x_TD)
     expected_TK = combine_weights(logits_TE, ids_TK, spec)

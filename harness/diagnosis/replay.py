@@ -99,8 +99,12 @@ def route_of(exhibit: Exhibit, x_TD: np.ndarray, seams: Seams) -> Routes:
     assert exhibit.config is not None
     rounding, tensors = Rounding(exhibit.dtype), exhibit.tensors
     weight, bias, correction = (tensors.get(f"{PREFIX}router.{part}") for part in ("weight", "bias", "correction_bias"))
-    rounded = (None if t is None else rounding(t.astype(np.float32)) for t in (weight, bias))
-    whole = RouterTensors(*rounded, None if correction is None else correction.astype(np.float32))  # type: ignore[arg-type]
+    assert weight is not None
+    whole = RouterTensors(
+        rounding(weight.astype(np.float32)),
+        None if bias is None else rounding(bias.astype(np.float32)),
+        None if correction is None else correction.astype(np.float32),
+    )
     return route(x_TD.copy(), whole, exhibit.config.routing, rounding, seams, None)
 
 

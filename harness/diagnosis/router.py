@@ -16,7 +16,7 @@ def find_in_router(exhibit: Exhibit) -> Finding:
     """The first of logits, ids, weights that the oracle does not agree with."""
     assert exhibit.config is not None
     spec, arrays, layer = exhibit.config.routing, exhibit.arrays, exhibit.facts["layer"]
-    sound_T = np.isfinite(arrays["x_TD"]).all(-1)
+    sound_T = np.asarray(np.isfinite(arrays["x_TD"]).all(-1))
     x_TD, ids_TK, weights_TK = (arrays[name][sound_T] for name in ("x_TD", "ids_TK", "weights_TK"))
     wrong_ids = illegal(ids_TK, spec)
     if wrong_ids.any():

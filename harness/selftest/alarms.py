@@ -20,7 +20,7 @@ from harness.selftest.trial import Ending, Trial, cases
 # refusals, of conversion and of what is declared, where an honest implementation fails always or never.
 ROUNDING = (
     "BATCH-01", "BLOCK-01", "BLOCK-02", "BLOCK-03", "BLOCK-04", "BLOCK-05", "CACHE-01", "PACK-01", "PAD-01", "PARITY-02", "PARITY-03",
-    "PARITY-04", "PARITY-05", "ROUTE-04", "ROUTE-05",
+    "PARITY-04", "PARITY-05", "PARITY-08", "PARITY-10", "ROUTE-04", "ROUTE-05", "ROUTE-16", "ROUTE-18", "ROUTE-19",
 )  # fmt: skip
 # Half of the time of a run, and the same comparisons again: more rows, later positions, more tokens. Asked in the long self-test.
 COSTLY = ("BATCH-01", "BLOCK-04[4096]", "PARITY-05")

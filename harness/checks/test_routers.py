@@ -58,6 +58,7 @@ def test_experts_come_from_the_best_groups(subject: Subject, verdict: Verdict) -
         logits_TE, spec = _logits(router), router.spec
         for shift in (0.0, -2.0):
             ids_TK, _ = router.route(logits_TE + shift)
+            verdict.judge(*routing.ids(ids_TK, spec.num_experts), about=f"logits shifted by {shift}")
             groups_TK = ids_TK // (spec.num_experts // spec.num_groups)
             used = max(len(set(row)) for row in groups_TK.tolist())
             shown = partial(transparent_exhibit, subject, router)

@@ -48,7 +48,7 @@ class Fate:
     def excuse(self) -> str:
         """Why it survived, in the words of the checks."""
         if not self.endings:
-            return "no check was asked of it"
+            return "no check is named for it" if not self.fault.dies_by else "no check was asked of it"
         return "; ".join(f"{clause} {dtype}: {status} {reason}".strip() for (clause, dtype), (status, reason) in self.endings.items())
 
 

@@ -20,14 +20,10 @@ from harness.selftest.trial import Ending, Trial, cases
 # refusals, of conversion and of what is declared, where an honest implementation fails always or never.
 ROUNDING = (
     "BATCH-01", "BLOCK-01", "BLOCK-02", "BLOCK-03", "BLOCK-04", "BLOCK-05", "CACHE-01", "PACK-01", "PAD-01", "PARITY-02", "PARITY-03",
-<<<<<<< HEAD
     "PARITY-04", "PARITY-05", "PARITY-08", "PARITY-09", "PARITY-10", "ROUTE-04", "ROUTE-05", "ROUTE-16", "ROUTE-18", "ROUTE-19",
-=======
-    "PARITY-04", "PARITY-05", "PARITY-08", "PARITY-10", "ROUTE-04", "ROUTE-05", "ROUTE-16", "ROUTE-18", "ROUTE-19",
->>>>>>> 73921c85e9691d9813de5a5ec29feb73dcb7b5a2
 )  # fmt: skip
-# More than half of the time of a run, for the same comparisons again (more rows, later positions, other numbers of tokens, the other side of
-# padding) or on data that no seed moves (golden prompts). Asked in the long self-test.
+# More than half of the time of a run, for the same comparisons again (more rows, later positions, other numbers of tokens, the other side
+# of padding) or on data that no seed moves (golden prompts). Asked in the long self-test.
 COSTLY = ("BATCH-01", "BLOCK-04", "BLOCK-05", "PAD-01[left]", "PARITY-05", "PARITY-08", "PARITY-09", "PARITY-10", "ROUTE-16")
 DTYPES = ("float32", "bfloat16")
 CONFIDENCE = 0.95

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,9 @@ LEAST_SCORE = 0.95  # of the faults of the catalogue
 
 def selftest(
     quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of hours: each fault under the checks named for it.")] = False,
+    honest_runs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Whole runs on honest implementations (default: 300; without --quick 3000).")
+    ] = None,
     write: Annotated[bool, typer.Option("--write", help="Keep the figures as golden/selftest.json, which every report shows.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures here.")] = None,
     ledger: Annotated[
@@ -36,7 +40,8 @@ def selftest(
     def watch(items: Iterable[Any], what: str, count: int) -> Iterable[Any]:
         return track(items, f"{what:>21}", count, console=console)
 
-    found = measure(QUICK if quick else LONG, workers or default_workers("cpu"), ledger, watch)
+    plan = QUICK if quick else LONG
+    found = measure(replace(plan, honest_runs=honest_runs or plan.honest_runs), workers or default_workers("cpu"), ledger, watch)
     table.show(found, console)
     if json_file is not None:
         json_file.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", "utf-8")

@@ -46,7 +46,7 @@ def _contests(subject: Subject) -> Iterator[tuple[str, Contest]]:
     repeats = min(REPEATS, max(2, MOST_TOKENS // spec.num_experts // 2 * 2))
     levels = LEVELS if ranks_logits(spec) else SCORE_LEVELS
     for layer, level, gap in product(range(len(subject.config.moe_layers)), levels, GAPS):
-        wish = every_pair(spec.num_experts, gap, level, repeats, seed=layer)
+        wish = every_pair(spec.num_experts, gap, level, repeats, seed=100 * subject.case.seed + layer)
         states = both_ways(margins(oracle, layer, wish, subject.dtype, unit="noise_T"), len(wish.gap_T))
         ids_TK, _ = one_layer(probe.route(layer, states.x_TD), len(states.x_TD), spec.top_k)
         yield f"MoE layer {layer}, logits about {level}, leads of {gap} times the noise", states.contest(ids_TK)

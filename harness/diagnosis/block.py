@@ -35,7 +35,7 @@ def find_in_block(exhibit: Exhibit) -> Finding:
     expected_TD, observed_TD = expected_block(exhibit), arrays["y_TD"].astype(np.float64)
     scale = float(np.sqrt(np.mean(expected_TD**2))) or 1.0
     allowed = exhibit.limit("worst_token_error")
-    off_T = ~(_rms(observed_TD - expected_TD) <= allowed * scale) & arrays["judged_T"].astype(bool)
+    off_T = np.asarray(~(_rms(observed_TD - expected_TD) <= allowed * scale) & arrays["judged_T"].astype(bool))
     tokens = tuple(int(t) for t in np.flatnonzero(off_T)[:8])
     if not off_T.any():
         return Finding(("experts",), layer, evidence=("no single token is over the bound, all together are",))

@@ -39,9 +39,8 @@ def find_in_model(exhibit: Exhibit) -> Finding:
     spread = _spread(exhibit, expected)
     first, seen = _first_layer(exhibit, expected)
     operators, said = _place(exhibit, spread, first)
-    if first and operators[0] == "experts":  # what the next router is given wrong was made in the block before it
-        first -= 1
-    return Finding(operators, first, evidence=(seen, said), tokens=tuple(int(s) for s in np.flatnonzero(spread.off_S)[:8]))
+    made = first - 1 if first and operators[0] == "experts" else first  # what a router is given wrong, the block before it has made
+    return Finding(operators, made, evidence=(seen, said), tokens=tuple(int(s) for s in np.flatnonzero(spread.off_S)[:8]))
 
 
 def _router(exhibit: Exhibit, expected: OracleOutput, layer: int) -> Finding | None:

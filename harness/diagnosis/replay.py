@@ -100,9 +100,11 @@ def route_of(exhibit: Exhibit, x_TD: np.ndarray, seams: Seams) -> Routes:
     rounding, tensors = Rounding(exhibit.dtype), exhibit.tensors
     weight, bias, correction = (tensors.get(f"{PREFIX}router.{part}") for part in ("weight", "bias", "correction_bias"))
     assert weight is not None
-    rounded_bias = None if bias is None else rounding(bias.astype(np.float32))
-    kept = None if correction is None else correction.astype(np.float32)
-    whole = RouterTensors(rounding(weight.astype(np.float32)), rounded_bias, kept)
+    whole = RouterTensors(
+        rounding(weight.astype(np.float32)),
+        None if bias is None else rounding(bias.astype(np.float32)),
+        None if correction is None else correction.astype(np.float32),
+    )
     return route(x_TD.copy(), whole, exhibit.config.routing, rounding, seams, None)
 
 

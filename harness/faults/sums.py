@@ -93,7 +93,7 @@ def single_products(seed: int) -> Product:
         step = max(1, CHUNK // weight_OI.size)
         for start in range(0, len(rows), step):
             y[start : start + step] = (rows[start : start + step, None] * weight_OI).sum(axis=-1)
-        return y.reshape(*x.shape[:-1], -1)
+        return y.reshape(*x.shape[:-1], len(weight_OI))
 
     return product
 
@@ -113,6 +113,6 @@ def tiles_of_rows(seed: int) -> Product:
     def product(x: Array, weight_OI: Array) -> Array:
         rows = x.reshape(-1, x.shape[-1])
         parts = [ordered(rows[start : start + rows_of], weight_OI) for start in range(0, max(len(rows), 1), rows_of)]
-        return np.concatenate(parts).reshape(*x.shape[:-1], -1)
+        return np.concatenate(parts).reshape(*x.shape[:-1], len(weight_OI))
 
     return product

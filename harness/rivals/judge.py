@@ -30,10 +30,10 @@ class Outcome:
 
 
 def judge(candidate: Candidate, workshop: Workshop, archive: Archive) -> Outcome:
-    """A router without a model has no logits: no rule sees it."""
+    """No rule sees a router without a model, nor a model that tells a list of likely tokens instead of its logits."""
     case = case_of(candidate, workshop)
     visible, ratios, same_runs = False, {rule.id: 0.0 for rule in RULES}, False
-    if case is not None:
+    if case is not None and "all" in candidate.backend.capabilities().logits:
         subject = Subject(candidate.backend, case, candidate.dtype, workshop)
         visible, ratios = _by_rules(subject, archive.of(subject))
         same_runs = visible and ours.fails(subject, ours.SAME_RUNS)
@@ -46,7 +46,8 @@ def _by_rules(subject: Subject, known: References) -> tuple[bool, Ratios]:
         observed = _attempt(lambda run=run: rows(run(subject)))  # type: ignore[misc]
         visible |= observed is None or _differs(observed, known.same_dtype[name])
         _raise_to(ratios, LOGITS, known, name, observed, subject.dtype)
-    _raise_to(ratios, BLOCK, known, BLOCKS, _attempt(lambda: tuple(blocks(subject, known.states))), subject.dtype)
+    if "probe" in subject.capabilities.features:
+        _raise_to(ratios, BLOCK, known, BLOCKS, _attempt(lambda: tuple(blocks(subject, known.states))), subject.dtype)
     return visible, ratios
 
 

@@ -52,7 +52,8 @@ OURS: dict[str, Kills] = {"ours-same-runs": lambda o: o.same_runs, "ours": lambd
 
 
 def _kills(rule: str) -> Kills:
-    return lambda outcome: not outcome.ratios[rule] <= 1.0
+    """Where nothing can be seen, a rule that fails does so on noise."""
+    return lambda outcome: outcome.visible and not outcome.ratios[rule] <= 1.0
 
 
 def of_dtype(outcomes: Sequence[Outcome], dtype: str) -> list[Outcome]:

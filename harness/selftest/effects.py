@@ -14,7 +14,7 @@ DTYPES = ("float32", "bfloat16")
 STEPS = 4  # an octave, a factor of two, is searched in so many
 FIRST = 10_000  # of the seeds: none that an honest run had
 # Likeliest to kill first: no check is asked after one that fails.
-ORDER = ("BLOCK-02", "BLOCK-01", "ROUTE-04", "PARITY-03", "PARITY-02", "ROUTE-05")
+ORDER = ("BLOCK-02", "ROUTE-19", "ROUTE-18", "ROUTE-04", "ROUTE-16", "BLOCK-01", "PARITY-03", "PARITY-02", "ROUTE-05")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from harness.recheck import CANNOT, FAILS, PASSES, recheck, run_check
 from harness.selftest.suite import checks_of
 from harness.selftest.trial import cases
 from harness.subject import Subject, Workshop
+from implementations import registry
 
 REPO = Path(__file__).resolve().parents[2]
 FAILING = {
@@ -55,10 +56,10 @@ def test_the_wrong_build_fails_and_the_right_one_passes(kind, capsules):
 
 @pytest.mark.parametrize("kind", ["block", "model"])
 def test_a_real_backend_passes_on_the_checkpoint_of_a_capsule(kind, capsules):
-    pytest.importorskip("torch")
-    from implementations.native.backend import backend as native
-
-    found = recheck(capsules[kind], native())
+    native = registry.backend("native")
+    if native.capabilities().unavailable:
+        pytest.skip(native.capabilities().unavailable)
+    found = recheck(capsules[kind], native)
     assert found.code == PASSES, found.sentence
 
 

@@ -13,7 +13,9 @@ from harness.prompts.search import Search
 from harness.prompts.stored import CLEAR, TIED_DTYPES, TIES, Key, Prompts, stack
 from implementations.interface import DTYPES
 
-LENGTH, CLEAR_PROMPTS, NEAR_TIES = 16, 8, 2
+LENGTHS = (16, 8)  # the longest at which enough clear prompts are found
+LONGEST = LENGTHS[0]
+CLEAR_PROMPTS, NEAR_TIES = 8, 2
 WINDOWS, CALIBRATION = 400, 16  # stretches of text to start from at most, and to calibrate on
 ALIKE = 4  # no two prompts begin with the same tokens, this many
 COARSEST = "bfloat16"  # what is clear in it is searched for; in finer dtypes the same prompts are clearer still
@@ -27,7 +29,8 @@ def make(case: Case, text: bytes, seed: int = 0) -> tuple[dict[Key, Prompts], di
     """The case's prompts by kind and dtype, and facts about them by dtype. Deterministic. Raises NotFound."""
     calibration_BS, windows_BS = _windows(text[: len(text) // 2], CALIBRATION, seed), _windows(text[len(text) // 2 :], WINDOWS, seed)
     noises = {dtype: Noise(case, dtype, calibration_BS) for dtype in DTYPES}
-    clear = _clear(Search(noises[COARSEST]), windows_BS)
+    clear = _longest(Search(noises[COARSEST]), windows_BS)
+    windows_BS = windows_BS[:, : clear.input_ids_BS.shape[1]]
     found = {(CLEAR, dtype): _measured(clear, noise) for dtype, noise in noises.items()}
     found |= {(TIES, dtype): _near_ties(Search(noises[dtype]), clear, windows_BS) for dtype in TIED_DTYPES}
     return found, {dtype: _facts(found, noise) for dtype, noise in noises.items()}
@@ -35,19 +38,28 @@ def make(case: Case, text: bytes, seed: int = 0) -> tuple[dict[Key, Prompts], di
 
 def _windows(text: bytes, count: int, seed: int) -> np.ndarray:
     """input_ids_BS of stretches of text."""
-    starts = np.random.default_rng(seed).choice(len(text) - LENGTH, count, replace=False)
-    return np.stack([np.frombuffer(text[start : start + LENGTH], np.uint8) for start in starts]).astype(np.int64)
+    starts = np.random.default_rng(seed).choice(len(text) - LONGEST, count, replace=False)
+    return np.stack([np.frombuffer(text[start : start + LONGEST], np.uint8) for start in starts]).astype(np.int64)
 
 
-def _clear(search: Search, windows_BS: np.ndarray) -> Prompts:
+def _longest(search: Search, windows_BS: np.ndarray) -> Prompts:
+    for length in LENGTHS:
+        found = _clear(search, windows_BS[:, :length])
+        if len(found) == CLEAR_PROMPTS:
+            return stack(found)
+    raise NotFound(f"{search.noise.case.name}: {len(found)} clear prompts of {length} tokens, {CLEAR_PROMPTS} wanted")
+
+
+def _clear(search: Search, windows_BS: np.ndarray) -> list[Prompts]:
+    """As many as are wanted, or fewer."""
     found: list[Prompts] = []
     for window_S in windows_BS:
         prompt = search.clear(window_S)
         if prompt is not None and not any(_alike(prompt, other) for other in found):
             found.append(prompt)
         if len(found) == CLEAR_PROMPTS:
-            return stack(found)
-    raise NotFound(f"{search.noise.case.name}: {len(found)} clear prompts of {LENGTH} tokens, {CLEAR_PROMPTS} wanted")
+            break
+    return found
 
 
 def _alike(a: Prompts, b: Prompts) -> bool:
@@ -76,11 +88,16 @@ def _near_ties(search: Search, clear: Prompts, windows_BS: np.ndarray) -> Prompt
 
 def _prefixes(clear: Prompts, windows_BS: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The beginnings of clear prompts, the tie as early as it can be, and text to go on with."""
-    for position in range(ALIKE, LENGTH):
+    for position in range(ALIKE, windows_BS.shape[1]):
         for row, input_ids_S in enumerate(clear.input_ids_BS):
             yield input_ids_S[:position], windows_BS[row]
 
 
 def _facts(found: dict[Key, Prompts], noise: Noise) -> dict[str, float]:
     counts = {kind: len(found[kind, noise.dtype]) for kind in (CLEAR, TIES) if (kind, noise.dtype) in found}
-    return {"kinds": len(noise.models), "factor": round(noise.factor, 3), "length": LENGTH, **counts}
+    return {
+        "kinds": len(noise.models),
+        "factor": round(noise.factor, 3),
+        "length": found[CLEAR, noise.dtype].input_ids_BS.shape[1],
+        **counts,
+    }

@@ -14,9 +14,9 @@ from harness.prompts.reading import Reading, Tie, margins, read
 from harness.prompts.stored import Prompts
 
 TIE = 0.25  # of a typical error: honest implementations fall on either side
-HOPELESS = 0.8  # margins below this share of the bound on typical text are not measured
-SLACK = 1.35  # by how much a margin must exceed the scouts' noise: all kinds together may show more
-PATIENCE = 80  # hopeful tokens tried for one prompt: another stretch of text comes sooner to its end
+HOPELESS = 0.4  # margins below this share of the bound on typical text are not measured
+SLACK = 1.2  # by how much a margin must exceed the scouts' noise: all kinds together may show more
+PATIENCE = 150  # hopeful tokens tried for one prompt: another stretch of text comes sooner to its end
 SURVEYED = 24  # tokens at once
 BYTES = 256  # the special tokens above, which a backend may well treat otherwise, are not used
 
@@ -72,12 +72,13 @@ class Search:
         return None
 
     def _likeliest(self, prefix_S: np.ndarray, wanted: int) -> Iterator[int]:
-        """The byte of the text first, then, but for the last byte again, all others as the model finds them likely. A prompt begins as its
-        text does, so that prompts differ."""
+        """The byte of the text first, then, but for the last byte again, all others as the model might go on: drawn without replacement
+        (Gumbel noise on the logits), from a seed that is the text, so that prompts differ. A prompt begins as its text does."""
         yield wanted
         if len(prefix_S):
-            logits_V = self.oracle.forward(prefix_S).logits_SV[-1]
-            yield from (int(token) for token in np.argsort(-logits_V[:BYTES], kind="stable") if token not in (wanted, prefix_S[-1]))
+            noise_V = np.random.default_rng([*prefix_S, wanted]).gumbel(size=BYTES)
+            order_V = np.argsort(-(self.oracle.forward(prefix_S).logits_SV[-1, :BYTES] + noise_V), kind="stable")
+            yield from (int(token) for token in order_V if token not in (wanted, prefix_S[-1]))
 
     def _surveyed(
         self, prefix_S: np.ndarray, tokens: Iterator[int], wanted: Callable[[np.ndarray], bool]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from harness.cases import Case, RouterCase, router_cases
+from harness.cases import router_cases
 from harness.faults.catalogue import entries
 from harness.faults.entry import Fault
 from harness.rivals.candidates import Candidate, golden
@@ -30,7 +31,7 @@ def fails_elsewhere(candidate: Candidate, workshop: Workshop) -> bool:
     return any(fails(subject, (*ROUTING, *about)) for subject in subjects)
 
 
-def _cases(candidate: Candidate) -> list[Case | RouterCase]:
+def _cases(candidate: Candidate) -> list[Any]:
     if candidate.family in golden():
         return [golden()[candidate.family].seeded(candidate.seed)]
     return [case for case in router_cases() if case.name == candidate.family]

@@ -10,14 +10,14 @@ import numpy as np
 from harness.cases import Case
 from harness.prompts.noise import Noise
 from harness.prompts.search import Search
-from harness.prompts.stored import CLEAR, TIED_DTYPES, TIES, Key, Prompts, stack
+from harness.prompts.stored import CLEAR, TIED_DTYPES, TIES, Key, Prompts, can_tie, stack
 from implementations.interface import DTYPES
 
 LENGTHS = (16, 8)  # the longest at which enough clear prompts are found
 LONGEST = LENGTHS[0]
 CLEAR_PROMPTS, NEAR_TIES = 8, 2
 WINDOWS, CALIBRATION = 400, 16  # stretches of text to start from at most, and to calibrate on
-ALIKE = 4  # no two prompts begin with the same tokens, this many
+FIRST_TIE = 4  # the earliest position of a near-tie
 COARSEST = "bfloat16"  # what is clear in it is searched for; in finer dtypes the same prompts are clearer still
 
 
@@ -32,7 +32,8 @@ def make(case: Case, text: bytes, seed: int = 0) -> tuple[dict[Key, Prompts], di
     clear = _longest(Search(noises[COARSEST]), windows_BS)
     windows_BS = windows_BS[:, : clear.input_ids_BS.shape[1]]
     found = {(CLEAR, dtype): _measured(clear, noise) for dtype, noise in noises.items()}
-    found |= {(TIES, dtype): _near_ties(Search(noises[dtype]), clear, windows_BS) for dtype in TIED_DTYPES}
+    if can_tie(case.config.routing):
+        found |= {(TIES, dtype): _near_ties(Search(noises[dtype]), clear, windows_BS) for dtype in TIED_DTYPES}
     return found, {dtype: _facts(found, noise) for dtype, noise in noises.items()}
 
 
@@ -55,15 +56,11 @@ def _clear(search: Search, windows_BS: np.ndarray) -> list[Prompts]:
     found: list[Prompts] = []
     for window_S in windows_BS:
         prompt = search.clear(window_S)
-        if prompt is not None and not any(_alike(prompt, other) for other in found):
+        if prompt is not None and not any(np.array_equal(prompt.input_ids_BS, other.input_ids_BS) for other in found):
             found.append(prompt)
         if len(found) == CLEAR_PROMPTS:
             break
     return found
-
-
-def _alike(a: Prompts, b: Prompts) -> bool:
-    return bool((a.input_ids_BS[0, :ALIKE] == b.input_ids_BS[0, :ALIKE]).all())
 
 
 def _measured(clear: Prompts, noise: Noise) -> Prompts:
@@ -88,7 +85,7 @@ def _near_ties(search: Search, clear: Prompts, windows_BS: np.ndarray) -> Prompt
 
 def _prefixes(clear: Prompts, windows_BS: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The beginnings of clear prompts, the tie as early as it can be, and text to go on with."""
-    for position in range(ALIKE, windows_BS.shape[1]):
+    for position in range(FIRST_TIE, windows_BS.shape[1]):
         for row, input_ids_S in enumerate(clear.input_ids_BS):
             yield input_ids_S[:position], windows_BS[row]
 

@@ -73,12 +73,12 @@ class Search:
 
     def _likeliest(self, prefix_S: np.ndarray, wanted: int) -> Iterator[int]:
         """The byte of the text first, then, but for the last byte again, all others as the model might go on: drawn without replacement
-        (Gumbel noise on the logits), from a seed that is the text, so that prompts differ. A prompt begins as its text does."""
+        (Gumbel noise on the logits), from a seed that is the text, so that prompts differ. The first byte is any."""
         yield wanted
-        if len(prefix_S):
-            noise_V = np.random.default_rng([*prefix_S, wanted]).gumbel(size=BYTES)
-            order_V = np.argsort(-(self.oracle.forward(prefix_S).logits_SV[-1, :BYTES] + noise_V), kind="stable")
-            yield from (int(token) for token in order_V if token not in (wanted, prefix_S[-1]))
+        logits_V = self.oracle.forward(prefix_S).logits_SV[-1, :BYTES] if len(prefix_S) else np.zeros(BYTES)
+        noise_V = np.random.default_rng([*prefix_S, wanted]).gumbel(size=BYTES)
+        last = prefix_S[-1:].tolist()
+        yield from (int(token) for token in np.argsort(-(logits_V + noise_V), kind="stable") if token not in (wanted, *last))
 
     def _surveyed(
         self, prefix_S: np.ndarray, tokens: Iterator[int], wanted: Callable[[np.ndarray], bool]

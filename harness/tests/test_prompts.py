@@ -10,7 +10,7 @@ import pytest
 from harness.cases import Case, golden_cases
 from harness.faults.catalogue import HONEST_VARIANTS, SEEDED_KINDS, backend
 from harness.prompts.reading import beside_tie, read
-from harness.prompts.stored import CLEAR, TIED_DTYPES, TIES, Prompts, load, save, stack
+from harness.prompts.stored import CLEAR, TIED_DTYPES, TIES, Prompts, can_tie, load, save, stack
 from harness.prompts.verify import problems
 from implementations.interface import DTYPES, LoadSpec, Request, RoutingSpec
 
@@ -27,9 +27,10 @@ def case(request) -> Case:
 def test_there_are_eight_clear_prompts_that_reach_every_expert(case: Case):
     for dtype in DTYPES:
         clear = case.prompts[CLEAR, dtype]
-        assert len(clear) >= 8 and clear.input_ids_BS.shape[1] <= 16 and len(np.unique(clear.input_ids_BS[:, :4], axis=0)) == len(clear)
+        assert len(clear) >= 8 and clear.input_ids_BS.shape[1] <= 16 and len(np.unique(clear.input_ids_BS, axis=0)) == len(clear)
         assert (clear.clearance_B > 1).all() and clear.experts_reached(case.config.routing.num_experts).all()
-    assert all((case.prompts[TIES, dtype].clearance_B > 1).all() for dtype in TIED_DTYPES)
+    ties = [case.prompts[TIES, dtype] for dtype in TIED_DTYPES] if can_tie(case.config.routing) else []
+    assert all((found.clearance_B > 1).all() for found in ties)
 
 
 def test_what_is_stored_agrees_with_the_oracle(case: Case):
@@ -73,6 +74,8 @@ def test_a_tie_that_is_none_is_found():
 
 
 def test_both_sides_of_a_near_tie_differ_at_the_tie_and_not_before(case: Case):
+    if not can_tie(case.config.routing):
+        return
     ties = case.prompts[TIES, "bfloat16"]
     for input_ids_S, (layer, position) in zip(ties.input_ids_BS, ties.tie_B2.tolist(), strict=True):
         one, other = (np.sort(side.topk_ids_LSK) for side in read(case.oracle, input_ids_S, (layer, position)).sides)

@@ -137,7 +137,7 @@ ATTENTION: tuple[Fault, ...] = (
     Fault("qk-norm-after-rope", "QK norm follows RoPE; its weight then falls on other pairs.",
           None, change(position_heads=norm_after_rope), ("PARITY-01",), families=QWEN),
     Fault("attention-bias-dropped", "attention_bias is ignored.", None, change(loaded=without_bias), ("CONV-02",), families=QWEN,
-          needs=setting(attention_bias=True)),
+          needs=where(lambda config: bool(config.attention_bias), setting(attention_bias=tuple("qkvo")))),
     Fault("kv-heads-tiled", "Key/value heads are tiled (n, n+N, ...) instead of repeated in groups.",
           None, change(repeat_kv=tile_kv), ("PARITY-01", "PARITY-04"), needs=grouped),
     Fault("scale-of-hidden-size", "Scores are scaled by hidden_size / heads although head_dim is given.",

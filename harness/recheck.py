@@ -75,7 +75,7 @@ def asked_again(exhibit: Exhibit, backend: Backend, scratch: Path, device: str) 
     if exhibit.config.family not in backend.capabilities().families:
         raise Unsupported(f"{backend.name} does not declare family {exhibit.config.family}")
     path = write_model(exhibit, scratch / "checkpoint")
-    if not backend.capabilities().reads_hf or converts(exhibit):
+    if not backend.capabilities().reads_hf:
         backend.from_hf(str(path), str(scratch / "converted"))
         path = scratch / "converted"
     model = backend.load(str(path), _spec(exhibit, device))
@@ -83,11 +83,6 @@ def asked_again(exhibit: Exhibit, backend: Backend, scratch: Path, device: str) 
         return ask[exhibit.kind](exhibit, model)
     finally:
         model.close()
-
-
-def converts(exhibit: Exhibit) -> bool:
-    """Whether the check was about the backend's own format."""
-    return bool(exhibit.facts.get("converted"))
 
 
 def _spec(exhibit: Exhibit, device: str) -> LoadSpec:

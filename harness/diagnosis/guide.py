@@ -10,7 +10,7 @@ Legend: T tokens, E experts, K top-k.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -37,13 +37,11 @@ class Diverged(Exception):
 @dataclass
 class Guide:
     """Consumes one `Steps` per selection. `strict`: raises Diverged at the first selection that differs without excuse. `differing`: tokens
-    whose selection did; `compared`: tokens."""
+    whose selection did."""
 
     steps: Iterator[Steps]
     strict: bool = True
     differing: int = 0
-    compared: int = 0
-    by_step: list[int] = field(default_factory=list)
 
     def lead(self, seams: Seams) -> Seams:
         select = seams.router.select
@@ -63,8 +61,6 @@ class Guide:
             favoured_TK = select(*_in_favour(ranking_TE, logits_TE, step, legal_T, spec), spec)
             differs_T &= _differ(favoured_TK, step.ids_TK)
         self.differing += int(differs_T.sum())
-        self.by_step.append(int(differs_T.sum()))
-        self.compared += int(step.known_T.sum())
         if self.strict and self.differing:
             raise Diverged
         return np.where((step.known_T & legal_T)[:, None], step.ids_TK, own_TK)

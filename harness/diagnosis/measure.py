@@ -16,7 +16,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import StringIO
 
 import pytest
@@ -124,7 +124,7 @@ def score(trial: Trial) -> Score:
     """Raises AssertionError for a trial without a capsule."""
     assert trial.capsule is not None
     with warnings.catch_warnings(action="ignore"):
-        found = diagnosed(replace(trial.capsule))
+        found = diagnosed(trial.capsule)
     return Score(trial, _ids(found), equals(trial.fault, found), found.finding.operators)
 
 

@@ -53,12 +53,6 @@ SEAMS = {
     "targets": "loss",
     "mean_loss": "loss",
 }
-# Operators that one experiment cannot always tell apart, because one's output is the other's only input.
-NEIGHBOURS = (
-    {"routing ids", "router logits", "routing weights"},  # the three outputs of one router
-    {"experts", "dispatch", "combine", "matrix products"},  # the routed sum
-    {"attention", "positions", "cache", "norm"},  # keys, queries and which of them meet
-)
 
 
 def operator(seam: str) -> str:

@@ -65,7 +65,7 @@ def test_likeliest_tokens_on_clear_prompts(subject: Subject, verdict: Verdict) -
 
 @clause(
     "PARITY-10",
-    "On near-ties flips are excused: logits equal the oracle's on one side or the other",
+    "Near-ties excuse flips: logits are the oracle's on one side",
     golden=True,
     dtypes=TIED_DTYPES,
     when=can_tie,

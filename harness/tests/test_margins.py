@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from harness.cases import Case, golden_cases
 from harness.dtypes import round_to
 from harness.margins import every_pair, margins
-from harness.oracle.routing import select
+from harness.oracle.routing import ranks_logits, select
 from harness.strategies import STEPS, capacity_edges, close_logits
 from implementations.interface import DTYPES
 
@@ -26,7 +26,8 @@ def test_states_have_the_wished_gap(case: Case, gap: float, dtype: str) -> None:
     for level in (0.0, 1.25):
         wish = every_pair(spec.num_experts, gap, level, 4, seed=0)
         found = margins(case.oracle, 0, wish, dtype)
-        assert len(found.x_TD) > 0.6 * len(wish.gap_T)
+        least = 0.6 if ranks_logits(spec) or gap < 8 else 0.25  # scores are bounded, and so is the lead that they leave room for
+        assert len(found.x_TD) > least * len(wish.gap_T)
         assert np.array_equal(round_to(found.x_TD, dtype), found.x_TD)
         assert found.gap_T / found.allowance_T == pytest.approx(np.full(len(found.x_TD), gap), abs=0.1 * max(gap, 1))
         logits_TE, ids_TK, _ = case.oracle.route(0, found.x_TD)

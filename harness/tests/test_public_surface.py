@@ -15,7 +15,7 @@ INTERFACE = REPO / "implementations" / "interface.py"
 # Every public name with its methods and its fields, in positional order. Appending a field with a default keeps third-party backends
 # alive; anything else breaks them and belongs into the CHANGELOG.
 SURFACE = {
-    "Backend": "capabilities from_hf to_hf load name",
+    "Backend": "name capabilities from_hf to_hf load",
     "Capabilities": "features families dtypes logits quantizations variants execution execution_note reads_hf lossy unavailable",
     "CheckpointError": "",
     "DTYPES": "",

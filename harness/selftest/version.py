@@ -6,8 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 
 HERE = Path(__file__).parents[1]
-PACKAGES = ("checks", "faults", "floors", "judge", "oracle", "selftest")
-MODULES = "cases dtypes memory status strategies subject synthetic tensors verdict".split()
+PACKAGES = ("capsule", "checks", "diagnosis", "faults", "floors", "judge", "oracle", "prompts", "selftest")
+MODULES = "cases dtypes grades margins memory record status strategies subject synthetic tensors verdict".split()
 
 
 def judging_files() -> list[Path]:

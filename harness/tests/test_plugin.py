@@ -58,7 +58,8 @@ def test_record_holds_metrics_evidence_and_how_to_repeat_it(project: pytest.Pyte
     project.runpytest_subprocess("-q", "--backend", HONEST, "-k", "ROUTE-04 and mixtral and float32")
     (check,) = (record for record in records(project) if record["type"] == "check")
     assert (check["status"], check["execution"], check["dtype"], check["case"]) == ("PASS", "emulated", "float32", "mixtral")
-    assert {"name": "uncertified_selections", "value": 0.0, "bound": 0, "kind": "judged"} in check["metrics"]
+    metric = {"name": "uncertified_selections", "value": 0.0, "bound": 0, "noise": None, "visible": None, "kind": "judged"}
+    assert metric in check["metrics"]
     assert check["evidence"]["tokens"] >= 64
     assert check["reproduce"].startswith("moe-harness run --backend harness.faults")
 

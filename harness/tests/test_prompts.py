@@ -14,7 +14,7 @@ from harness.prompts.stored import CLEAR, TIED_DTYPES, TIES, Prompts, can_tie, l
 from harness.prompts.verify import problems
 from implementations.interface import DTYPES, LoadSpec, Request, RoutingSpec
 
-CASES = golden_cases()
+CASES = [case for case in golden_cases() if case.prompts]
 MIXTRAL = next(case for case in CASES if case.name == "mixtral")
 OTHERS = [variant for variant in HONEST_VARIANTS if variant not in SEEDED_KINDS]  # the making has not seen them
 
@@ -22,6 +22,11 @@ OTHERS = [variant for variant in HONEST_VARIANTS if variant not in SEEDED_KINDS]
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
 def case(request) -> Case:
     return request.param
+
+
+def test_dots1_alone_has_none():
+    """Its corrected sigmoid scores lie so close that a search of seven minutes found no set: PARITY-08 to 10 are INCONCLUSIVE there."""
+    assert [case.name for case in golden_cases() if not case.prompts] == ["dots1"]
 
 
 def test_there_are_eight_clear_prompts_that_reach_every_expert(case: Case):

@@ -31,6 +31,7 @@ ALL, LAST = Request(logits="all"), Request()
 DTYPES = ["float32", "bfloat16", "float16"]
 WHOLE = ("mixtral", "dots1")  # families tried in every dtype
 LENGTHS = np.array([9, 4, 1])
+FEW_ROUNDINGS = {"float32": 1e-6, "bfloat16": 1e-2, "float16": 1e-3}  # relative RMS
 
 
 def ids(B: int = 3, S: int = 9, seed: int = 0) -> np.ndarray:
@@ -214,8 +215,9 @@ def test_probe_takes_no_tokens(model):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 60000.0])
-def test_a_bad_row_stays_alone(model, bad):
-    """Whatever one row holds, the others keep their bits, though the bad row changes how many tokens an expert gets."""
+def test_a_bad_row_stays_alone(request, model, bad):
+    """Whatever one row holds, the others keep their experts and weights bit for bit, and their outputs to a few roundings: the bad row changes
+    how many tokens an expert gets, and with that, on some processors, which matrix kernel computes the others."""
     x = states(33)
     spoilt = x.copy()
     spoilt[8] = bad
@@ -224,7 +226,8 @@ def test_a_bad_row_stays_alone(model, bad):
     assert np.array_equal(clean.topk_ids_LTK[:, others], dirty.topk_ids_LTK[:, others])
     assert np.array_equal(clean.topk_weights_LTK[:, others], dirty.topk_weights_LTK[:, others])
     assert 0 <= dirty.topk_ids_LTK.min() <= dirty.topk_ids_LTK.max() < model.config.routing.num_experts
-    assert np.array_equal(model.moe_block(0, x)[others], model.moe_block(0, spoilt)[others])
+    still, moved = model.moe_block(0, x)[others], model.moe_block(0, spoilt)[others]
+    assert np.sqrt(np.mean((moved - still) ** 2) / np.mean(still**2)) <= FEW_ROUNDINGS[request.node.callspec.params["loaded"][1]]
 
 
 @pytest.mark.parametrize("pack", ["auto", "false"])

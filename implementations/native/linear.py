@@ -8,6 +8,7 @@ The operators are the ones that torch.compile's freezing uses; they are private,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Callable
 
 import torch
@@ -40,8 +41,20 @@ class PackedLinear:
 
 
 def linear(weight_OI: Tensor, bias_O: Tensor | None = None, packed: bool = False) -> Linear:
-    """`packed` asks for the packed form; the caller made sure of `can_pack`. The row-major weight is not kept then."""
+    """`packed` asks for the packed form; the caller made sure of `can_pack`. The row-major weight is not kept then. A weight whose packed
+    form lets a NaN out of its row stays as it is."""
+    packed = packed and keeps_rows_apart(weight_OI.shape[1], weight_OI.dtype)
     return PackedLinear(_pack(weight_OI), bias_O) if packed else PlainLinear(weight_OI, bias_O)
+
+
+@lru_cache(maxsize=None)
+def keeps_rows_apart(columns: int, dtype: torch.dtype) -> bool:
+    """Whether packed weights with so many columns keep a NaN in its row. oneDNN's AMX kernels (seen with torch 2.13 in bfloat16) read past
+    the end of a row whose length is no multiple of 32, and multiply what stands there, the next row, by zero."""
+    x_TI = torch.zeros(33, columns, dtype=dtype)
+    x_TI[16] = torch.nan
+    y_TO = PackedLinear(_pack(torch.zeros(32, columns, dtype=dtype)))(x_TI)
+    return bool(y_TO[torch.arange(33) != 16].isfinite().all())
 
 
 def _pack(weight_OI: Tensor) -> Tensor:

@@ -216,8 +216,8 @@ def test_probe_takes_no_tokens(model):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 60000.0])
 def test_a_bad_row_stays_alone(request, model, bad):
-    """Whatever one row holds, the others keep their experts and weights bit for bit, and their outputs to a few roundings: the bad row changes
-    how many tokens an expert gets, and with that, on some processors, which matrix kernel computes the others."""
+    """Whatever one row holds, the others keep their experts and weights bit for bit, and their outputs to a few roundings: the bad row
+    changes how many tokens an expert gets, and with that, on some processors, which matrix kernel computes the others."""
     x = states(33)
     spoilt = x.copy()
     spoilt[8] = bad

@@ -42,7 +42,8 @@ def test_each_fault_dies_by_each_check_meant_for_it(fault: Fault, room: Path) ->
 def test_the_honest_subject_passes_every_check_on_evidence(check: Check, room: Path) -> None:
     """So no fault dies of a check that fails always; PASS includes that the check asks for a least amount of evidence."""
     dtype = (check.limits["dtypes"] or ("bfloat16",))[0]
-    case = next(name for name, case in cases().items() if check.asks(case, dtype))
+    asked = [name for name, case in cases().items() if check.asks(case, dtype)]
+    case = "mixtral" if "mixtral" in asked else asked[0]  # the first of the names, dots1, has no golden prompts
     (ending,) = hold(room, Trial("", case, dtype, (check.name,)))
     assert (ending.status, ending.reason) == ("PASS", "")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.judge.limit import Blind
 from harness.verdict import Inconclusive, Verdict
 
 SHOWN = 2000  # characters of a reason that a report can show
@@ -34,6 +35,7 @@ def _status(error: BaseException) -> str:
         (Unsupported, "UNSUPPORTED"),
         (Unavailable, "UNAVAILABLE"),
         (Inconclusive, "INCONCLUSIVE"),
+        (Blind, "INCONCLUSIVE"),
         (AssertionError, "FAIL"),
         (WorkerTimeout, "TIMEOUT"),
     )

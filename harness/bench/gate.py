@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.checks.against_oracle import judge_traces
 from harness.checks.passes import prefill_and_decode, request
+from harness.judge.limit import Blind
 from harness.subject import Subject
 from harness.verdict import Verdict, Violation
 from implementations.interface import Model
@@ -25,6 +26,8 @@ def gate(subject: Subject, model: Model) -> dict[str, Any]:
             _judge(subject, model, verdict)
         except Violation as violation:
             closed = {"status": "VOID", "reason": f"no number: the timed model is wrong: {violation}"}
+        except Blind as blind:
+            closed = {"status": "VOID", "reason": f"no number: the timed model cannot be judged: {blind}"}
         gates[id(model)] = {"gate": verdict.to_record()["metrics"]} | closed
     return gates[id(model)]
 

@@ -57,7 +57,9 @@ class CaseFloors:
     @cached_property
     def _typical(self) -> dict[tuple[str, int], Limit]:
         found = {(metric, tokens): floor for (dtype, metric, tokens), floor in self.table.typical.items() if dtype == self.dtype}
-        return {key: Limit(math.exp(floor.spread.mean), math.exp(floor.limit)) for key, floor in found.items()}
+        bounds = {key: math.exp(floor.limit) for key, floor in found.items()}
+        blind = {key: key[0] not in FREE and bound >= 1 for key, bound in bounds.items()}
+        return {key: Limit(math.exp(floor.spread.mean), bounds[key], blind[key]) for key, floor in found.items()}
 
     def _limit(self, metric: str, value: float, tokens: int) -> Limit:
         floors = self.table.around(self.dtype, metric, tokens)

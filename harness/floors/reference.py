@@ -23,7 +23,7 @@ from implementations.checkpoint import Checkpoint
 from implementations.interface import LoadSpec, PinnedRouting, Request
 from implementations.weights import parameter_counts
 
-LARGEST = 50_000_000  # parameters; of a larger checkpoint the table's typical errors are taken
+LARGEST = 500_000_000  # parameters; of a larger checkpoint the table's typical errors are taken
 LONGEST = 512  # positions that it can hold
 Errors = dict[str, float]  # by name of the metric
 

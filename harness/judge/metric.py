@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from harness.judge.limit import Limit
+from harness.judge.limit import Blind, Limit
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,11 @@ class Metric:
 
     @staticmethod
     def within(name: str, value: float, limit: Limit) -> Metric:
+        """Raises Blind where the limit allows everything."""
+        if limit.blind:
+            raise Blind(
+                f"{name}: honest errors are known to {limit.bound:.2g} of the output only; the model is too large for a reference run"
+            )
         return Metric(name, value, limit.bound, limit.noise)
 
     @property

@@ -16,7 +16,10 @@ from harness.floors.reference import Reference
 from harness.floors.sample import Sample
 from harness.floors.table import FILE, RARE, TOKENS, FloorsError, read, write
 from harness.floors.tolerance import Spread, spread
+from harness.judge.limit import Blind
+from harness.judge.metric import Metric
 from harness.judge.names import BLOCK, FREE, PASS
+from harness.status import classify
 from harness.synthetic import PEAKED, small, synthesize
 from implementations.interface import DTYPES
 
@@ -94,6 +97,15 @@ def test_limits_follow_the_reference_and_are_wider_without_one() -> None:
     seen = Reference(case, "bfloat16").forward(tokens).errors()["logit_error"]
     assert floors.over({"logit_error": 2 * seen}, len(tokens))["logit_error"].bound == pytest.approx(2 * measured.bound)
     assert CaseFloors(floors.table, "bfloat16", None).forward(tokens)["logit_error"].bound > measured.bound
+
+
+def test_a_limit_that_zeros_would_pass_is_no_verdict() -> None:
+    """Of whole-model logits in bfloat16 without a reference; a block's limit without one can still be exceeded."""
+    limits = CaseFloors(read(golden_root() / FILE), "bfloat16", None).typical(BLOCK + PASS, 48)
+    with pytest.raises(Blind, match="too large for a reference run"):
+        Metric.within("logit_error", 0.0, limits["logit_error"].times(2))
+    assert Metric.within("block_error", 1.0, limits["block_error"]).violated
+    assert classify(Blind("why"), None) == ("INCONCLUSIVE", "why")
 
 
 def test_a_reference_follows_the_weights(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -119,6 +120,13 @@ def router_cases() -> list[RouterCase]:
     """One case per routing-only family, of its first public model."""
     found = families.routing_families().values()
     return [RouterCase(family.name, family.parse(next(iter(family.public.values())))) for family in sorted(found, key=lambda f: f.name)]
+
+
+@cache
+def named_cases() -> dict[str, Any]:
+    """The packaged golden models (`Case`) and the routers by themselves (`RouterCase`), by name."""
+    found: list[Any] = [*golden_cases(), *router_cases()]
+    return {case.name: case for case in found}
 
 
 def golden_root() -> Path:

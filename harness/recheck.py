@@ -16,9 +16,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from harness.capsule.calls import grids, run
-from harness.capsule.capsule import Capsule, checkpoint_facts
+from harness.capsule.capsule import Capsule
 from harness.capsule.checkpoint import write_model
 from harness.capsule.exhibit import BLOCK, MODEL, PREFIX, RECORD, ROUTER, Exhibit
+from harness.capsule.located import checkpoint_of
 from harness.cases import golden_root
 from harness.diagnosis.rejudge import rejudge
 from harness.judge.metric import Metric
@@ -140,7 +141,7 @@ def can_ask_again(exhibit: Exhibit) -> bool:
 
 def run_check(capsule: Capsule, backend: str, python: list[str] | None) -> Outcome:
     """The check itself, through pytest."""
-    checkpoint = _checkpoint(capsule)
+    checkpoint = checkpoint_of(capsule)
     if capsule.checkpoint and checkpoint is None:
         return Outcome(CANNOT, f"no checkpoint {capsule.identity['case']} with the capsule's weights is here")
     golden = checkpoint is None or checkpoint.parent.parent == golden_root()
@@ -159,14 +160,3 @@ def run_check(capsule: Capsule, backend: str, python: list[str] | None) -> Outco
         return Outcome(PASSES, "passes")
     said = "; ".join(f"{r['status']} {r['reason']}" for r in records)
     return Outcome(CANNOT, f"{capsule.check} gave no verdict: {said or 'it was not asked'}")
-
-
-def _checkpoint(capsule: Capsule) -> Path | None:
-    """The directory with the capsule's weights: the golden one of that name, or the one that the capsule names."""
-    if not capsule.checkpoint:
-        return None
-    wanted = capsule.checkpoint.get("sha256")
-    for directory in (golden_root() / capsule.identity["case"] / "checkpoint", Path(capsule.checkpoint.get("path", ""))):
-        if directory.is_dir() and checkpoint_facts(directory).get("sha256") == wanted:
-            return directory
-    return None

@@ -19,6 +19,7 @@ VERDICT: pytest.StashKey[Any] = pytest.StashKey()
 BENCH: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 _STATE: pytest.StashKey[_State] = pytest.StashKey()
 _RUN_DIRECTORY = pytest.StashKey[Path]()
+LEAVING = ("FAIL", "CRASHED")  # a capsule
 
 
 class _State:
@@ -114,7 +115,7 @@ def _write(item: pytest.Item, recorder: Recorder, outcome: Outcome, duration: fl
     clause = item.get_closest_marker("clause")
     if clause:
         measured = item.stash[VERDICT].to_record() if VERDICT in item.stash else {"metrics": [], "evidence": {}, "maps": {}}
-        capsule = _capsule(item, identity, about, recorder.directory) if status == "FAIL" and VERDICT in item.stash else None
+        capsule = _capsule(item, identity, about, recorder.directory) if status in LEAVING and VERDICT in item.stash else None
         recorder.write("check", **identity, **about, **measured, expected=outcome.expected, capsule=capsule)
     else:
         identity |= {"workload": identity.pop("check").removeprefix("BENCH-")}

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from harness.judge.distance import relative_rms
+from harness.judge.metric import Metric
 from harness.subject import Subject
 from implementations.interface import Model, Packed, PinnedRouting, Request, Routing, StepOutput
 
@@ -107,9 +109,11 @@ def after_reset(earlier: list[Trace], traces: list[Trace]) -> list[Trace]:
     return [replace(trace, calls=(*earlier[0].calls, reset, *trace.calls)) for trace in traces]
 
 
-def changed_bits(before: list[Trace], after: list[Trace]) -> int:
-    """Logits that differ in any bit; NaN equals NaN."""
-    return sum(int(np.sum(a.logits_SV.view(np.uint32) != b.logits_SV.view(np.uint32))) for a, b in zip(before, after, strict=True))
+def changes(before: list[Trace], after: list[Trace]) -> tuple[Metric, Metric]:
+    """How many logits differ in any bit, of which none may (NaN equals NaN), and by how much, of their RMS."""
+    one, other = (np.concatenate([trace.logits_SV for trace in traces]) for traces in (before, after))
+    changed = int(np.sum(one.view(np.uint32) != other.view(np.uint32)))
+    return Metric("changed_logits", changed, 0), Metric("change", relative_rms(other, one))
 
 
 def prefill_and_decode(

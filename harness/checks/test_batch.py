@@ -10,9 +10,8 @@ import numpy as np
 
 from harness.checks.against_oracle import judge_traces
 from harness.checks.clause import clause
-from harness.checks.passes import changed_bits, pinned_request, prefill, prefill_and_decode, request
+from harness.checks.passes import changes, pinned_request, prefill, prefill_and_decode, request
 from harness.checks.small_models import excerpts, text
-from harness.judge.metric import Metric
 from harness.subject import Subject
 from harness.verdict import Verdict
 
@@ -40,6 +39,6 @@ def test_content_of_neighbours_changes_nothing(subject: Subject, verdict: Verdic
         others_BS = text(subject, 4, LENGTH, seed=10 + kept)
         others_BS[kept] = tokens_BS[kept]
         after = prefill(subject.model(), others_BS, pinned)
-        verdict.judge(Metric("changed_logits", changed_bits(before[kept : kept + 1], after[kept : kept + 1]), 0), about=f"row {kept}")
+        verdict.judge(*changes(before[kept : kept + 1], after[kept : kept + 1]), about=f"row {kept}")
         verdict.saw(tokens=LENGTH)
     verdict.require(tokens=tokens_BS.size)

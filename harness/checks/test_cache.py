@@ -10,10 +10,9 @@ import numpy as np
 from harness.checks.against_oracle import judge_traces
 from harness.checks.clause import LOGIC, clause
 from harness.checks.exhibits import model_exhibit
-from harness.checks.passes import Trace, after_reset, changed_bits, decode, in_chunks, join, prefill, prefill_and_decode, request
+from harness.checks.passes import Trace, after_reset, changes, decode, in_chunks, join, prefill, prefill_and_decode, request
 from harness.checks.refusals import refuses
 from harness.checks.small_models import hidden_states, text
-from harness.judge.metric import Metric
 from harness.subject import MAX_LENGTH, Subject
 from harness.verdict import Verdict
 from implementations.interface import Generate, GenerationSpec, Loss, Model, Packed, Probe, Request
@@ -42,8 +41,7 @@ def test_reset_repeats_bit_for_bit(subject: Subject, verdict: Verdict) -> None:
     used = [join([a, b]) for a, b in zip(first, decode(model, prompts_BS[:, 0].copy(), request(subject)), strict=True)]
     model.reset()
     second = after_reset(used, prefill(model, prompts_BS, request(subject)))
-    changed = Metric("changed_logits", changed_bits(first, second), 0)
-    verdict.judge(changed, exhibit=partial(model_exhibit, subject, second, second[0]))
+    verdict.judge(*changes(first, second), exhibit=partial(model_exhibit, subject, second, second[0]))
     verdict.saw(tokens=prompts_BS.size)
     verdict.require(tokens=32)
 
@@ -75,7 +73,7 @@ def test_awkward_chunks_equal_whole_prompt(subject: Subject, verdict: Verdict) -
 def test_refused_calls_leave_the_cache_alone(subject: Subject, verdict: Verdict) -> None:
     subject.needs("prefill", "decode")
     undisturbed, disturbed = (_stepwise(subject, verdict, disturb) for disturb in (False, True))
-    verdict.judge(Metric("changed_logits", changed_bits(undisturbed, disturbed), 0))
+    verdict.judge(*changes(undisturbed, disturbed))
     verdict.require(refused=8)
 
 
@@ -91,13 +89,13 @@ def test_other_calls_leave_the_cache_alone(subject: Subject, verdict: Verdict) -
             if disturb:
                 call()
             runs.append(decode(model, prompts_BS[:, 24], plain))
-        verdict.judge(Metric("changed_logits", changed_bits(*runs), 0), about=f"after {name}")
+        verdict.judge(*changes(*runs), about=f"after {name}")
         verdict.saw(calls=1)
     if isinstance(model, Generate) and "generate" in subject.capabilities.features:
         fresh = prefill(subject.model(), prompts_BS, plain)
         model.reset()
         model.generate(prompts_BS[:, :8].copy(), np.full(len(prompts_BS), 8), GenerationSpec(2, eos_token_ids=()))
-        verdict.judge(Metric("changed_logits", changed_bits(fresh, prefill(model, prompts_BS, plain)), 0), about="after generate")
+        verdict.judge(*changes(fresh, prefill(model, prompts_BS, plain)), about="after generate")
         verdict.saw(calls=1)
     verdict.require(calls=1)
 

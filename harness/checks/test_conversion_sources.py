@@ -13,7 +13,7 @@ import pytest
 from harness.cases import Case
 from harness.checks.against_oracle import judge_routing_inside, judge_traces
 from harness.checks.clause import LOGIC, clause
-from harness.checks.passes import changed_bits, prefill, request
+from harness.checks.passes import changes, prefill, request
 from harness.checks.small_models import Tensors, like, on, rewritten, text, two_layers
 from harness.dtypes import numpy_dtype
 from harness.judge.metric import Metric
@@ -42,8 +42,8 @@ def test_sharded_source_gives_the_same_bits(subject: Subject, verdict: Verdict) 
     shards = len(list(sharded.case.checkpoint.glob("*.safetensors")))
     tokens_BS = text(subject, ROWS, LENGTH)
     with single.fresh_model(convert=True) as one, sharded.fresh_model(convert=True) as other:
-        changed = changed_bits(*(prefill(model, tokens_BS, request(subject)) for model in (one, other)))
-    verdict.judge(Metric("changed_logits", changed, 0), about=f"{shards} shards")
+        runs = [prefill(model, tokens_BS, request(subject)) for model in (one, other)]
+    verdict.judge(*changes(*runs), about=f"{shards} shards")
     verdict.saw(shards=shards)
     verdict.require(shards=3)
 

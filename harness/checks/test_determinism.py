@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from harness.checks.clause import clause
-from harness.checks.passes import Trace, changed_bits, decode, join, prefill, request
+from harness.checks.passes import Trace, changes, decode, join, prefill, request
 from harness.checks.small_models import text
-from harness.judge.metric import Metric
 from harness.memory import poisoned_memory
 from harness.subject import Subject
 from harness.verdict import Verdict
@@ -21,7 +20,7 @@ def test_two_loads_give_the_same_bits(subject: Subject, verdict: Verdict) -> Non
     subject.needs("prefill", "decode")
     with subject.fresh_model() as first, subject.fresh_model() as second:
         before, after = run(first, subject), run(second, subject)
-    verdict.judge(Metric("changed_logits", changed_bits(before, after), 0))
+    verdict.judge(*changes(before, after))
     verdict.saw(tokens=sum(len(t.input_ids_S) for t in after))
     verdict.require(tokens=32)
 
@@ -35,7 +34,7 @@ def test_a_repeated_call_gives_the_same_bits(subject: Subject, verdict: Verdict)
             model.reset()
             prefill(model, text(subject, rows, length, seed=rows), request(subject))
             model.reset()
-            verdict.judge(Metric("changed_logits", changed_bits(before, run(model, subject)), 0), about=f"after {rows} rows of {length}")
+            verdict.judge(*changes(before, run(model, subject)), about=f"after {rows} rows of {length}")
             verdict.saw(calls=1)
     verdict.require(calls=5)
 
@@ -49,7 +48,7 @@ def test_poisoned_memory_changes_nothing(subject: Subject, verdict: Verdict) -> 
         before = run(model, subject)
     with poisoned_memory(), subject.fresh_model() as model:
         after = run(model, subject)
-    verdict.judge(Metric("changed_logits", changed_bits(before, after), 0))
+    verdict.judge(*changes(before, after))
     verdict.saw(tokens=sum(len(t.input_ids_S) for t in after))
     verdict.require(tokens=32)
 

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from harness.checks.clause import LOGIC, clause
-from harness.checks.passes import changed_bits, prefill, request
+from harness.checks.passes import changes, prefill, request
 from harness.checks.refusals import refuses
-from harness.judge.metric import Metric
 from harness.subject import MAX_BATCH, MAX_LENGTH, Subject
 from harness.verdict import Verdict
 from implementations.interface import Model, Request
@@ -130,5 +129,5 @@ def _judge(subject: Subject, verdict: Verdict, calls: dict[str, Call]) -> None:
         model = subject.model()
         refuses(verdict, what, lambda call=call, model=model: call(model))  # type: ignore[misc]
         after = prefill(subject.model(), prompts_BS, request(subject))
-        verdict.judge(Metric("changed_logits", changed_bits(before, after), 0), about=f"after {what}")
+        verdict.judge(*changes(before, after), about=f"after {what}")
     verdict.require(refused=len(calls))

@@ -6,11 +6,10 @@ import numpy as np
 
 from harness.checks.against_oracle import both_rounded, judge_traces
 from harness.checks.clause import LOGIC, clause
-from harness.checks.passes import changed_bits, packed, pinned_request, request
+from harness.checks.passes import changes, packed, pinned_request, request
 from harness.checks.refusals import refuses
 from harness.checks.small_models import excerpts
 from harness.judge.logits import logit_metrics
-from harness.judge.metric import Metric
 from harness.subject import Subject
 from harness.verdict import Verdict
 from implementations.interface import Packed, Request
@@ -43,8 +42,8 @@ def test_nothing_leaks_between_packed_sequences(subject: Subject, verdict: Verdi
         other = [s if i != changed else (s + 1) % 256 for i, s in enumerate(sequences)]
         after = packed(model, other, pinned)
         rest = [i for i in range(len(LENGTHS)) if i != changed]
-        bits = changed_bits([before[i] for i in rest], [after[i] for i in rest])
-        verdict.judge(Metric("changed_logits", bits, 0), about=f"sequence {changed} of lengths {LENGTHS} changed")
+        found = changes([before[i] for i in rest], [after[i] for i in rest])
+        verdict.judge(*found, about=f"sequence {changed} of lengths {LENGTHS} changed")
         verdict.saw(tokens=sum(LENGTHS[i] for i in rest))
     verdict.require(tokens=32)
 

@@ -9,7 +9,7 @@ import pytest
 
 from harness.checks.against_oracle import both_rounded, judge_traces
 from harness.checks.clause import clause
-from harness.checks.passes import changed_bits, pinned_request, prefill, prefill_and_decode, request, valid
+from harness.checks.passes import changes, pinned_request, prefill, prefill_and_decode, request, valid
 from harness.checks.ragged import DECODED, ragged
 from harness.checks.small_models import Tensors, rewritten
 from harness.judge.logits import logit_metrics
@@ -76,8 +76,8 @@ def test_content_of_pads_changes_nothing(subject: Subject, verdict: Verdict, pad
     for b, length in enumerate(lengths_B):
         where = valid(input_ids_BS.shape[1], int(length), padding)
         garbage_BS[b, where] = input_ids_BS[b, where]
-    changed = changed_bits(clean, prefill(subject.model(), garbage_BS, pinned, lengths_B))
-    verdict.judge(Metric("changed_logits", changed, 0), about=f"lengths {lengths_B.tolist()}, {padding} padding")
+    garbled = prefill(subject.model(), garbage_BS, pinned, lengths_B)
+    verdict.judge(*changes(clean, garbled), about=f"lengths {lengths_B.tolist()}, {padding} padding")
     verdict.saw(tokens=int(lengths_B.sum()), pads=int(input_ids_BS.size - lengths_B.sum()))
     verdict.require(tokens=32, pads=8)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,20 +17,21 @@ from harness.diagnosis.router import find_in_router
 from harness.faults.catalogue import FAULTS
 from harness.faults.entry import Fault
 
+if TYPE_CHECKING:
+    from harness.diagnosis.stage import Echoes
+
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """`answer` None: nothing could be tried, for want of arrays or weights."""
+    """`answer`: of hypotheses, or of a check that was asked again. None: nothing could be tried, for want of weights."""
 
     finding: Finding
-    answer: Answer | None
+    answer: Answer | Echoes | None
 
     @property
     def operators(self) -> tuple[str, ...]:
         """Those of the known bugs that fit, else the suspects."""
-        if self.answer is None or not self.answer.accepted:
-            return self.finding.operators
-        return tuple(dict.fromkeys(name for hypothesis in self.answer.accepted for name in sorted(hypothesis.operators)))
+        return (self.answer.operators if self.answer else ()) or self.finding.operators
 
 
 def diagnose(exhibit: Exhibit, faults: Iterable[Fault] = FAULTS) -> Diagnosis:

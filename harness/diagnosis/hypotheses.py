@@ -43,6 +43,11 @@ class Answer:
     nearest: Hypothesis | None
     tried: int
 
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """Of the accepted faults."""
+        return tuple(dict.fromkeys(name for hypothesis in self.accepted for name in sorted(hypothesis.operators)))
+
 
 def explain_by_catalogue(exhibit: Exhibit, faults: Iterable[Fault] = FAULTS) -> Answer:
     """Tries every fault that can act on the exhibit."""

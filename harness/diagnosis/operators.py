@@ -45,6 +45,10 @@ SEAMS = {
     "rope_tables": "positions",
     "rotate": "positions",
     "position_heads": "positions",
+    "describe": "declarations",
+    "features": "declarations",
+    "shown": "declarations",
+    "top": "log-probabilities",
     "segments": "packing",
     "packed_positions": "packing",
     "packed_last": "packing",
@@ -53,6 +57,30 @@ SEAMS = {
     "targets": "loss",
     "mean_loss": "loss",
 }
+
+# What the checks of a topic are about: the first suspects where nothing else is known
+TOPICS = {
+    "BATCH": ("calls and padding", "attention"),
+    "BLOCK": ("combine", "experts"),
+    "CACHE": ("cache", "positions"),
+    "CAP": ("declarations",),
+    "CONV": ("conversion",),
+    "DET": ("matrix products", "combine"),
+    "GEN": ("sampling",),
+    "INPUT": ("calls and padding",),
+    "LOSS": ("loss",),
+    "MEM": ("combine", "cache"),
+    "PACK": ("packing",),
+    "PAD": ("calls and padding", "attention"),
+    "PARITY": ("log-probabilities", "matrix products"),
+    "ROUTE": ("routing ids", "router logits"),
+    "WINDOW": ("attention", "positions"),
+}
+
+
+def suspects(clause: str) -> tuple[str, ...]:
+    """By the topic of a clause ("GEN-03"); empty for one without."""
+    return TOPICS.get(clause.split("-")[0], ())
 
 
 def operator(seam: str) -> str:

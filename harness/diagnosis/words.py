@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.capsule.capsule import Capsule
 from harness.capsule.exhibit import BLOCK, MODEL, RECORD, ROUTER, Exhibit
 from harness.diagnosis.diagnose import Diagnosis
-from harness.diagnosis.hypotheses import Hypothesis
+from harness.diagnosis.hypotheses import Answer, Hypothesis
 from harness.diagnosis.jury import Jury
+from harness.diagnosis.operators import operators
 from harness.diagnosis.replay import Distance
 from harness.judge.metric import Metric
+
+if TYPE_CHECKING:
+    from harness.diagnosis.stage import Echoes
 
 SHOWN = 4
 
@@ -77,8 +82,8 @@ def jury(found: Jury) -> str:
     )
 
 
-def diagnosis(found: Diagnosis) -> Iterator[str]:
-    """Where, and which known bug."""
+def diagnosis(found: Diagnosis, kind: str) -> Iterator[str]:
+    """Where, and which known bug. `kind`: of the exhibit."""
     finding = found.finding
     where = "" if finding.layer is None else f"MoE layer {finding.layer}, "
     yield f"  where      {where}{' or '.join(finding.operators[:3])}"
@@ -87,14 +92,32 @@ def diagnosis(found: Diagnosis) -> Iterator[str]:
         yield f"             experts {', '.join(map(str, finding.experts))}"
     if finding.tokens:
         yield f"             tokens {', '.join(map(str, finding.tokens))}" + (" ..." if len(finding.tokens) == 8 else "")
-    yield from _answer(found)
+    yield from _answer(found, kind)
 
 
-def _answer(found: Diagnosis) -> Iterator[str]:
-    answer = found.answer
-    if answer is None:
-        yield "  known bug  cannot be tried: the capsule holds no weights"
-    elif not answer.accepted:
+def _answer(found: Diagnosis, kind: str) -> Iterator[str]:
+    if found.answer is None:
+        yield f"  known bug  cannot be tried: the {'check was not asked of a golden model' if kind == RECORD else 'capsule holds no weights'}"
+    elif isinstance(found.answer, Answer):
+        yield from _by_hypotheses(found.answer)
+    else:
+        yield from _by_check(found.answer)
+
+
+def _by_check(echoes: Echoes) -> Iterator[str]:
+    if not echoes.accepted:
+        yield f"  known bug  none of the known: of {echoes.tried} tried, the check ends this way with none"
+        return
+    several = f" (one of {len(echoes.accepted)} that it cannot tell apart)" if len(echoes.accepted) > 1 else ""
+    yield f"  known bug  the check ends the same way with it{several}:"
+    for fault in echoes.accepted[:SHOWN]:
+        yield f"             {fault.id}: {fault.what}"
+        yield f"               {', '.join(sorted(operators(fault)))}" + (f"; {fault.url}" if fault.url else "")
+    yield f"             {echoes.tried} known bugs were tried"
+
+
+def _by_hypotheses(answer: Answer) -> Iterator[str]:
+    if not answer.accepted:
         near = f"; the nearest, {answer.nearest.fault.id}, is {_far(answer.nearest)}" if answer.nearest else ""
         yield f"  known bug  none of the known: of {answer.tried} tried, none gives this output{near}"
     else:
@@ -125,9 +148,3 @@ def _far(hypothesis: Hypothesis) -> str:
 
 def _bounds(value: float) -> str:
     return f"{value:.3g} bounds"
-
-
-def record_only(exhibit: Exhibit) -> str:
-    """Said instead of a diagnosis."""
-    assert exhibit.kind == RECORD
-    return "  where      the capsule holds what was measured and no arrays: run the line below again to see more"

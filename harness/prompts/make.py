@@ -13,10 +13,10 @@ from harness.prompts.search import Search
 from harness.prompts.stored import CLEAR, TIED_DTYPES, TIES, Key, Prompts, can_tie, stack
 from implementations.interface import DTYPES
 
-LENGTHS = (16, 8)  # the longest at which enough clear prompts are found
+LENGTHS = (16, 12, 8)  # the longest at which enough clear prompts are found
 LONGEST = LENGTHS[0]
 CLEAR_PROMPTS, NEAR_TIES = 8, 2
-WINDOWS, CALIBRATION = 400, 16  # stretches of text to start from at most, and to calibrate on
+WINDOWS, CALIBRATION = 64, 16  # stretches of text to start from at most, and to calibrate on
 FIRST_TIE = 4  # the earliest position of a near-tie
 COARSEST = "bfloat16"  # what is clear in it is searched for; in finer dtypes the same prompts are clearer still
 

@@ -14,10 +14,10 @@ from harness.prompts.reading import Reading, Tie, margins, read
 from harness.prompts.stored import Prompts
 
 TIE = 0.25  # of a typical error: honest implementations fall on either side
-HOPELESS = 0.4  # margins below this share of the bound on typical text are not measured
+HOPELESS = 0.8  # margins below this share of the bound on typical text are not measured
 SLACK = 1.2  # by how much a margin must exceed the scouts' noise: all kinds together may show more
 PATIENCE = 150  # hopeful tokens tried for one prompt: another stretch of text comes sooner to its end
-SURVEYED = 24  # tokens at once
+SURVEYED = 64  # tokens at once
 BYTES = 256  # the special tokens above, which a backend may well treat otherwise, are not used
 
 

@@ -33,8 +33,14 @@ def _parts(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"of {corpus['total']} public bugs {corpus['expressed']} are re-created and {corpus['killed']} die"
     rate = f"fewer than {number(100 * honest['rate_below'], 2)} % do, with {number(100 * honest['confidence'])} % confidence"
     yield f"{honest['alarms']} of {honest['runs']} runs on honest ones alarm ({rate})"
+    if found.get("diagnosis"):
+        yield f"of those that die, the diagnosis names the bug or its operator for {_shares(found['diagnosis'])}"
     if found["effects"]:
         yield f"the smallest errors seen: {', '.join(_effects(found['effects']))}"
+
+
+def _shares(by_dtype: Mapping[str, Any]) -> str:
+    return " and ".join(f"{100 * counts['placed'] / counts['killed']:.0f} % in {dtype}" for dtype, counts in by_dtype.items())
 
 
 def _effects(effects: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -9,9 +9,9 @@ from harness.cases import router_cases
 from harness.faults.catalogue import entries
 from harness.faults.entry import Fault
 from harness.rivals.candidates import Candidate, golden
-from harness.selftest.suite import checks_of
 from harness.selftest.trial import judge
 from harness.subject import Subject, Workshop
+from harness.suite import checks_of
 
 # Clauses that see the same runs of the same model as the rules do: whole, split and ragged passes over its prompts, and its MoE blocks.
 SAME_RUNS = ("PARITY-02", "PARITY-03", "BLOCK-01", "BLOCK-02", "CACHE-01", "PAD-01", "PAD-02")

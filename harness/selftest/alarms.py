@@ -10,11 +10,12 @@ from itertools import zip_longest
 import numpy as np
 from scipy import stats
 
+from harness.cases import named_cases
 from harness.faults.catalogue import HONEST_VARIANTS
 from harness.faults.entry import Honest
 from harness.faults.seams import HONEST
-from harness.selftest.suite import checks_of
-from harness.selftest.trial import Ending, Trial, cases
+from harness.selftest.trial import Ending, Trial
+from harness.suite import checks_of
 
 # The clauses whose verdict hangs on a bound for rounding errors, on data that a seed moves. Left out: what is asked bit for bit, of
 # refusals, of conversion and of what is declared, where an honest implementation fails always or never.
@@ -68,7 +69,7 @@ def _combinations() -> Iterator[tuple[str, str, str]]:
 
 def rounding_checks(family: str, dtype: str, costly: bool) -> tuple[str, ...]:
     """Names of the checks of ROUNDING that are about the family in that dtype."""
-    asked = (check for check in checks_of(ROUNDING) if check.asks(cases()[family], dtype))
+    asked = (check for check in checks_of(ROUNDING) if check.asks(named_cases()[family], dtype))
     return tuple(check.name for check in asked if costly or not {check.name, check.id} & set(COSTLY))
 
 

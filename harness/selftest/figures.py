@@ -10,6 +10,8 @@ Schema 1:
 - `corpus`: `killed`, `expressed`, `total`: public bug reports; one is killed if all faults that express it are
 - `honest`: `runs`, `alarms` (runs with at least one), `rate_below` (one-sided bound), `confidence`, `undecided` (runs with an inconclusive
   check), `verdicts` (of all runs), `kinds`, `clauses` [id], `left_out` [check], `alarmed` [{kind, seed, family, dtype, alarms}]
+- `diagnosis` {dtype: {killed, from_arrays, named, alone, placed, rightly_none, misplaced [id], taken_for_known [id]}}: see diagnoses.py;
+  empty where it was not measured (quick)
 - `effects` [{dial, what, dtype, family, size, says}]: the smallest error seen in 95 % of seeds, the worst over families
 """
 
@@ -24,20 +26,23 @@ from typing import Any
 
 from harness.faults import entries
 from harness.faults.corpus import coverage
+from harness.selftest import diagnoses
 from harness.selftest.alarms import CONFIDENCE, COSTLY, ROUNDING, Run, upper_bound
+from harness.selftest.diagnoses import Score
 from harness.selftest.effects import Effect
 from harness.selftest.kills import DTYPES, Fate
 
 SHOWN, NAMED = 300, 20  # characters of a reason, alarms by name
 
 
-def figures(fates: Sequence[Fate], runs: Sequence[Run], effects: Sequence[Effect], costly: bool) -> dict[str, Any]:
+def figures(fates: Sequence[Fate], runs: Sequence[Run], effects: Sequence[Effect], scores: Sequence[Score], costly: bool) -> dict[str, Any]:
     """What was found; who measured when is the caller's. `costly`: honest runs were asked those checks too."""
     killed = {fate.fault.id for fate in fates if fate.killers()}
     return {
         "faults": _faults(fates),
         "corpus": asdict(coverage(killed)),
         "honest": _honest(runs, costly),
+        "diagnosis": diagnoses.figures(scores) if scores else {},
         "effects": [asdict(effect) for effect in worst(effects)],
     }
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from harness.cases import named_cases
 from harness.faults.catalogue import FAULTS
 from harness.faults.entry import Fault
 from harness.record import FAILING
-from harness.selftest.suite import Check, checks_of, suite
-from harness.selftest.trial import Ending, Trial, cases
+from harness.selftest.trial import Ending, Trial
+from harness.suite import Check, checks_of, suite
 
 DTYPES = ("float32", "bfloat16")
 GRAVITY = ("FAIL", "CRASHED", "TIMEOUT", "UNAVAILABLE", "INCONCLUSIVE", "UNSUPPORTED", "PASS")  # of several endings the first counts
@@ -65,7 +66,7 @@ def everything(fault: Fault) -> Iterator[Trial]:
 def _trials(fault: Fault, families: Sequence[str], checks: Sequence[Check]) -> Iterator[Trial]:
     for family in families:
         for dtype in [dtype for dtype in DTYPES if dtype in fault.dtypes] or fault.dtypes[:1]:
-            if names := tuple(check.name for check in checks if check.asks(cases()[family], dtype)):
+            if names := tuple(check.name for check in checks if check.asks(named_cases()[family], dtype)):
                 yield Trial(fault.id, family, dtype, names)
 
 

@@ -1,4 +1,4 @@
-"""The whole self-test: faults, honest runs, effects."""
+"""The whole self-test: faults, honest runs, effects, diagnoses."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from harness.cases import golden_root
 from harness.environment import environment
-from harness.selftest import alarms, effects, kills
+from harness.selftest import alarms, diagnoses, effects, kills
 from harness.selftest.alarms import Run
+from harness.selftest.diagnoses import Score
 from harness.selftest.dials import DIALS
 from harness.selftest.effects import Effect, Search
 from harness.selftest.figures import figures
@@ -29,7 +30,8 @@ ABOUT = ("cpu", "cores", "os", "python", "packages")
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. `families`: on which effects are sought."""
+    """How much is measured. `everything`: every check of every fault, the costly checks of honest runs, and the diagnosis. `families`: on
+    which effects are sought."""
 
     mode: str
     everything: bool
@@ -51,7 +53,8 @@ def measure(plan: Plan, workers: int, ledger: Path | None = None, watch: Watch =
     kept = Ledger(ledger, sha)
     with pool(workers) as mapper:
         parts = fates(plan, mapper, kept, watch), honest(plan, mapper, kept, watch), smallest(plan, mapper, watch)
-        found = figures(*parts, costly=plan.everything)
+        scores = diagnosed(mapper, watch) if plan.everything else []
+        found = figures(*parts, scores, costly=plan.everything)
     seconds, machine = time.monotonic() - began, {name: environment()[name] for name in ABOUT}
     about = {"schema": SCHEMA, "version": sha, "date": datetime.now(UTC).isoformat(timespec="seconds"), "mode": plan.mode}
     return about | {"seconds": round(seconds, 1), "machine": machine} | found
@@ -67,6 +70,11 @@ def honest(plan: Plan, mapper: Mapper, ledger: Ledger, watch: Watch = silent) ->
     trials = alarms.runs(plan.honest_runs, costly=plan.everything)
     ended = watch(ledger.held(mapper, trials), "runs on honest ones", len(trials))
     return [alarms.outcome(trial, endings) for trial, endings in zip(trials, ended, strict=True)]
+
+
+def diagnosed(mapper: Mapper, watch: Watch = silent) -> list[Score]:
+    asked = diagnoses.questions()
+    return [score for scores in watch(mapper(diagnoses.scores, asked), "diagnoses", len(asked)) for score in scores]
 
 
 def smallest(plan: Plan, mapper: Mapper, watch: Watch = silent) -> Sequence[Effect]:

@@ -10,6 +10,7 @@ from typing import Any
 from harness.selftest.version import version
 
 SCHEMA, FILE = 1, "selftest.json"
+DIAGNOSED = ("killed", "named", "placed", "rightly_none")
 
 
 def write(golden: Path, found: Mapping[str, Any]) -> Path:
@@ -30,5 +31,7 @@ def summary(golden: Path) -> dict[str, Any]:
     faults = {name: found["faults"][name] for name in ("killed", "expressed")}
     faults["survivors"] = [survivor["fault"] for survivor in found["faults"]["survivors"]]
     honest = {name: found["honest"][name] for name in ("runs", "alarms", "rate_below", "confidence")}
+    diagnosis = {dtype: {name: counts[name] for name in DIAGNOSED} for dtype, counts in found.get("diagnosis", {}).items()}
     short = {name: found[name] for name in ("version", "date", "mode", "corpus", "effects")}
-    return {"current": found["version"] == version(golden), "figures": short | {"faults": faults, "honest": honest}}
+    figures = short | {"faults": faults, "honest": honest, "diagnosis": diagnosis}
+    return {"current": found["version"] == version(golden), "figures": figures}

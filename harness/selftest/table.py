@@ -16,7 +16,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         f"they re-create {corpus['expressed']} of {corpus['total']} public bugs, of which {corpus['killed']} die"
     )
     console.print(_by_topic(faults))
-    for line in (*_survivors(faults), *_alarms(honest)):
+    for line in (*_survivors(faults), *_alarms(honest), *_diagnoses(found["diagnosis"])):
         console.print(line, highlight=False, markup=False)
     console.print(_effects(found["effects"]))
 
@@ -44,6 +44,14 @@ def _alarms(honest: Mapping[str, Any]) -> Iterator[str]:
     )
     for run in honest["alarmed"]:
         yield f"alarm: {run['kind']} on {run['family']} in {run['dtype']}: {'; '.join(run['alarms'])}"
+
+
+def _diagnoses(by_dtype: Mapping[str, Any]) -> Iterator[str]:
+    for dtype, counts in by_dtype.items():
+        yield (
+            f"diagnosis in {dtype}: of {counts['killed']} that die {counts['named']} are named, {counts['alone']} of them alone, "
+            f"{counts['placed']} named or placed; left out of the catalogue, {counts['rightly_none']} are none of the known"
+        )
 
 
 def _effects(effects: list[Mapping[str, Any]]) -> Table:

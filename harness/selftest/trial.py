@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from harness.cases import golden_cases, router_cases
+from harness.cases import named_cases
 from harness.record import FAILING
 from harness.selftest.subjects import backend
-from harness.selftest.suite import Check, suite
-from harness.status import classify
 from harness.subject import Subject, Workshop
-from harness.verdict import Verdict
+from harness.suite import Check, suite
 
 
 @dataclass(frozen=True)
@@ -60,8 +53,8 @@ class Room:
 
 def hold(directory: Path, trial: Trial) -> tuple[Ending, ...]:
     """The endings of a trial's checks, in their order. `directory`: where this process may write; the caller removes it."""
-    room = _room(directory)
-    subject = Subject(backend(trial.subject), room.cases[trial.case].seeded(trial.seed), trial.dtype, room.workshop)
+    here = room(directory)
+    subject = Subject(backend(trial.subject), here.cases[trial.case].seeded(trial.seed), trial.dtype, here.workshop)
     return tuple(_endings(subject, trial))
 
 
@@ -75,26 +68,12 @@ def _endings(subject: Subject, trial: Trial) -> Iterator[Ending]:
 
 
 def judge(check: Check, subject: Subject) -> Ending:
-    """Whatever the subject or the check raises is an ending; only what ends the process passes through. Said aloud is nothing: wrong
-    numbers make numpy warn, and Hypothesis prints the steps that led to an error."""
-    verdict = Verdict()
-    with redirect_stdout(StringIO()), warnings.catch_warnings(action="ignore"):
-        try:
-            check.function(subject=subject, verdict=verdict, **check.parameters)
-        except (Exception, pytest.skip.Exception, pytest.fail.Exception) as error:
-            return Ending(check.id, check.name, *classify(error, verdict))
-    return Ending(check.id, check.name, *classify(None, verdict))
+    ended = check.ask(subject)
+    return Ending(check.id, check.name, ended.status, ended.reason)
 
 
 @cache
-def cases() -> dict[str, Any]:
-    """The golden models (`Case`) and the routers by themselves (`RouterCase`), by name."""
-    found: list[Any] = [*golden_cases(), *router_cases()]
-    return {case.name: case for case in found}
-
-
-@cache
-def _room(directory: Path) -> Room:
+def room(directory: Path) -> Room:
     own = directory / str(os.getpid())
     own.mkdir(parents=True, exist_ok=True)
-    return Room(cases(), Workshop(own))
+    return Room(named_cases(), Workshop(own))

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from harness.capsule.exhibit import RECORD, Exhibit
 from harness.capsule.storage import write
+from harness.cases import named_cases
 from harness.cli import application
-from harness.diagnosis.measure import fail
 from harness.faults.catalogue import SPECIFICATION, backend
 from harness.recheck import CANNOT, FAILS, PASSES, recheck, run_check
-from harness.selftest.suite import checks_of
-from harness.selftest.trial import cases
+from harness.selftest.diagnoses import experiment
 from harness.subject import Subject, Workshop
+from harness.suite import checks_of
 from implementations import registry
 
 REPO = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ def workshop(tmp_path_factory) -> Workshop:
 @pytest.fixture(scope="module")
 def capsules(workshop):
     def made(name, check, case):
-        return fail(checks_of([check])[0], Subject(backend(name), cases()[case], "float32", workshop))
+        return experiment(checks_of([check])[0], Subject(backend(name), named_cases()[case], "float32", workshop))
 
     return {kind: made(*failing) for kind, failing in FAILING.items()}
 

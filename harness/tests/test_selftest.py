@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.cases import HELDOUT, golden_root
+from harness.cases import HELDOUT, golden_root, named_cases
 from harness.faults.catalogue import FAULTS, entries
 from harness.faults.numerics import Rounding
 from harness.faults.seams import HONEST
@@ -24,9 +24,9 @@ from harness.selftest.kills import Fate, controls, fates
 from harness.selftest.ledger import Ledger
 from harness.selftest.measure import Plan, measure
 from harness.selftest.pool import pool
-from harness.selftest.suite import checks_of, suite
-from harness.selftest.trial import Ending, Trial, cases, hold
+from harness.selftest.trial import Ending, Trial, hold
 from harness.status import classify
+from harness.suite import checks_of, suite
 from harness.verdict import Verdict
 
 FAULT = FAULTS[0]
@@ -68,7 +68,7 @@ def test_the_suite_is_what_pytest_collects() -> None:
 
 
 def test_seeds_ask_about_other_text_that_no_bound_was_calibrated_on() -> None:
-    case, text = cases()["mixtral"], (golden_root() / HELDOUT).read_bytes()
+    case, text = named_cases()["mixtral"], (golden_root() / HELDOUT).read_bytes()
     first, second = (case.seeded(seed).prompts_BS for seed in (1, 2))
     assert first.shape == second.shape == case.prompts_BS.shape and (first != second).any()
     assert (first == case.seeded(1).prompts_BS).all()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from io import StringIO
 from itertools import product
 from pkgutil import iter_modules
 from typing import Any
@@ -15,6 +18,9 @@ import pytest
 from harness import checks
 from harness.cases import Case, RouterCase
 from harness.checks.clause import concerns
+from harness.status import classify
+from harness.subject import Subject
+from harness.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,26 @@ class Check:
     def asks(self, case: Case | RouterCase, dtype: str) -> bool:
         """Whether the clause is about the case in that dtype."""
         return concerns(dict(self.limits), case) and (not self.limits["dtypes"] or dtype in self.limits["dtypes"])
+
+    def ask(self, subject: Subject) -> Ended:
+        """Whatever the subject or the check raises is an ending; only what ends the process passes through. Said aloud is nothing: wrong
+        numbers make numpy warn, and Hypothesis prints the steps that led to an error."""
+        verdict, error = Verdict(), None
+        with redirect_stdout(StringIO()), warnings.catch_warnings(action="ignore"):
+            try:
+                self.function(subject=subject, verdict=verdict, **self.parameters)
+            except (Exception, pytest.skip.Exception, pytest.fail.Exception) as raised:
+                error = raised
+        return Ended(*classify(error, verdict), verdict)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a check ended, as its record would say, and what it measured."""
+
+    status: str
+    reason: str
+    verdict: Verdict
 
 
 @cache

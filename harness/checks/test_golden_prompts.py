@@ -14,7 +14,7 @@ from harness.judge import likeliest as judge
 from harness.judge.distance import kl_divergence
 from harness.judge.logits import logit_metrics
 from harness.judge.metric import Metric
-from harness.prompts.stored import CLEAR, TIED_DTYPES, TIES, can_tie
+from harness.prompts.stored import CLEAR, TIED_DTYPES, TIES
 from harness.subject import Subject
 from harness.verdict import Verdict
 from implementations.interface import PinnedRouting
@@ -68,7 +68,6 @@ def test_likeliest_tokens_on_clear_prompts(subject: Subject, verdict: Verdict) -
     "Near-ties excuse flips: logits are the oracle's on one side",
     golden=True,
     dtypes=TIED_DTYPES,
-    when=can_tie,
 )
 def test_logits_on_near_ties(subject: Subject, verdict: Verdict) -> None:
     """Which of the two experts is chosen is free; what follows from the choice is not."""

@@ -96,13 +96,17 @@ class Echoes:
         return tuple(dict.fromkeys(name for fault in self.accepted for name in sorted(operators(fault))))
 
 
+def acting(stage: Stage, faults: Iterable[Fault]) -> list[Fault]:
+    """Those that can show: they change what the check calls."""
+    return [fault for fault in faults if changed_seams(fault) & stage.called]
+
+
 def explain_by_check(stage: Stage, came: Echo, faults: Iterable[Fault]) -> Echoes:
     """Tries the faults that the check is there for; where none of these fits, every other one that can act on it."""
-    acting = [fault for fault in faults if changed_seams(fault) & stage.called]
-    named = [fault for fault in acting if stage.check.id in fault.dies_by]
-    others = [fault for fault in acting if stage.check.id not in fault.dies_by]
+    possible = acting(stage, faults)
+    named = [fault for fault in possible if stage.check.id in fault.dies_by]
     tried = 0
-    for some in (named, others):
+    for some in (named, [fault for fault in possible if fault not in named]):
         tried += len(some)
         if accepted := tuple(fault for fault in some if alike(came, stage.echo(fault))):
             return Echoes(accepted, tried)

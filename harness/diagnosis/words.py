@@ -97,7 +97,7 @@ def diagnosis(found: Diagnosis, kind: str) -> Iterator[str]:
 
 def _answer(found: Diagnosis, kind: str) -> Iterator[str]:
     if found.answer is None:
-        yield f"  known bug  cannot be tried: the {'check was not asked of a golden model' if kind == RECORD else 'capsule holds no weights'}"
+        yield f"  known bug  cannot be tried: {'it was not on a golden model' if kind == RECORD else 'the capsule holds no weights'}"
     elif isinstance(found.answer, Answer):
         yield from _by_hypotheses(found.answer)
     else:

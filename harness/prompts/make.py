@@ -10,12 +10,12 @@ import numpy as np
 from harness.cases import Case
 from harness.prompts.noise import Noise
 from harness.prompts.search import Search
-from harness.prompts.stored import CLEAR, TIED_DTYPES, TIES, Key, Prompts, can_tie, stack
+from harness.prompts.stored import CLEAR, TIED_DTYPES, TIES, Key, Prompts, stack
 from implementations.interface import DTYPES
 
 LENGTHS = (16, 12, 8)  # the longest at which enough clear prompts are found
 LONGEST = LENGTHS[0]
-CLEAR_PROMPTS, NEAR_TIES = 8, 2
+CLEAR_PROMPTS, NEAR_TIES = 8, 2  # as many near-ties are looked for; one is enough
 WINDOWS, CALIBRATION = 64, 16  # stretches of text to start from at most, and to calibrate on
 FIRST_TIE = 4  # the earliest position of a near-tie
 COARSEST = "bfloat16"  # what is clear in it is searched for; in finer dtypes the same prompts are clearer still
@@ -32,8 +32,7 @@ def make(case: Case, text: bytes, seed: int = 0) -> tuple[dict[Key, Prompts], di
     clear = _longest(Search(noises[COARSEST]), windows_BS)
     windows_BS = windows_BS[:, : clear.input_ids_BS.shape[1]]
     found = {(CLEAR, dtype): _measured(clear, noise) for dtype, noise in noises.items()}
-    if can_tie(case.config.routing):
-        found |= {(TIES, dtype): _near_ties(Search(noises[dtype]), clear, windows_BS) for dtype in TIED_DTYPES}
+    found |= {(TIES, dtype): _near_ties(Search(noises[dtype]), clear, windows_BS) for dtype in TIED_DTYPES}
     return found, {dtype: _facts(found, noise) for dtype, noise in noises.items()}
 
 
@@ -73,21 +72,26 @@ def _measured(clear: Prompts, noise: Noise) -> Prompts:
 
 
 def _near_ties(search: Search, clear: Prompts, windows_BS: np.ndarray) -> Prompts:
-    """One per clear prompt, in turn, as long as some are wanted."""
+    """One per beginning, in turn, as long as some are wanted."""
     found: list[Prompts] = []
     for prefix_S, window_S in _prefixes(clear, windows_BS):
+        if any(np.array_equal(other.input_ids_BS[0, : other.tie_B2[0, 1]], prefix_S) for other in found):
+            continue
         prompt = search.near_tie(prefix_S, window_S)
         found += [prompt] if prompt is not None else []
         if len(found) == NEAR_TIES:
-            return stack(found)
-    raise NotFound(f"{search.noise.case.name}, {search.noise.dtype}: {len(found)} near-ties, {NEAR_TIES} wanted")
+            break
+    if not found:
+        raise NotFound(f"{search.noise.case.name}, {search.noise.dtype}: no near-tie")
+    return stack(found)
 
 
 def _prefixes(clear: Prompts, windows_BS: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The beginnings of clear prompts, the tie as early as it can be, and text to go on with."""
-    for position in range(FIRST_TIE, windows_BS.shape[1]):
-        for row, input_ids_S in enumerate(clear.input_ids_BS):
-            yield input_ids_S[:position], windows_BS[row]
+    """The beginnings of clear prompts, the tie as early as it can be, and text to go on with: once more with other text where none did."""
+    for first in range(0, len(windows_BS), len(clear)):
+        for position in range(FIRST_TIE, windows_BS.shape[1]):
+            for row, input_ids_S in enumerate(clear.input_ids_BS, first):
+                yield input_ids_S[:position], windows_BS[row]
 
 
 def _facts(found: dict[Key, Prompts], noise: Noise) -> dict[str, float]:

@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from implementations.interface import RoutingSpec
-
 PROMPTS = "prompts.safetensors"
 CLEAR, TIES = "clear", "ties"
 # A float32 near-tie would have to be as close as a millionth of a logit: about one token in a million has one.
@@ -51,12 +49,6 @@ class Prompts:
     def experts_reached(self, num_experts: int) -> np.ndarray:
         """Boolean (L, E), of all prompts and sides together."""
         return (self.ids_BXLSK[..., None] == np.arange(num_experts)).any((0, 1, 3, 4))
-
-
-def can_tie(spec: RoutingSpec) -> bool:
-    """Near-ties are searched where experts alone are ranked. Beside groups, whose margins are noisier still, none was found that was clear
-    in everything else."""
-    return spec.num_groups == 1
 
 
 def stack(found: Sequence[Prompts]) -> Prompts:

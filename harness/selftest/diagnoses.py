@@ -8,7 +8,7 @@ Rules of counting.
 - NAMED: the fault is among the accepted. PLACED: named, or else the first suspect is one of the operators whose seams it changes
   (diagnosis/operators.py derives them). ALONE: nothing else is accepted.
 - RIGHTLY NONE: left out of the hypotheses, together with those that are the same program on this experiment (as far from the candidate in
-  every part, to the last bit; or the same ending, to the last digit), nothing is accepted.
+  every part, within a tenth of a bound, which is rounding; or the same ending, to the last digit), nothing is accepted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from harness.diagnosis.echo import Echo
 from harness.diagnosis.hypotheses import Answer
 from harness.diagnosis.operators import operators, suspects
 from harness.diagnosis.rejudge import rejudge
-from harness.diagnosis.stage import Stage, explain_by_check
+from harness.diagnosis.replay import Distance
+from harness.diagnosis.stage import Stage, acting, explain_by_check
 from harness.faults.catalogue import FAULTS, SEEDED_KINDS, backend, collisions, entry
 from harness.faults.entry import Fault
 from harness.record import FAILING
@@ -38,6 +39,7 @@ from harness.suite import Check, checks_of
 
 SEEDS = 10  # of the kinds, in turn
 DTYPES = ("float32", "bfloat16")
+TWINS = 0.1  # bounds; honest implementations differ by more
 
 
 @dataclass(frozen=True)
@@ -134,17 +136,21 @@ def _by_arrays(fault: Fault, capsule: Capsule) -> Score:
 
 
 def _equals(fault: Fault, found: Diagnosis) -> frozenset[str]:
-    """The fault and those exactly as far from the candidate in every part."""
+    """The fault and those as far from the candidate in every part, but for rounding."""
     accepted = found.answer.accepted if isinstance(found.answer, Answer) else ()
-    own = [dict(h.distance.parts) for h in accepted if h.fault.id == fault.id]
-    return frozenset({fault.id, *(h.fault.id for h in accepted if dict(h.distance.parts) in own)})
+    own = [h.distance for h in accepted if h.fault.id == fault.id]
+    return frozenset({fault.id, *(h.fault.id for h in accepted if own and _twins(own[0], h.distance))})
+
+
+def _twins(one: Distance, other: Distance) -> bool:
+    return one.parts.keys() == other.parts.keys() and all(abs(other.parts[name] - value) <= TWINS for name, value in one.parts.items())
 
 
 def _by_check(fault: Fault, stage: Stage, came: Echo) -> Score:
     accepted = tuple(other.id for other in explain_by_check(stage, came, FAULTS).accepted)
     placed = fault.id in accepted or bool(set(suspects(stage.check.id)[:1]) & operators(fault))
     own = _digits(stage.echo(fault))
-    others = [other for other in FAULTS if other is not fault and not (other.id in accepted and _digits(stage.echo(other)) == own)]
+    others = [other for other in acting(stage, FAULTS) if _digits(stage.echo(other)) != own]
     none = not explain_by_check(stage, came, others).accepted
     return Score(fault.id, stage.dtype, stage.check.id, False, accepted, placed, none)
 

@@ -18,6 +18,10 @@ A run directory holds `records-<pid>.jsonl` shards. Every record has `schema`, `
   makes it KNOWN), capsule (None, or the path in the run's directory of the evidence of a FAIL: see harness/capsule)
 - `bench`: node, workload, backend, execution, execution_note, case, dtype, parameters, status, reason, unit ("s"), samples (per round),
   tokens (per round), gate (metrics of the timed object), reproduce
+- `pair`: workload, case, dtype, parameters, a, b (backends), samples_a and samples_b (seconds per round, in blocks), ratio (b's time over
+  a's), low, high, confidence, delta, mde, verdict ("faster" | "slower" | "equivalent" | "inconclusive": b against a), disturbed (blocks),
+  status, reason: two backends timed in turn
+- `timing_selftest`: figures: how often such verdicts are wrong
 - `end`: exit_status (pytest's own number), duration_s, lost [shard]: of workers that died; the controller wrote the record they owed
 
 A process that opens its part with `run` closes it with `end`; a run may have several parts (workers, checks then benchmarks).
@@ -29,7 +33,6 @@ The reader adds `shard`, the file's name, to every record, and makes `truncated`
 from __future__ import annotations
 
 import json
-import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -38,10 +41,11 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from harness.plain import json_safe
+from harness.statuses import BENCH_STATUSES, CHECK_STATUSES
+from harness.statuses import FAILING as FAILING  # whoever reads records asks for it
+
 SCHEMA = 1
-CHECK_STATUSES = ("PASS", "FAIL", "INCONCLUSIVE", "UNSUPPORTED", "UNAVAILABLE", "CRASHED", "TIMEOUT", "KNOWN")
-BENCH_STATUSES = ("PASS", "FAIL", "VOID", "UNSUPPORTED", "UNAVAILABLE", "CRASHED", "TIMEOUT", "KNOWN")
-FAILING = ("FAIL", "CRASHED", "TIMEOUT", "VOID")  # exit code 1
 REQUIRED = {
     "run": ("run_id",),
     "plan": ("items",),
@@ -50,9 +54,11 @@ REQUIRED = {
     "selftest": ("current", "figures"),
     "check": ("node", "check", "backend", "status"),
     "bench": ("node", "workload", "backend", "status"),
+    "pair": ("workload", "a", "b", "status"),
+    "timing_selftest": ("figures",),
     "end": ("exit_status",),
 }
-_STATUSES = {"check": CHECK_STATUSES, "bench": BENCH_STATUSES}
+_STATUSES = {"check": CHECK_STATUSES, "bench": BENCH_STATUSES, "pair": BENCH_STATUSES}
 _RESERVED = frozenset({"schema", "type", "time", "shard"})
 
 
@@ -77,7 +83,7 @@ class Recorder:
         if reserved := sorted(_RESERVED & fields.keys()):
             raise RecordError(f"{type}: reserved field {', '.join(reserved)}")
         time = datetime.now(UTC).isoformat(timespec="microseconds")
-        record = {"schema": SCHEMA, "type": type, "time": time, **{name: json_safe(value, name) for name, value in fields.items()}}
+        record = {"schema": SCHEMA, "type": type, "time": time, **_plain(fields)}
         if problem := _problem(record):
             raise RecordError(problem)
         line = (json.dumps(record, allow_nan=False) + "\n").encode("ascii")
@@ -103,6 +109,13 @@ class Recorder:
         return self._file
 
 
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return {name: json_safe(value, name) for name, value in fields.items()}
+    except ValueError as error:
+        raise RecordError(str(error)) from error
+
+
 def _new_shard(directory: Path) -> FileIO:
     """Never an existing file: its last line may be truncated, and a new record glued to it would be lost with it."""
     for attempt in range(1, 1000):
@@ -112,33 +125,6 @@ def _new_shard(directory: Path) -> FileIO:
         except FileExistsError:
             continue
     raise RecordError(f"{directory}: no free shard name")
-
-
-def json_safe(value: Any, where: str = "value") -> Any:
-    """`value` in JSON's types. Raises RecordError naming `where` for anything that has no faithful form."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): json_safe(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_safe(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, (set, frozenset)):
-        return sorted((json_safe(item, where) for item in value), key=str)
-    if hasattr(value, "tolist") and hasattr(value, "dtype"):  # numpy scalars and arrays, ml_dtypes included, without importing numpy
-        plain = value.tolist()
-        return json_safe(plain if type(plain) is not type(value) else float(value), where)  # a longdouble's list is itself
-    return _subclass_safe(value, where)
-
-
-def _subclass_safe(value: Any, where: str) -> Any:
-    if isinstance(value, os.PathLike):
-        return str(value)
-    for plain in (int, float, str):
-        if isinstance(value, plain):  # IntEnum, StrEnum, np.float64
-            return json_safe(plain(value), where)
-    raise RecordError(f"{where}: {type(value).__name__} has no form in a record")
 
 
 def read_run(directory: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from harness.capsule.fit import LIMIT, fitted
 from harness.capsule.valid import complaint
 from harness.judge.limit import Limit
 from harness.judge.metric import Metric
-from harness.record import json_safe
+from harness.plain import json_safe
 from implementations.interface import ModelConfig, RoutingSpec
 
 SCHEMA, KEY = 1, "capsule"

@@ -9,7 +9,8 @@ from typing import Any
 from harness.environment import environment
 from harness.judge.metric import Metric
 from harness.kernel.check import Line
-from harness.record import FAILING, json_safe
+from harness.plain import json_safe
+from harness.record import FAILING
 
 SHOWN = 2  # lines of a group that did not pass, in Markdown
 SEEN = "moe-harness torch transformers triton numpy".split()

@@ -32,8 +32,8 @@ from harness.diagnosis.replay import Distance
 from harness.diagnosis.stage import Stage, acting, explain_by_check
 from harness.faults.catalogue import FAULTS, SEEDED_KINDS, backend, collisions, entry
 from harness.faults.entry import Fault
-from harness.record import FAILING
 from harness.selftest.trial import room
+from harness.statuses import FAILING
 from harness.subject import Subject
 from harness.suite import Check, checks_of
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from harness.cases import named_cases
 from harness.faults.catalogue import FAULTS
 from harness.faults.entry import Fault
-from harness.record import FAILING
 from harness.selftest.trial import Ending, Trial
+from harness.statuses import FAILING
 from harness.suite import Check, checks_of, suite
 
 DTYPES = ("float32", "bfloat16")

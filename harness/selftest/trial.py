@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.cases import named_cases
-from harness.record import FAILING
 from harness.selftest.subjects import backend
+from harness.statuses import FAILING
 from harness.subject import Subject, Workshop
 from harness.suite import Check, suite
 

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.record import SCHEMA, Recorder, RecordError, json_safe, new_run_directory, read_run
+from harness.plain import json_safe
+from harness.record import SCHEMA, Recorder, RecordError, new_run_directory, read_run
 
 REPO = Path(__file__).resolve().parents[2]
 CHECK = {"node": "a", "check": "ROUTE-01", "backend": "native", "status": "PASS"}

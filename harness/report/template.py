@@ -33,7 +33,7 @@ def safe(markup: str) -> str:
 
 def breakable(name: str) -> str:
     """A long name that may break behind the separators of its parts."""
-    return safe("<wbr>".join(html.escape(part) for part in re.split(r"(?<=[:@/])", name)))
+    return safe("<wbr>".join(html.escape(part) for part in re.split(r"(?<=[:@/._-])", name)))
 
 
 def render(name: str, **context: Any) -> str:

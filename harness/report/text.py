@@ -61,6 +61,11 @@ def shortened(text: str, limit: int = 400) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def counted(amount: int, noun: str) -> str:
+    """ "1 speed", "2 speeds"."""
+    return f"{amount} {noun}" + ("" if amount == 1 else "s")
+
+
 def _bare(text: str) -> str:
     """1e-05 -> 1e-5."""
     mantissa, _, exponent = text.partition("e")

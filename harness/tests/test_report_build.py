@@ -136,7 +136,7 @@ def test_every_link_of_the_page_has_its_target_and_every_id_is_unique(report: tu
 
 def test_sections_are_found_in_order():
     names = [section.name for section in find_sections()]
-    assert names == ["verdict", "failures", "matrix", "parity", "heatmap", "speed", "skips", "evidence", "raw"]
+    assert names == ["verdict", "failures", "slower", "overview", "since", "matrix", "parity", "heatmap", "speed", "pairs", "skew", "history", "skips", "evidence", "raw"]
 
 
 def test_a_failure_is_shown_with_all_that_is_needed_to_see_it_again(tmp_path: Path):

@@ -3,11 +3,11 @@ and exit code 2."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -92,10 +92,22 @@ def bench(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories (reports/runs/ID), of one or several machines.")],
+    base: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="An earlier run to compare with; repeatable: with the newest green one, all in the history."),
+    ] = None,
+    site: Annotated[Path | None, typer.Option(metavar="DIR", help="Instead: a static site with a page for each run, and badges.")] = None,
     out: Out = OUT,
 ) -> None:
     """Rebuild a report from records, also from those of a run that was killed."""
-    _finish(runs, out)
+    if site is None:
+        _finish(runs, out, base or ())
+    from harness.report.site.build import build_site
+
+    if base:
+        raise typer.BadParameter("--base is for one report; on a site every run is compared with the ones before it")
+    with _readable_errors():
+        typer.echo(f"site: {build_site(runs, site)}")
 
 
 @app.command("list")
@@ -211,12 +223,12 @@ def golden_synthesize(
         typer.echo(f"{dst}: written")
 
 
-def _finish(runs: list[Path], out: Path) -> None:
+def _finish(runs: list[Path], out: Path, past: Sequence[Path] = ()) -> NoReturn:
     """Builds the report, prints the verdict and exits with its code."""
     from harness.report.build import build
 
     with _readable_errors():
-        verdict = build(runs, out)
+        verdict = build(runs, out, past)
     typer.echo(f"{verdict.word}: {verdict.sentence}")
     for found in verdict.conformances:
         typer.echo(found.sentence)

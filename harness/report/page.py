@@ -31,7 +31,7 @@ def find_sections() -> list[Section]:
     return sorted(found, key=lambda section: (section.order, section.name))
 
 
-def page(frame: Frame) -> str:
-    """The whole page. A section that renders to nothing is left out."""
+def page(frame: Frame, home: str = "") -> str:
+    """The whole page. A section that renders to nothing is left out. `home`: relative address of the site that the page is part of."""
     rendered = [(section, section.render(frame)) for section in find_sections()]
-    return render("page", sections=[pair for pair in rendered if pair[1]], verdict=verdict(frame))
+    return render("page", sections=[pair for pair in rendered if pair[1]], verdict=verdict(frame), home=home)

@@ -31,6 +31,13 @@ def seconds(value: float | None, like: float | None = None) -> str:
     return f"{_fixed(value / scale)} {unit}"
 
 
+def memory(value: float | None) -> str:
+    """Bytes in MiB or GiB."""
+    if value is None:
+        return ""
+    return f"{number(value / 2**30)} GiB" if value >= 2**30 else f"{number(value / 2**20)} MiB"
+
+
 def interval(low: float | None, high: float | None, like: float) -> str:
     """Low and high, "2.97 – 3.04", in the unit of `like`, which is not repeated."""
     if low is None or high is None:

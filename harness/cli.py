@@ -94,7 +94,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories (reports/runs/ID), of one or several machines.")],
     base: Annotated[
         list[Path] | None,
-        typer.Option(metavar="RUN", help="An earlier run to compare with; repeatable: with the newest green one, all in the history."),
+        typer.Option(metavar="RUN", help="An earlier run to compare with; several are merged, as the runs are."),
     ] = None,
     site: Annotated[Path | None, typer.Option(metavar="DIR", help="Instead: a static site with a page for each run, and badges.")] = None,
     out: Out = OUT,
@@ -223,12 +223,12 @@ def golden_synthesize(
         typer.echo(f"{dst}: written")
 
 
-def _finish(runs: list[Path], out: Path, past: Sequence[Path] = ()) -> NoReturn:
+def _finish(runs: list[Path], out: Path, base: Sequence[Path] = ()) -> NoReturn:
     """Builds the report, prints the verdict and exits with its code."""
     from harness.report.build import build
 
     with _readable_errors():
-        verdict = build(runs, out, past)
+        verdict = build(runs, out, base)
     typer.echo(f"{verdict.word}: {verdict.sentence}")
     for found in verdict.conformances:
         typer.echo(found.sentence)

@@ -14,11 +14,11 @@ from harness.report.table import table
 from harness.report.verdict import Verdict, verdict
 
 
-def build(run_directories: Sequence[Path], out: Path, past: Sequence[Path] = ()) -> Verdict:
-    """Merges the runs and writes the four files into `out`, each replaced at once; `past`: earlier runs to compare with. The same records
+def build(run_directories: Sequence[Path], out: Path, base: Sequence[Path] = ()) -> Verdict:
+    """Merges the runs and writes the four files into `out`, each replaced at once; `base`: earlier ones to compare with. The same records
     give the same bytes: no clock, no path of the machine that builds. Raises RecordError for unreadable records and ValueError for no run,
     or the same one twice."""
-    frame = load_frame([Path(directory) for directory in run_directories], [Path(directory) for directory in past])
+    frame = load_frame([Path(directory) for directory in run_directories], [Path(directory) for directory in base])
     write(Path(out), files(frame))
     return verdict(frame)
 

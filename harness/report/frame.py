@@ -78,17 +78,22 @@ class Frame:
         return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
 
 
-def load_frame(run_directories: Sequence[Path], past: Sequence[Path] = ()) -> Frame:
-    """Reads and merges run directories; runs stay apart by `run` and `machine`. Each of `past` becomes a frame to compare with. Raises
-    RecordError, and ValueError for no directory or for the same run given twice (a run compared with itself agrees with itself)."""
+def load_frame(run_directories: Sequence[Path], base: Sequence[Path] = ()) -> Frame:
+    """Reads and merges run directories; runs stay apart by `run` and `machine`. `base`: earlier ones, merged likewise, to compare with.
+    Raises RecordError, and ValueError for no directory or for the same run given twice (a run compared with itself agrees with itself)."""
     if not run_directories:
         raise ValueError("no run directory")
     frame = _merged(run_directories)
-    earlier = sorted((_merged([directory]) for directory in past), key=lambda each: each.runs[0].started)
-    ids = [run.run_id for each in (frame, *earlier) for run in each.runs]
+    past = (_merged(base),) if base else ()
+    once(run.run_id for each in (frame, *past) for run in each.runs)
+    return replace(frame, past=past)
+
+
+def once(run_ids: Iterable[str]) -> None:
+    """Raises ValueError naming what occurs twice."""
+    ids = list(run_ids)
     if repeated := sorted({run_id for run_id in ids if ids.count(run_id) > 1}):
         raise ValueError(f"run given twice: {', '.join(repeated)}")
-    return replace(frame, past=tuple(earlier))
 
 
 def _merged(run_directories: Sequence[Path]) -> Frame:

@@ -11,6 +11,7 @@ from harness.report.speed import speeds
 from harness.report.text import ratio, seconds
 from harness.report.verdict import count
 
+FEWEST = 3  # two runs are a comparison
 WIDTH, HEIGHT, EDGE = 180, 22, 4  # of a spark line, in pixels
 
 
@@ -27,9 +28,9 @@ class Trend:
 
 
 def trends(frame: Frame) -> list[Trend]:
-    """Nothing without earlier runs. A speed needs two runs on one machine."""
+    """Nothing under FEWEST runs. A speed needs two of them on one machine."""
     runs = [*frame.past, frame]
-    if len(runs) < 2:
+    if len(runs) < FEWEST:
         return []
     failed = [float(sum(count(each)[name] for name in ("failed", "void"))) for each in runs]
     found = [Trend("failures", "all", _points(list(enumerate(failed)), len(runs)), f"{failed[0]:.0f}", f"{failed[-1]:.0f}", "")]

@@ -16,9 +16,10 @@ OF_ANOTHER = "Figures of another version of the harness"
 
 
 def in_short(frame: Frame) -> list[tuple[str, str]]:
-    """(figure, what it is of): kills, false alarms, tokens, experts."""
-    figures = next((run.selftest for run in frame.runs if run.selftest is not None), None)
-    return [*(_figures(figures) if figures is not None else ()), *_seen(frame)]
+    """(figure, what it is of): kills, false alarms, of timing too, tokens, experts."""
+    judged = next((run.selftest for run in frame.runs if run.selftest is not None), None)
+    timed = next((run.timing_selftest for run in frame.runs if run.timing_selftest is not None), None)
+    return [*(_figures(judged) if judged is not None else ()), *(_timing(timed) if timed is not None else ()), *_seen(frame)]
 
 
 def _figures(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -31,6 +32,14 @@ def _figures(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield f"{honest['alarms']} of {honest['runs']}", f"honest runs alarm (under {number(100 * honest['rate_below'], 2)} %)"
     whose = "" if record["current"] else " of another version"
     yield "", f"{found['mode']} self-test{whose}, {str(found['date'])[:10]}"
+
+
+def _timing(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    found = record["figures"] or {}
+    for name, of in (("false_flags", "equal timings called different"), ("seen", "timings 5 % slower seen")):
+        rate = found.get(name)
+        if isinstance(rate, Mapping) and rate.get("of"):
+            yield f"{rate['count']} of {rate['of']}", of
 
 
 def _seen(frame: Frame) -> Iterator[tuple[str, str]]:

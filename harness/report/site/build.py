@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.report.build import files, write
-from harness.report.frame import Frame, load_frame
+from harness.report.frame import Frame, load_frame, once
 from harness.report.site.alone import alone
 from harness.report.site.badge import badge
 from harness.report.site.engine import engine
@@ -33,10 +33,17 @@ def build_site(run_directories: Sequence[Path], out: Path) -> Path:
         "index.html": render("site_index", lines=found, most=VERSIONS, alone=len(own), runs=runs),
         "alone.html": render("site_alone", found=own, engines=len({line.engine for line in found})),
     }
-    site["badges"] = {line.badge: badge(f"{line.engine} {line.profile}", line.results[0].word, line.results[0].colour) for line in found}
+    site["badges"] = {line.badge: _badge(line) for line in found}
     for folder, texts in site.items():
         write(Path(out) / folder, texts)
     return Path(out) / "index.html"
+
+
+def _badge(line: Line) -> str:
+    """Of the newest version. What was emulated says so: it tells nothing about the device."""
+    result = line.results[0]
+    emulated = " (emulated)" if result.execution == "emulated" else ""
+    return badge(f"{line.engine} {line.profile}{emulated}", result.word, result.colour)
 
 
 def _pages(run_directories: Sequence[Path]) -> dict[str, Frame]:
@@ -46,10 +53,8 @@ def _pages(run_directories: Sequence[Path]) -> dict[str, Frame]:
     frames = sorted(
         (load_frame([directory]) for directory in run_directories), key=lambda each: (each.runs[0].started, each.runs[0].run_id)
     )
-    ids = [frame.runs[0].run_id for frame in frames]
-    if repeated := sorted({name for name in ids if ids.count(name) > 1}):
-        raise ValueError(f"run given twice: {', '.join(repeated)}")
-    named = slugs(ids)
+    once(frame.runs[0].run_id for frame in frames)
+    named = slugs(frame.runs[0].run_id for frame in frames)
     return {named[frame.runs[0].run_id]: frame for frame in frames}
 
 

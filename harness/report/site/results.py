@@ -102,4 +102,5 @@ def _judged(rows: Sequence[Mapping[str, Any]], conforming: Sequence[bool], unfin
         return ("green", "conforms") if all(conforming) else ("red", "does not conform")
     if not judged:
         return "amber", "nothing judged"
-    return ("amber", f"{counts['INCONCLUSIVE']} inconclusive") if counts["INCONCLUSIVE"] else ("green", f"{counts['PASS']} pass")
+    passed = f"{counts['PASS']} of {len(rows)} pass"  # declared gaps are among the others: green must not hide them
+    return ("amber", f"{counts['INCONCLUSIVE']} inconclusive") if counts["INCONCLUSIVE"] else ("green", passed)

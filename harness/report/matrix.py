@@ -18,7 +18,8 @@ MOST_COLUMNS = 12  # what leaves room for a second panel on 1280 pixels
 FEW_COLUMNS = 8  # and for the failures beside an overview
 FEW_LINES = 20  # fit the first screen in one panel
 DETAILS = (("backend", "case", "dtype"), ("backend", "dtype"), ("backend",))
-_NARROWEST, _WIDEST, _CHARACTER, _SMALL = 30, 72, 8, 6.2  # pixels; of a character in a backend's name, and below it
+_NARROWEST, _WIDEST, _CHARACTER, _SMALL = 30, 90, 8, 6.2  # pixels; of a character in a backend's name, and below it
+_WHERE = 0.7  # of a character of where it ran, in those of its name
 EXECUTIONS = ("emulated", "cpu", "device")  # weakest evidence about a device first
 
 Key = tuple[str, ...]
@@ -97,9 +98,11 @@ def _matrix(frame: Frame, rows: Sequence[Mapping[str, Any]], most: int, topics: 
     else:
         topics_or_checks, titles = [{**row, "check": row["topic"]} for row in rows], dict(topics)
     lines = _lines(topics_or_checks, titles, detail, keys, found)
-    heads = _heads(keys, _executions(rows))
+    backends = _backends(keys, _executions(rows))
+    widths = _widths(backends)
+    below = (_below([key[: depth + 1] for key in keys], widths) for depth in range(1, len(keys[0])))
     panels = _panels(lines, 2 if topics is None and most == MOST_COLUMNS >= len(keys) else 1)
-    return Matrix(heads, _widths(heads[0]), panels, topics is None)
+    return Matrix((backends, *below), widths, panels, topics is None)
 
 
 def _key(row: Mapping[str, Any], detail: Sequence[str]) -> Key:
@@ -123,24 +126,27 @@ def _executions(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {place: ", ".join(sorted(names & set(EXECUTIONS), reverse=True)) for place, names in found.items()}
 
 
-def _heads(keys: Sequence[Key], executions: Mapping[str, str]) -> tuple[tuple[Head, ...], ...]:
-    return tuple(_spans([key[: depth + 1] for key in keys], executions) for depth in range(len(keys[0])))
+def _backends(keys: Sequence[Key], executions: Mapping[str, str]) -> tuple[Head, ...]:
+    """The first header row, with where each backend ran."""
+    found = [(place, len(list(members))) for place, members in groupby(key[0] for key in keys)]
+    return tuple(Head(place, span, execution=executions.get(place, "")) for place, span in found)
 
 
-def _spans(prefixes: Sequence[Key], executions: Mapping[str, str]) -> tuple[Head, ...]:
-    """Neighbours with one prefix share a head; of the backends, with where they ran."""
-    found = [(prefix[-1], len(list(members))) for prefix, members in groupby(prefixes)]
-    if len(prefixes[0]) == 1:
-        return tuple(Head(text, span, execution=executions.get(text, "")) for text, span in found)
-    return tuple(Head(text, span, tall=_SMALL * len(text) > _NARROWEST * span) for text, span in found)
+def _below(prefixes: Sequence[Key], widths: Sequence[int]) -> tuple[Head, ...]:
+    """A header row further down: neighbours with one prefix share a head; what is too long for its columns is written upwards."""
+    heads: list[Head] = []
+    for prefix, members in groupby(zip(prefixes, widths, strict=True), key=lambda pair: pair[0]):
+        room = [width for _, width in members]
+        heads.append(Head(prefix[-1], len(room), tall=_SMALL * len(prefix[-1]) > sum(room)))
+    return tuple(heads)
 
 
 def _widths(backends: Sequence[Head]) -> tuple[int, ...]:
-    """Wide enough for the longest part of a backend's name that should not break, within limits."""
+    """Wide enough for the longest part of a backend's name, or of where it ran, that should not break, within limits."""
     widths: list[int] = []
     for head in backends:
-        longest = max(len(part) for part in re.split(r"[:@/. ]", head.text))
-        widths += [min(_WIDEST, max(_NARROWEST, 8 + _CHARACTER * longest // head.span))] * head.span
+        longest = max(*(len(part) for part in re.split(r"[:@/. ]", head.text)), _WHERE * len(head.execution.split(", ")[0]))
+        widths += [min(_WIDEST, max(_NARROWEST, 8 + int(_CHARACTER * longest) // head.span))] * head.span
     return tuple(widths)
 
 

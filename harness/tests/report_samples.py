@@ -121,16 +121,25 @@ def write_run(directory: Path, records: list[dict[str, Any]], *, planned: list[d
     """A run directory: run, the plan twice (two workers repeat it), `records`, and `end` with that exit status unless None."""
     command = ["moe-harness", "run", "--bench"]
     asked = {"backends": list(BACKENDS), "dtypes": list(DTYPES), "checkpoints": []} | (requested or {})
-    items = [plan_item(record) for record in planned or records]
+    items = [plan_item(record) for record in planned or records if "backend" in record]
     with Recorder(directory) as recorder:
         recorder.write("run", run_id=directory.name, command=command, environment=ENVIRONMENT | (environment or {}), requested=asked)
         recorder.write("plan", items=items)
         recorder.write("plan", items=items)
         for record in records:
-            recorder.write("bench" if "workload" in record else "check", **record)
+            recorder.write(kind_of(record), **record)
         if end is not None:
             recorder.write("end", exit_status=end, duration_s=184.2)
     return directory
+
+
+def kind_of(record: dict[str, Any]) -> str:
+    """The type of a record's fields."""
+    return next(
+        kind
+        for kind, field in (("pair", "a"), ("bench", "workload"), ("check", "check"), ("timing_selftest", "figures"))
+        if field in record
+    )
 
 
 def plan_item(record: dict[str, Any]) -> dict[str, Any]:

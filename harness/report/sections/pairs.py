@@ -13,7 +13,7 @@ from harness.report.pairs import PAIRED, Pair, pairs
 TITLE = "Timed in turn"
 ORDER = 52
 SHOWN = 100
-_SYMBOLS = {"slower": ("▼", "bad"), "undecided": ("?", "open"), "equivalent": ("=", "good"), "faster": ("▲", "good"), "": ("∅", "bad")}
+_SYMBOLS = {"slower": ("▼", "bad"), "undecided": ("?", "open"), "equivalent": ("=", "pass"), "faster": ("▲", "pass"), "": ("∅", "bad")}
 
 
 def render(frame: Frame) -> str:

@@ -35,7 +35,7 @@ def _figures(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _timing(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    found = record["figures"] or {}
+    found = record["figures"] if isinstance(record["figures"], Mapping) else {}
     for name, of in (("false_flags", "equal timings called different"), ("seen", "timings 5 % slower seen")):
         rate = found.get(name)
         if isinstance(rate, Mapping) and rate.get("of"):

@@ -43,10 +43,13 @@ class Links(HTMLParser):
         assert not [name for name, _ in attrs if name.startswith("on")]
 
 
+def packages(**versions: str) -> dict[str, Any]:
+    return dict(ENVIRONMENT["packages"], **versions)  # type: ignore[call-overload]
+
+
 def night(root: Path, name: str, day: int, records: list[dict[str, Any]], transformers: str = "5.20.0", **options: Any) -> Path:
     """A run that started on that day."""
-    packages = ENVIRONMENT["packages"] | {"transformers": transformers}
-    directory = write_run(root / name, records, environment={"packages": packages}, **options)
+    directory = write_run(root / name, records, environment={"packages": packages(transformers=transformers)}, **options)
     for shard in directory.glob("*.jsonl"):
         shard.write_text(re.sub(r'"time": "\d{4}-\d\d-\d\dT', f'"time": "2026-03-{day:02}T', shard.read_text()))
     return directory
@@ -208,8 +211,7 @@ def test_an_engine_is_a_backend_without_its_variant(backend: str, name: str):
 
 
 def test_a_version_is_that_of_the_engines_package_or_the_commit(tmp_path: Path):
-    packages = ENVIRONMENT["packages"] | {"mypkg": "7.1"}
-    run = load_frame([write_run(tmp_path / "run", [one("hf")], environment={"packages": packages})]).runs[0]
+    run = load_frame([write_run(tmp_path / "run", [one("hf")], environment={"packages": packages(mypkg="7.1")})]).runs[0]
     assert [version(name, run) for name in ("hf", "native", "mypkg", "other")] == [
         "transformers 5.23.0", "commit d876d2164b", "mypkg 7.1", "commit d876d2164b",
     ]  # fmt: skip

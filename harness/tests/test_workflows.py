@@ -113,11 +113,12 @@ def test_there_are_workflows():
     assert {"ci.yml", "nightly.yml"} <= set(NAMES)
 
 
-NIGHTLY = (FOLDER / "nightly.yml").read_text("utf-8")
+def nightly() -> str:
+    return (FOLDER / "nightly.yml").read_text("utf-8")
 
 
 def test_what_the_merge_downloads_is_what_the_runs_upload():
-    found = workflow(NIGHTLY)
+    found = workflow(nightly())
     download = next(step for step in found["jobs"]["merge"]["steps"] if step.get("uses", "").startswith("actions/download-artifact"))
     prefix = download["with"]["pattern"].removesuffix("*")
     runs = [name for name in uploads(found) if name not in ("report", "junit")]
@@ -127,12 +128,12 @@ def test_what_the_merge_downloads_is_what_the_runs_upload():
 
 def test_the_arguments_that_tox_hands_on_are_known():
     """`tox -e cpu -- ARGS` hands them to `moe-harness run`."""
-    handed = [options(line.split(" -- ", 1)[1]) for line in NIGHTLY.splitlines() if "tox -e cpu -- " in line]
+    handed = [options(line.split(" -- ", 1)[1]) for line in nightly().splitlines() if "tox -e cpu -- " in line]
     assert len(handed) == 1 and handed[0] <= known("run")
 
 
 def test_devices_are_off_until_a_variable_names_their_runners():
-    job = workflow(NIGHTLY)["jobs"]["device"]
+    job = workflow(nightly())["jobs"]["device"]
     assert job["if"] == "${{ vars.NIGHTLY_DEVICES != '' }}" and "self-hosted" in job["runs-on"]
     assert any("--require device" in step.get("run", "") for step in job["steps"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.report import template
-from harness.report.failures import SHOWN, Group, capsule_commands, groups, where_in_model
+from harness.report.failures import SHOWN, Group, Row, capsule_commands, groups, where_in_model
 from harness.report.frame import Frame
 
 TITLE = "Failures"
@@ -20,10 +20,15 @@ def render(frame: Frame) -> str:
     return template.render("failures", first=numbered[:FIRST], rest=numbered[FIRST:], left_out=len(found) - len(numbered))
 
 
+def _commands(row: Row) -> list[str]:
+    return [*filter(None, [row["reproduce"]]), *capsule_commands(row["capsule"])]
+
+
 def _shown(number: int, group: Group) -> dict[str, Any]:
     row = group.worst
     reason, _, more = row["reason"].partition("\n")
-    members = [(member, capsule_commands(member["capsule"])) for member in group.rows[:MEMBERS]]
+    shown = [row["reproduce"], *capsule_commands(row["capsule"])[:1]]
+    members = [(member, [command for command in _commands(member) if command not in shown]) for member in group.rows[:MEMBERS]]
     return {
         "number": number,
         "group": group,
@@ -31,7 +36,7 @@ def _shown(number: int, group: Group) -> dict[str, Any]:
         "layer": where_in_model(row),
         "reason": reason,
         "more": more,
-        "explain": capsule_commands(row["capsule"])[:1],
+        "commands": [command for command in shown if command],
         "members": members,
         "left_out": len(group.rows) - len(members),
     }

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from harness.record import FAILING
@@ -58,7 +59,8 @@ def failures(frame: Frame) -> list[dict[str, Any]]:
     return sorted((row for kind in KINDS for row in frame.of(kind, *FAILING)), key=_key)
 
 
-def groups(frame: Frame) -> list[Group]:
+@lru_cache(maxsize=4)  # every section of a page asks
+def groups(frame: Frame) -> tuple[Group, ...]:
     """The failing rows but for VOID ones, new failures first."""
     labels, found = Labels(frame), dict[tuple[str, str, str], list[Row]]()
     for row in failures(frame):
@@ -66,7 +68,7 @@ def groups(frame: Frame) -> list[Group]:
             found.setdefault((row["status"], row["check"], labels(row)), []).append(row)
     compared = since(frame)
     made = [Group(place, tuple(rows), _is_new(rows, compared)) for (*_, place), rows in found.items()]
-    return sorted(made, key=lambda group: group.new is False)
+    return tuple(sorted(made, key=lambda group: group.new is False))
 
 
 def _is_new(rows: Sequence[Row], compared: Since | None) -> bool | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class Run:
         return bool(self.exit_statuses) and not self.open
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a frame is itself, so that what is found out about it can be remembered
 class Frame:
     """`rows`: object columns COLUMNS. `id` is unique; `kind` one of KINDS; `topic` the prefix of the check id; `metrics` Metric tuples;
     `metric`, `value`, `bound`, `ratio` its worst judged one (else "", None). A bench or pair row's `check` is its workload, a pair's
@@ -74,8 +75,11 @@ class Frame:
 
     def records(self, run: Run | None = None) -> list[dict[str, Any]]:
         """All rows, or those of one run, as dictionaries in frame order."""
-        rows = self.rows if run is None else self.rows[self.rows["run"] == run.run_id]
-        return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
+        return [dict(row) for row in self._records if run is None or row["run"] == run.run_id]
+
+    @cached_property
+    def _records(self) -> list[dict[str, Any]]:
+        return [{str(name): value for name, value in row.items()} for row in self.rows.to_dict("records")]
 
 
 def load_frame(run_directories: Sequence[Path], base: Sequence[Path] = ()) -> Frame:

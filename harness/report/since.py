@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from harness.record import FAILING
@@ -53,6 +54,7 @@ class Since:
     facts: tuple[tuple[str, str, str], ...]
 
 
+@lru_cache(maxsize=4)  # every section of a page asks
 def since(frame: Frame) -> Since | None:
     """The newest green one of the frame's earlier runs against the frame; the newest one if none is green, None if there is none."""
     base = _base(frame)

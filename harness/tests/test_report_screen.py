@@ -36,7 +36,7 @@ def test_the_failures_of_one_check_and_backend_are_one_group(tmp_path: Path):
 
 def test_void_is_no_failure_group(tmp_path: Path):
     found = groups(load_frame([samples.void(tmp_path)]))
-    assert found == []
+    assert not found
 
 
 @pytest.mark.parametrize(("value", "bound", "said"), [(4.0, 0, "4, none allowed"), (0.3, 0.1, "3× bound"), (float("nan"), 0.1, "∞ bound")])

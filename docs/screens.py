@@ -64,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         harness(folder, "monday", "HONEST", *CHECKS)
-        harness(folder, "tuesday", "faulty('last-expert-never-runs')", *CHECKS)
+        harness(folder, "tuesday", "faulty('selection-bias-10-percent')", *CHECKS)
         harness(folder, "wednesday", "faulty('gate-up-swapped')", *SPEEDS)
         photograph(browser, report(folder, "monday"), "report-green.png")
         photograph(browser, report(folder, "tuesday", "--base", "reports/runs/monday"), "report-red.png")

@@ -1,4 +1,4 @@
-"""Makes the pictures of report.md from real runs: `python docs/screens.py [CHROMIUM]`. Takes a few minutes.
+"""Makes the pictures of report.md from real runs: `python docs/screens.py [CHROMIUM]`. Takes some ten minutes; Pillow comes with matplotlib.
 
 The subject is the harness's own numpy implementation under the name `mine:backend`, first right, then with a bug of the catalogue.
 """
@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 HERE = Path(__file__).resolve().parent
 PICTURES, SIZE = HERE / "pictures", "1280,800"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -23,16 +25,10 @@ from harness.faults.subject import SubjectBackend
 def backend(variant=""):
     return SubjectBackend("mine:backend", {seams})
 """
-CHECKS = ("run", "--backend", "mine:backend", "--workers", "0", "-k", "mixtral or qwen3_moe")
-SPEEDS = (
-    "bench",
-    "--backend",
-    "mine:backend",
-    "--backend",
-    "native",
-    "--checkpoint",
-    str(HERE.parent / "golden" / "mixtral" / "checkpoint"),
-)
+BOTH = ("--backend", "mine:backend", "--backend", "native")
+TOPICS = "ROUTE or BLOCK or PARITY or CACHE or PAD or BATCH or CONV or DET"  # what fits a coffee break
+CHECKS = ("run", *BOTH, "--workers", "0", "-k", f"(mixtral or qwen3_moe) and ({TOPICS})")
+SPEEDS = ("bench", *BOTH, "--checkpoint", "mixtral")
 
 
 def harness(folder: Path, run: str, seams: str, *words: str) -> None:
@@ -54,6 +50,7 @@ def report(folder: Path, run: str, *words: str) -> Path:
 def photograph(browser: str, page: Path, name: str) -> None:
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={SIZE}"]
     subprocess.run([browser, *flags, f"--screenshot={PICTURES / name}", page.as_uri()], check=True, capture_output=True)
+    Image.open(PICTURES / name).convert("RGB").quantize(96).save(PICTURES / name, optimize=True)
 
 
 def main() -> None:
@@ -63,6 +60,7 @@ def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        shutil.copytree(HERE.parent / "golden" / "mixtral" / "checkpoint", folder / "mixtral")
         harness(folder, "monday", "HONEST", *CHECKS)
         harness(folder, "tuesday", "faulty('selection-bias-10-percent')", *CHECKS)
         harness(folder, "wednesday", "faulty('gate-up-swapped')", *SPEEDS)

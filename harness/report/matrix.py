@@ -18,7 +18,7 @@ MOST_COLUMNS = 12  # what leaves room for a second panel on 1280 pixels
 FEW_COLUMNS = 8  # and for the failures beside an overview
 FEW_LINES = 20  # fit the first screen in one panel
 DETAILS = (("backend", "case", "dtype"), ("backend", "dtype"), ("backend",))
-_NARROWEST, _WIDEST, _CHARACTER, _SMALL = 30, 90, 8, 6.2  # pixels; of a character in a backend's name, and below it
+_NARROWEST, _WIDEST, _CHARACTER, _SMALL = 32, 90, 8, 6.9  # pixels; of a character in a backend's name, and below it
 _WHERE = 0.7  # of a character of where it ran, in those of its name
 EXECUTIONS = ("emulated", "cpu", "device")  # weakest evidence about a device first
 

@@ -15,7 +15,8 @@ from harness.report.text import ratio, seconds
 
 @dataclass(frozen=True)
 class Alert:
-    """`word`: VOID | slower; `what`: the workload; `where`: backend, case, dtype; `detail`: why, or by how much; `reproduce`: a command."""
+    """`word`: VOID | slower; `what`: the workloads; `where`: backend, case, dtype; `detail`: why, or by how much; `reproduce`: a command, of
+    the first of several workloads."""
 
     word: str
     what: str
@@ -34,9 +35,14 @@ def _where(frame: Frame, row: Mapping[str, Any]) -> str:
 
 
 def _void(frame: Frame) -> Iterator[Alert]:
+    """What is VOID for one reason at one place, together: a wrong model is wrong in every workload."""
     rows = [row for kind in ("bench", "pair") for row in frame.of(kind, "VOID")]
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: (place_key(row), row["check"], row["id"])):
-        yield Alert("VOID", f"{row['check']} {row['parameters']}", _where(frame, row), row["reason"], row["reproduce"])
+        found.setdefault((_where(frame, row), row["reason"]), []).append(row)
+    for (where, reason), members in found.items():
+        names = [f"{row['check']} {row['parameters']}" if len(members) == 1 else row["check"] for row in members]
+        yield Alert("VOID", ", ".join(dict.fromkeys(names)), where, reason, members[0]["reproduce"])
 
 
 def _in_pairs(frame: Frame) -> Iterator[Alert]:

@@ -50,6 +50,13 @@ def test_void_and_slower_stand_on_the_first_screen(tmp_path: Path):
     assert found[1].detail == "+8.3 % time against hf:grouped_mm (1.07× to 1.09×), timed in turn"
 
 
+def test_what_is_void_for_one_reason_is_one_entry(tmp_path: Path):
+    reason = "no number: the timed model is wrong: logit_error = 0.63"
+    wrong = [measured(name, "native", 0.1, status="VOID", reason=reason) for name in ("prefill", "decode")]
+    found = alerts(frame_of(tmp_path, *wrong, measured("moe_block", "native", 0.1, status="VOID", reason="another")))
+    assert [(alert.what, alert.detail) for alert in found] == [("decode, prefill", reason), ("moe_block tokens=1024", "another")]
+
+
 def test_a_void_pair_has_no_number(tmp_path: Path):
     row = frame_of(tmp_path, pair("slower", 1.23456, status="VOID", reason="gate")).of("pair")[0]
     found = pair_of(row)

@@ -34,7 +34,7 @@ def summary(found: Since) -> tuple[str, list[tuple[str, str]]]:
     run, word = found.base.runs[0], verdict(found.base).word
     slower = sum(pace.ratio > 1 for pace in found.paces)
     changes = [
-        (counted(len(found.failed), "new failure"), "bad"),
+        (counted(len(found.new), "new failure"), "bad"),
         (f"{len(found.fixed)} fixed", "good-text"),
         (f"{len(found.vanished)} no longer judged", "open"),
         (f"{slower} slower", "open"),

@@ -15,8 +15,8 @@ from harness.report.text import ratio, seconds
 
 @dataclass(frozen=True)
 class Alert:
-    """`word`: VOID | slower; `what`: the workloads; `where`: backend, case, dtype; `detail`: why, or by how much; `reproduce`: a command, of
-    the first of several workloads."""
+    """`word`: VOID | slower; `what`: the workloads; `where`: backend, case, dtype; `detail`: why, or by how much; `reproduce`: a command,
+    of the first of several workloads."""
 
     word: str
     what: str

@@ -47,7 +47,7 @@ BACKENDS = {"hf": "cpu", "hf:grouped_mm": "cpu", "native": "cpu", "te": "emulate
 CASES = ("mixtral", "qwen3_moe")
 DTYPES = ("float32", "bfloat16")
 BOUNDS = {"float32": 4.1e-6, "bfloat16": 7.3e-3}
-ENVIRONMENT = {
+ENVIRONMENT: dict[str, Any] = {
     "hostname": "bench-01", "os": "Linux 6.8.0 x86_64", "python": "3.11.9", "cpu": "AMD EPYC 9654", "cores": 16, "threads": 16,
     "memory_gib": 125.6, "accelerators": [], "packages": {"moe-harness": "0.1.0", "numpy": "2.4.6", "torch": "2.13.0+cpu",
     "transformers": "5.23.0", "pytest": "9.2.0"}, "commit": "d876d2164bd08e8e1cd5a1d3d3b5e1bb5b9b3b77", "dirty": False,

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from harness.cli import application
 from harness.report.build import build
 from harness.report.failures import groups
 from harness.report.frame import load_frame
+from harness.report.markdown import markdown
 from harness.report.page import page
 from harness.report.since import Since, since
 from harness.tests.report_samples import ENVIRONMENT, bench, check, write_run
@@ -105,6 +108,25 @@ def test_several_base_runs_are_merged(tmp_path: Path):
     runs = [write_run(tmp_path / "c", [one()]), write_run(tmp_path / "d", [te | WRONG])]
     found = since(load_frame(runs, bases))
     assert found is not None and names(found.failed) == ["ROUTE-01 PASS FAIL"] and not found.vanished
+
+
+def test_the_markdown_says_the_same(tmp_path: Path):
+    base, run = (
+        write_run(tmp_path / "base", [one(), one("ROUTE-02", **WRONG)]),
+        write_run(tmp_path / "run", [one(**WRONG), one("ROUTE-02")]),
+    )
+    text = markdown(load_frame([run], [base]))
+    assert "1 new failure, 1 fixed." in text
+    assert "| new failure | ROUTE-01 native mixtral float32 | PASS | FAIL |" in text and "| fixed | ROUTE-02" in text
+    assert "Since" not in markdown(load_frame([run]))
+
+
+def test_the_command_takes_a_base(tmp_path: Path):
+    base, run = write_run(tmp_path / "base", [one()]), write_run(tmp_path / "run", [one(**WRONG)], end=1)
+    done = CliRunner().invoke(application(), ["report", str(run), "--base", str(base), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1 and "1 new failure" in (tmp_path / "out" / "index.html").read_text()
+    again = CliRunner().invoke(application(), ["report", str(run), "--base", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+    assert again.exit_code == 2
 
 
 def test_a_run_is_not_compared_with_itself(tmp_path: Path):

@@ -11,7 +11,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from typer.testing import CliRunner
 
+from harness.cli import application
 from harness.record import Recorder
 from harness.report.frame import load_frame
 from harness.report.site.alone import alone
@@ -44,7 +46,7 @@ class Links(HTMLParser):
 
 
 def packages(**versions: str) -> dict[str, Any]:
-    return dict(ENVIRONMENT["packages"], **versions)  # type: ignore[call-overload]
+    return ENVIRONMENT["packages"] | versions
 
 
 def night(root: Path, name: str, day: int, records: list[dict[str, Any]], transformers: str = "5.20.0", **options: Any) -> Path:
@@ -230,6 +232,15 @@ def test_a_badge_says_its_state_in_words_and_says_what_was_emulated(tmp_path: Pa
     ElementTree.fromstring(svg)
     build_site([write_run(tmp_path / "run", [one("te")])], tmp_path / "out")
     assert "te all checks (emulated)" in (tmp_path / "out" / "badges" / "te-all-checks.svg").read_text()
+
+
+def test_the_command_makes_a_site(tmp_path: Path):
+    run, out = write_run(tmp_path / "run", [one("hf")]), tmp_path / "out"
+    done = CliRunner().invoke(application(), ["report", str(run), "--site", str(out)])
+    assert (done.exit_code, (out / "index.html").is_file()) == (0, True) and "site:" in done.output
+    for words in (["--base", str(run)], []):
+        wrong = CliRunner().invoke(application(), ["report", str(run if words else tmp_path / "none"), "--site", str(out), *words])
+        assert wrong.exit_code == 2
 
 
 def test_unreadable_runs_and_the_same_twice_are_errors_and_write_nothing(tmp_path: Path):

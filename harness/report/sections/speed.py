@@ -24,7 +24,8 @@ def render(frame: Frame) -> str:
     tables = [[(speed, labels(speed.row), _share(speed, members)) for speed in members] for members in groups]
     shown = {name: any(getattr(speed, name) not in (None, False, "") for speed in found[:SHOWN]) for name in _OPTIONAL}
     shown["p99"] |= shown.pop("no_p99")
-    return template.render("speed", groups=tables, left_out=len(found) - len(found[:SHOWN]), shown=shown)
+    few = next((speed.no_p99 for speed in found if speed.no_p99), "")
+    return template.render("speed", few=few, groups=tables, left_out=len(found) - len(found[:SHOWN]), shown=shown)
 
 
 def _share(speed: Speed, members: list[Speed]) -> float | None:

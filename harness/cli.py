@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli_history import Base, History, Seal, Verify, register, since, verified
 from harness.golden_models import GOLDEN_CONFIGS, TRAIN_STEPS
 from harness.launch import RUNS, Launch, launch
 from harness.synthetic import FLAT, PEAKED
@@ -43,6 +44,10 @@ Pythons = Annotated[
     typer.Option("--python", metavar="NAME=PATH", help="Run backend NAME in a worker, under the interpreter PATH; repeatable."),
 ]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Longest call of a backend under --python (default: 600).")]
+Budget = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Start nothing after 45m, 1h30m, ...: the most telling checks come first; the rest is INCOMPLETE."),
+]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the report goes.")]
 RunDir = Annotated[Path | None, typer.Option(metavar="DIR", help=f"Where records go (default: {RUNS}/ID).")]
 
@@ -61,14 +66,18 @@ def run(
     expect: Expect = None,
     profile: Profile = None,
     workers: Workers = None,
+    budget: Budget = None,
     python: Pythons = None,
     timeout: Timeout = None,
+    baseline: Base = None,
+    history: History = RUNS,
     out: Out = OUT,
     run_dir: RunDir = None,
 ) -> None:
     """Judge backends and write a report. Exit codes: 0 fine, 1 new failure, 2 usage, 3 required device missing, 4 incomplete."""
-    asked = Launch(backend, checkpoint, dtype, device, golden, require, keyword, thorough, python, timeout, expect, profile, workers)
-    _finish(launch(asked, ["checks", "bench"] if bench else ["checks"], run_dir), out)
+    common = (backend, checkpoint, dtype, device, golden, require, keyword, thorough, python, timeout)
+    asked = Launch(*common, expect=expect, profile=profile, workers=workers, budget=budget)
+    _finish(launch(asked, ["checks", "bench"] if bench else ["checks"], run_dir), out, baseline, history)
 
 
 @app.command()
@@ -79,13 +88,14 @@ def bench(
     device: Device = "cpu",
     require: Require = None,
     keyword: Keyword = None,
+    budget: Budget = None,
     python: Pythons = None,
     timeout: Timeout = None,
     out: Out = OUT,
     run_dir: RunDir = None,
 ) -> None:
     """Time backends on a 371 M-parameter Mixtral (made on first use, 0.7 GB in the cache) or on your checkpoint. Wrong ones get VOID."""
-    asked = Launch(backend, checkpoint, dtype, device, None, require, keyword, False, python, timeout)
+    asked = Launch(backend, checkpoint, dtype, device, None, require, keyword, False, python, timeout, budget=budget)
     _finish(launch(asked, ["bench"], run_dir), out)
 
 
@@ -93,9 +103,13 @@ def bench(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories (reports/runs/ID), of one or several machines.")],
     out: Out = OUT,
+    baseline: Base = None,
+    history: History = RUNS,
+    verify: Verify = False,
+    seal: Seal = None,
 ) -> None:
-    """Rebuild a report from records, also from those of a run that was killed."""
-    _finish(runs, out)
+    """Rebuild a report from records, also from those of a run that was killed; with --verify, hold a written one against records."""
+    verified(runs, out, seal) if verify else _finish(runs, out, baseline, history)
 
 
 @app.command("list")
@@ -211,8 +225,8 @@ def golden_synthesize(
         typer.echo(f"{dst}: written")
 
 
-def _finish(runs: list[Path], out: Path) -> None:
-    """Builds the report, prints the verdict and exits with its code."""
+def _finish(runs: list[Path], out: Path, baseline: str | None = None, history: Path = RUNS) -> None:
+    """Builds the report, prints the verdict, compares with the baseline, and exits with the verdict's code or else the comparison's."""
     from harness.report.build import build
 
     with _readable_errors():
@@ -221,7 +235,9 @@ def _finish(runs: list[Path], out: Path) -> None:
     for found in verdict.conformances:
         typer.echo(found.sentence)
     typer.echo(f"report: {out / 'index.html'}")
-    raise typer.Exit(verdict.code)
+    with _readable_errors():
+        moved = since(baseline, history, runs, out) if baseline else 0
+    raise typer.Exit(verdict.code or moved)
 
 
 @contextmanager
@@ -252,6 +268,7 @@ def application() -> typer.Typer:
     app.command("recheck")(recheck)
     app.command("selftest")(selftest)
     app.command("rivals")(rivals)
+    register(app)
     golden_app.command("floors")(floors)
     app.add_typer(golden_app, name="golden")
     return app

@@ -194,4 +194,6 @@ def _not_run(run: Run, item: Record, titles: Mapping[str, str]) -> dict[str, Any
     row |= {"status": NOT_RUN, "title": titles.get(check) or str(item.get("title") or "")}
     row |= dict.fromkeys(("execution", "execution_note", "grade", "metric", "parameters", "reproduce", "capsule"), "")
     reason = "planned, but no record" if run.ended else "planned, but the run was killed or is not over"
+    if run.ended and (budget := finite(run.requested.get("budget"))) is not None:
+        reason = f"planned, but not started within the budget of {budget:g} s"
     return row | {"reason": reason, "metrics": (), "samples": (), "evidence": {}, "maps": {}, "expected": {}}

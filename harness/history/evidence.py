@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.history.lines import of_type
+from harness.history.lines import of_type, run_id
 from harness.report.frame import Frame, load_frame
 
 
@@ -33,8 +33,9 @@ def _with_canary(frame: Frame, directories: Sequence[Path]) -> Frame:
     if "canary" in frame.rows.columns:
         return frame
     found: dict[tuple[str, str], Any] = {}
-    for run, directory in zip(frame.runs, directories, strict=True):
-        found |= {(run.run_id, str(record.get("node"))): record.get("canary") for record in of_type(directory, "bench")}
+    for directory in directories:
+        name = run_id(directory)
+        found |= {(name, str(record.get("node"))): record.get("canary") for record in of_type(directory, "bench")}
     places = zip(frame.rows["run"], frame.rows["node"], strict=True)
     canaries = pd.Series([found.get(place) for place in places], dtype=object, index=frame.rows.index)
     return replace(frame, rows=frame.rows.assign(canary=canaries))

@@ -40,6 +40,11 @@ def of_type(directory: Path, kind: str) -> list[dict[str, Any]]:
     return [line.record for line in lines(directory) if line.record is not None and line.record.get("type") == kind]
 
 
+def run_id(directory: Path) -> str:
+    """As its records call it, or else as its directory is called."""
+    return next((str(record["run_id"]) for record in of_type(directory, "run")), directory.name)
+
+
 def _parsed(text: bytes) -> dict[str, Any] | None:
     try:
         found = json.loads(text)

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.history import schema, seal
 from harness.history.finding import Finding
-from harness.history.lines import of_type
+from harness.history.lines import run_id
 from harness.history.verify_records import record_findings
 from harness.history.verify_report import csv_findings, file_findings, is_of
 from harness.history.verify_seal import seal_findings
@@ -35,7 +35,7 @@ def verify(directories: Sequence[Path], out: Path, anchor: str | None = None) ->
     """`out`: where the report was written; `anchor`: the seal as the run printed it. Raises RecordError for what cannot be read."""
     found: list[Finding] = []
     notes: list[str] = []
-    runs = {_run_id(directory): read_run(directory) for directory in directories}
+    runs = {run_id(directory): read_run(directory) for directory in directories}
     for directory, records in zip(directories, runs.values(), strict=True):
         broken = seal_findings(directory, anchor)
         sealed = seal.read(directory) is not None
@@ -47,10 +47,6 @@ def verify(directories: Sequence[Path], out: Path, anchor: str | None = None) ->
         notes.append(f"{out}: no report of these runs, so none was compared")
     notes += [] if schema.available() else [schema.MISSING]
     return Verification(tuple(found), tuple(notes), sum(map(len, runs.values())))
-
-
-def _run_id(directory: Path) -> str:
-    return next((str(record["run_id"]) for record in of_type(directory, "run")), directory.name)
 
 
 def _schema(records: Sequence[dict[str, Any]]) -> list[Finding]:

@@ -79,6 +79,7 @@ def load_frame(run_directories: Sequence[Path]) -> Frame:
     if not run_directories:
         raise ValueError("no run directory")
     loaded = [(Path(directory), clean(read_run(directory))) for directory in run_directories]
+    loaded.sort(key=lambda each: (each[0].name, str(each[0])))  # by time, as runs are named: however they were listed, the same report
     runs = _with_unique_machines([_run(directory, records) for directory, records in loaded])
     rows = [_with_capsule(row, directory) for run, (directory, records) in zip(runs, loaded, strict=True) for row in _rows(run, records)]
     identified = [{"id": str(number), **row} for number, row in enumerate(rows, start=1)]
@@ -87,7 +88,13 @@ def load_frame(run_directories: Sequence[Path]) -> Frame:
 
 def _with_capsule(row: dict[str, Any], directory: Path) -> dict[str, Any]:
     """`capsule` as a path from where the report is made, "" where the record has none."""
-    return row | {"capsule": str(directory / row["capsule"]) if row["capsule"] else ""}
+    return row | {"capsule": str(_from_here(directory) / row["capsule"]) if row["capsule"] else ""}
+
+
+def _from_here(directory: Path) -> Path:
+    """However the directory was spelled, one spelling."""
+    path = directory.resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _run(directory: Path, records: Sequence[Record]) -> Run:

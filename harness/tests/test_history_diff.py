@@ -18,12 +18,12 @@ from harness.record import Recorder
 from harness.tests.report_samples import bench, check, write_run
 
 PLACE = ("native", "mixtral", "bfloat16")
-FAIL = {"status": "FAIL", "reason": "nmse = 1 (bound 0.0073)", "metrics": []}
+FAIL: dict[str, Any] = {"status": "FAIL", "reason": "nmse = 1 (bound 0.0073)", "metrics": []}
 
 
 def compared(root: Path, base: list[dict[str, Any]], run: list[dict[str, Any]], **options: Any) -> Diff:
     sides = [load([write_run(root / name, records, end=0)]) for name, records in (("base", base), ("run", run))]
-    return compare(*sides, **options)
+    return compare(sides[0], sides[1], **options)
 
 
 def kinds(diff: Diff) -> dict[str, str]:
@@ -159,7 +159,7 @@ def test_pairs_are_compared_by_their_own_verdicts(tmp_path: Path) -> None:
         with Recorder(directory) as recorder:
             recorder.write("pair", **about, ratio=ratio, verdict=verdict_, status="PASS", reason="")
         sides.append(load([directory]))
-    (change,) = compare(*sides).pairs
+    (change,) = compare(sides[0], sides[1]).pairs
     assert (change.before, change.after, change.ratio_after) == ("faster", "slower", 1.2) and "native against hf" in change.name
 
 

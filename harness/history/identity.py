@@ -45,6 +45,8 @@ def key(row: Row, hardware: str = "") -> Key:
     subject = f"{row['backend']}-{row['case']}-{row['dtype']}"
     bracket = str(row["node"]).partition("[")[2].removesuffix("]")
     variant = bracket.replace(subject, "").strip("-")
+    if row["kind"] == "pair":
+        variant = f"{row['parameters']} against {row['facts'].get('a')}".strip()
     return Key(row["kind"], row["check"], row["backend"], row["case"], row["dtype"], variant, hardware)
 
 

@@ -21,6 +21,11 @@ def number(value: Any) -> float:
         return math.nan
 
 
+def metrics_of(record: Record) -> list[Record]:
+    """A check's metrics, or those of a benchmark's gate, asked before and after."""
+    return [*(record.get("metrics") or ()), *(record.get("gate") or ()), *(record.get("gate_after") or ())]
+
+
 def judged(metrics: Iterable[Record]) -> list[Record]:
     return [metric for metric in metrics if metric.get("kind") == "judged" and metric.get("bound") is not None]
 
@@ -41,9 +46,11 @@ def severity(metric: Record) -> float:
 
 
 def status(record: Record) -> str:
-    """What a check's or a benchmark's status has to be, given its metrics: the recorded one where they do not contradict it."""
+    """What a record's status has to be, given its metrics: the recorded one where they do not contradict it. Pairs have none."""
+    if record.get("type") == "pair":
+        return str(record.get("status"))
     recorded, timed = str(record.get("status")), record.get("type") == "bench"
-    metrics = [*(record.get("metrics") or record.get("gate") or ()), *(record.get("gate_after") or ())]
+    metrics = metrics_of(record)
     if recorded in ("PASS", "INCONCLUSIVE", "UNSUPPORTED", "UNAVAILABLE") and violated(metrics):
         return "VOID" if timed else "FAIL"
     if recorded == "PASS" and timed:
@@ -70,11 +77,23 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float, float] | No
     return (float(np.median(ordered)), float(ordered[rank - 1]), float(ordered[-rank])) if rank > 0 else None
 
 
+def percentile(samples: Sequence[float], q: float) -> dict[str, Any] | None:
+    """{value, low, high} of the q-quantile: the order statistics between which it lies with CONFIDENCE, None where there are none. None
+    altogether where even the largest sample is not above it with CONFIDENCE."""
+    n, tail = len(samples), (1 - CONFIDENCE) / 2
+    if 1 - q**n < CONFIDENCE:
+        return None
+    ordered, below = np.sort(samples), [float(stats.binom.cdf(rank, n, q)) for rank in range(n)]
+    low = max((rank for rank in range(n) if below[rank] <= tail), default=None)
+    high = min((rank for rank in range(n) if below[rank] >= 1 - tail), default=None)
+    ends = (None, None) if low is None or high is None else (float(ordered[low]), float(ordered[high]))
+    return {"value": float(np.quantile(ordered, q)), "low": ends[0], "high": ends[1]}
+
+
 def row(record: Record) -> dict[str, Any]:
     """The columns of results.csv that follow from one record."""
-    metrics = record.get("metrics") or record.get("gate") or ()
     found: dict[str, Any] = {"status": status(record), "duration_s": record.get("duration_s")}
-    worst = max(judged(metrics), key=severity, default=None)
+    worst = max(judged(metrics_of(record)), key=severity, default=None)
     if worst is not None:
         found |= {"value": number(worst["value"]), "bound": number(worst["bound"]), "ratio": severity(worst)}
     if record.get("type") == "bench" and found["status"] == "PASS":

@@ -28,7 +28,7 @@ class Step:
     after: float
 
 
-def steps(values: Sequence[float]) -> list[Step]:
+def steps(values: Sequence[float] | np.ndarray) -> list[Step]:
     """Steps of a series in time order; none under FEWEST points."""
     x_N = np.asarray(values, np.float64)
     if len(x_N) < FEWEST:

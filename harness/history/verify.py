@@ -9,8 +9,8 @@ from typing import Any
 
 from harness.history import schema, seal
 from harness.history.finding import Finding
-from harness.history.lines import run_id
-from harness.history.verify_records import record_findings
+from harness.history.lines import beside, run_id
+from harness.history.verify_records import Again, record_findings
 from harness.history.verify_report import csv_findings, file_findings, is_of
 from harness.history.verify_seal import seal_findings
 from harness.record import read_run
@@ -31,15 +31,16 @@ class Verification:
         return f"{self.records} records: every number follows from its raw data"
 
 
-def verify(directories: Sequence[Path], out: Path, anchor: str | None = None) -> Verification:
-    """`out`: where the report was written; `anchor`: the seal as the run printed it. Raises RecordError for what cannot be read."""
+def verify(directories: Sequence[Path], out: Path, anchor: str | None = None, again: Again | None = None) -> Verification:
+    """`out`: where the report was written; `anchor`: the seal as the run printed it; `again`: estimates a pair from its samples. Raises
+    RecordError for what cannot be read."""
     found: list[Finding] = []
     notes: list[str] = []
-    runs = {run_id(directory): read_run(directory) for directory in directories}
+    runs = {run_id(directory): [*read_run(directory), *beside(directory)] for directory in directories}
     for directory, records in zip(directories, runs.values(), strict=True):
         broken = seal_findings(directory, anchor)
         sealed = seal.read(directory) is not None
-        found += [*broken, *record_findings(records, sealed and not broken), *_schema(records)]
+        found += [*broken, *record_findings(records, sealed and not broken, again), *_schema(records)]
         notes += [] if sealed else [f"{directory}: no seal, so a change that contradicts nothing is not seen"]
     if is_of(out, list(runs)):
         found += [*csv_findings(out, runs), *file_findings(out, directories)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ from harness.history.finding import Finding
 from harness.record import FAILING
 
 Record = Mapping[str, Any]
+Again = Callable[[Record], Any]  # with ratio, low, high, mde, verdict
 _STATED = re.compile(r"(?:^|; )(\w+) = (\S+) \(bound ([^,)\s]+)")  # as harness.judge.metric writes it
 _MARGIN = 1e-9  # relative: both sides compute in float64
 _MISSING = ("missing", "a record: it was planned, and the run ended")
 
 
-def record_findings(records: Sequence[Record], sealed: bool) -> Iterator[Finding]:
-    """`sealed`: the seal holds, so what is planned and missing was never there."""
+def record_findings(records: Sequence[Record], sealed: bool, again: Again | None = None) -> Iterator[Finding]:
+    """`sealed`: the seal holds, so what is planned and missing was never there. `again`: the estimate of a pair from its samples."""
     for record in records:
         if record["type"] in ("check", "bench"):
             yield from _status(record)
@@ -29,8 +30,10 @@ def record_findings(records: Sequence[Record], sealed: bool) -> Iterator[Finding
         if record["type"] == "bench":
             yield from _limit(record)
             yield from _work(record)
+            yield from _percentiles(record)
         if record["type"] == "pair":
             yield from _pair(record)
+            yield from _estimate(record, again) if again is not None else ()
     yield from _ends(records)
     yield from _unplanned(records)
     if not sealed:
@@ -43,7 +46,7 @@ def _status(record: Record) -> Iterator[Finding]:
 
 
 def _metrics(record: Record) -> Iterator[Finding]:
-    for metric in (*(record.get("metrics") or ()), *(record.get("gate") or ()), *(record.get("gate_after") or ())):
+    for metric in recompute.metrics_of(record):
         kind = "reported" if metric.get("bound") is None else "judged"
         if metric.get("kind") != kind:
             yield finding.of(record, f"metrics.{metric.get('name')}.kind", metric.get("kind"), kind)
@@ -73,43 +76,69 @@ def _reason(record: Record) -> Iterator[Finding]:
 def _limit(record: Record) -> Iterator[Finding]:
     """The time that the machine's limits leave, which of them it is, and the share of it that was reached."""
     limit, work, samples = record.get("limit") or {}, record.get("work") or {}, recompute.finite_samples(record)
-    if not limit or not work or not limit.get("flops_per_s") or not limit.get("bytes_per_s"):
+    if not work or not limit.get("bytes_per_s"):
         return
-    times = {"compute": work["flops"] / limit["flops_per_s"], "bandwidth": work["bytes"] / limit["bytes_per_s"]}
-    by = max(times, key=lambda name: times[name])
-    expected = {"seconds": times[by], "by": by}
+    compute = work["flops"] / limit["flops_per_s"] if limit.get("flops_per_s") else 0.0
+    reading = work["bytes"] / limit["bytes_per_s"]
+    least = max(compute, reading)
+    expected: dict[str, Any] = {"seconds": least, "by": "compute" if compute > reading else "bandwidth"}
     if samples:
-        expected["share"] = times[by] / float(np.median(samples))
+        expected["share"] = least / float(np.median(samples))
     for name, value in expected.items():
         if name in limit and not _close(limit[name], value):
             yield finding.of(record, f"limit.{name}", limit[name], value)
 
 
 def _work(record: Record) -> Iterator[Finding]:
-    """Experts touched: those with a load, over all layers."""
+    """Experts touched are counted by call, loads are summed over calls: at least one touch for every load."""
     work = record.get("work") or {}
-    loads = work.get("loads")
-    if loads and "experts_touched" in work and work["experts_touched"] != (touched := sum(load > 0 for layer in loads for load in layer)):
-        yield finding.of(record, "work.experts_touched", work["experts_touched"], touched)
+    loaded = sum(load > 0 for layer in work.get("loads") or () for load in layer)
+    if work.get("experts_touched") is not None and work["experts_touched"] < loaded:
+        yield finding.of(record, "work.experts_touched", work["experts_touched"], f"at least {loaded}")
+
+
+def _percentiles(record: Record) -> Iterator[Finding]:
+    """{"p90": {value, low, high}}, or {reason} where there are too few samples."""
+    samples = recompute.finite_samples(record)
+    for name, stated in (record.get("percentiles") or {}).items() if samples else ():
+        found = recompute.percentile(samples, float(name.removeprefix("p")) / 100)
+        if (found is None) != ("reason" in stated):
+            yield finding.of(record, f"percentiles.{name}", stated, found or "too few samples")
+        for field, value in (found or {}).items() if "reason" not in stated else ():
+            if not _close(stated.get(field), value):
+                yield finding.of(record, f"percentiles.{name}.{field}", stated.get(field), value)
 
 
 def _pair(record: Record) -> Iterator[Finding]:
     """A verdict follows from its interval and margin, and the interval holds the ratio."""
     low, ratio, high, delta = (recompute.number(record.get(name)) for name in ("low", "ratio", "high", "delta"))
-    if record.get("status", "PASS") != "PASS" or not math.isfinite(low + ratio + high + delta):
+    if not math.isfinite(low + ratio + high + delta):
         return
-    if not low <= ratio <= high:
+    if not low * (1 - _MARGIN) <= ratio <= high * (1 + _MARGIN):
         yield finding.of(record, "ratio", ratio, f"between {low:.6g} and {high:.6g}")
-    if (found := _pair_verdict(low, high, delta)) and record.get("verdict") not in found:
-        yield finding.of(record, "verdict", record.get("verdict"), " or ".join(found))
+    if (found := _pair_verdict(low, high, delta)) != record.get("verdict"):
+        yield finding.of(record, "verdict", record.get("verdict"), found)
 
 
-def _pair_verdict(low: float, high: float, delta: float) -> tuple[str, ...]:
-    """What may be said of b against a; an interval inside the margin that excludes 1 may be told either way."""
-    inside = 1 / (1 + delta) - _MARGIN <= low or 1 - delta - _MARGIN <= low
-    equivalent = ("equivalent",) if inside and high <= 1 + delta + _MARGIN else ()
-    told = ("slower",) if low > 1 else ("faster",) if high < 1 else ()
-    return (*equivalent, *told) or ("inconclusive",)
+def _estimate(record: Record, again: Again) -> Iterator[Finding]:
+    """What the samples give, where there are any."""
+    if not record.get("samples_a") or record.get("ratio") is None:
+        return
+    try:
+        found = again(record)
+    except (KeyError, TypeError, ValueError) as error:
+        yield finding.of(record, "samples", "samples", f"no estimate: {error!r}")
+        return
+    for name in ("ratio", "low", "high", "mde", "verdict"):
+        if not _close(record.get(name), getattr(found, name)):
+            yield finding.of(record, name, record.get(name), getattr(found, name))
+
+
+def _pair_verdict(low: float, high: float, delta: float) -> str:
+    """Of b against a. Within the margin is equivalent, even where the interval does not hold 1."""
+    if 1 / (1 + delta) < low and high < 1 + delta:
+        return "equivalent"
+    return "slower" if low > 1 else "faster" if high < 1 else "inconclusive"
 
 
 def _ends(records: Sequence[Record]) -> Iterator[Finding]:

@@ -29,22 +29,22 @@ def csv_findings(out: Path, runs: Mapping[str, Sequence[Record]]) -> Iterator[Fi
     """`runs`: records by run id. A row of the file is the record of its run and node; the n-th of several the n-th."""
     owed, rows = _owed(runs), _rows(out)
     for row in rows:
-        waiting = owed.get((row["run"], row["node"]), [])
+        waiting = owed.get((row["run"], row["kind"], row["node"]), [])
         if waiting:
             yield from _row(row, waiting.pop(0))
         elif row["status"] != "NOT RUN":
             yield Finding(CSV, row["kind"], row["node"], "row", "a row", "no record")
-    left = (record for waiting in owed.values() for record in waiting)
+    left = (record for waiting in owed.values() for record in waiting if record["type"] != "pair")
     yield from (Finding(CSV, str(record["type"]), str(record["node"]), "row", "no row", "a record") for record in left)
     yield from _peer_findings(rows)
 
 
-def _owed(runs: Mapping[str, Sequence[Record]]) -> dict[tuple[str, str], list[Record]]:
-    owed: dict[tuple[str, str], list[Record]] = {}
+def _owed(runs: Mapping[str, Sequence[Record]]) -> dict[tuple[str, str, str], list[Record]]:
+    owed: dict[tuple[str, str, str], list[Record]] = {}
     for run, records in runs.items():
         for record in records:
-            if record["type"] in ("check", "bench"):
-                owed.setdefault((run, str(record["node"])), []).append(record)
+            if record["type"] in ("check", "bench", "pair"):
+                owed.setdefault((run, str(record["type"]), str(record.get("node"))), []).append(record)
     return owed
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -169,8 +170,7 @@ def test_a_changed_capsule_and_a_vanished_shard_are_found(run: Path) -> None:
     assert {each.field for each in verify([run], run).findings} == {"files.capsules/a.safetensors", "shards.records-0.jsonl"}
 
 
-@pytest.mark.parametrize("make", [report_samples.green, report_samples.red, report_samples.void])
-@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize(("make", "sealed"), [(report_samples.green, True), (report_samples.red, False), (report_samples.void, False)])
 def test_honest_runs_hold(tmp_path: Path, make: Any, sealed: bool) -> None:
     directory = make(tmp_path)
     if sealed:
@@ -202,6 +202,7 @@ def pair(**fields: Any) -> dict[str, Any]:
 
 LIMIT = {"flops_per_s": 1e9, "bytes_per_s": 1e8, "seconds": 0.05, "share": 0.5, "by": "bandwidth"}
 WORK = {"flops": 1e7, "bytes": 5e6, "experts_touched": 3, "loads": [[2, 0], [1, 1]]}
+PERCENTILES = {"p50": {"value": 0.1, "low": 0.1, "high": 0.1}, "p90": {"reason": "p90 needs 29 rounds, there are 7"}}
 TIMED = {"type": "bench", "status": "PASS", "samples": [0.1] * 7, "gate": [METRIC], "limit": LIMIT, "work": WORK}
 
 
@@ -216,8 +217,13 @@ TIMED = {"type": "bench", "status": "PASS", "samples": [0.1] * 7, "gate": [METRI
         (pair(status="VOID", ratio=None, verdict=""), []),
         (TIMED, []),
         (TIMED | {"limit": LIMIT | {"share": 0.9}}, ["limit.share"]),
-        (TIMED | {"work": WORK | {"experts_touched": 4}}, ["work.experts_touched"]),
+        (TIMED | {"work": WORK | {"experts_touched": 2}}, ["work.experts_touched"]),
         (TIMED | {"gate_after": [FAILED]}, ["status"]),
+        (TIMED | {"limit": LIMIT | {"flops_per_s": None}}, []),
+        (TIMED | {"percentiles": PERCENTILES}, []),
+        (TIMED | {"percentiles": PERCENTILES | {"p50": {"value": 0.1, "low": 0.1, "high": 0.2}}}, ["percentiles.p50.high"]),
+        (TIMED | {"percentiles": PERCENTILES | {"p50": {"value": 0.09, "low": 0.1, "high": 0.1}}}, ["percentiles.p50.value"]),
+        (TIMED | {"percentiles": PERCENTILES | {"p90": {"value": 0.1, "low": None, "high": None}}}, ["percentiles.p90"]),
         (TIMED | {"samples": [0.1, "nan"], "limit": {}}, ["status"]),
         ({"type": "check", "status": "KNOWN", "expected": None, "metrics": [FAILED], "reason": "x"}, ["status"]),
         ({"type": "check", "status": "INCONCLUSIVE", "metrics": [FAILED], "reason": "x"}, ["status"]),
@@ -231,6 +237,21 @@ def test_what_follows_from_what(record: dict[str, Any], fields: list[str]) -> No
     from harness.history.verify_records import record_findings
 
     assert [each.field for each in record_findings([{"node": "n"} | record], sealed=True)] == fields
+
+
+def test_a_pair_is_estimated_again_from_its_samples() -> None:
+    from harness.history.verify_records import record_findings
+
+    honest = {"ratio": 1.1, "low": 1.06, "high": 1.14, "mde": 0.03, "verdict": "slower"}
+    record = {"node": "n", **pair(**honest), "samples_a": [[1.0]], "samples_b": [[1.1]]}
+
+    def found(changed: dict[str, Any], again: Callable[[Any], Any]) -> list[str]:
+        return [each.field for each in record_findings([record | changed], True, again)]
+
+    assert found({}, lambda _: SimpleNamespace(**honest)) == []
+    assert found({"mde": 0.01}, lambda _: SimpleNamespace(**honest)) == ["mde"]
+    assert found({"samples_a": [[2.0]]}, lambda _: SimpleNamespace(**honest | {"ratio": 0.55})) == ["ratio"]
+    assert found({}, lambda given: given["blocks"]) == ["samples"]
 
 
 def test_an_exit_status_of_0_beside_a_failure_is_found() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,9 @@ def test_a_run_with_time_enough_is_whole(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     code, output = called("run", "--backend", HONEST, "-k", "ROUTE-09 and mixtral", "--budget", "10m", "--workers", 0, "--run-dir", "run")
     assert code == 0 and "PASS" in output, output
+    (sealed,) = re.findall(r"^seal: ([0-9a-f]{64})$", output, re.MULTILINE)
+    code, output = called("report", "--verify", "run", "--seal", sealed)
+    assert code == 0 and "every number follows" in output and "no seal" not in output, output
 
 
 def test_pytest_by_itself_is_not_green_either(tmp_path: Path, pytester_command: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli_history import Base, History, Seal, Verify, register, since, verified
+from harness.cli_history import Base, History, Seal, Verify, chosen, register, since, verified
 from harness.golden_models import GOLDEN_CONFIGS, TRAIN_STEPS
 from harness.launch import RUNS, Launch, launch
 from harness.synthetic import FLAT, PEAKED
@@ -230,13 +230,14 @@ def _finish(runs: list[Path], out: Path, baseline: str | None = None, history: P
     from harness.report.build import build
 
     with _readable_errors():
+        base = chosen(baseline, history, runs) if baseline else None
         verdict = build(runs, out)
     typer.echo(f"{verdict.word}: {verdict.sentence}")
     for found in verdict.conformances:
         typer.echo(found.sentence)
     typer.echo(f"report: {out / 'index.html'}")
     with _readable_errors():
-        moved = since(baseline, history, runs, out) if baseline else 0
+        moved = since(base, runs, out) if base else 0
     raise typer.Exit(verdict.code or moved)
 
 

@@ -64,13 +64,13 @@ def diff(
 def _sides(runs: list[Path], baseline: str | None, history: Path) -> tuple[Path | None, list[Path]]:
     """(base, None where no run is green; the others). Raises ValueError for too few."""
     if baseline is not None:
-        return _chosen(baseline, history, runs), runs
+        return chosen(baseline, history, runs), runs
     if len(runs) < 2:
         raise ValueError("diff needs BASE and RUN, or --baseline")
     return runs[0], runs[1:]
 
 
-def _chosen(baseline: str, history: Path, runs: list[Path]) -> Path | None:
+def chosen(baseline: str, history: Path, runs: list[Path]) -> Path | None:
     """The directory that `--baseline` means; says which one it is, and why not a newer one."""
     from harness.history.baseline import LAST_GREEN, last_green
     from harness.report.frame import load_frame
@@ -82,14 +82,11 @@ def _chosen(baseline: str, history: Path, runs: list[Path]) -> Path | None:
     return found.directory
 
 
-def since(baseline: str, history: Path, runs: list[Path], out: Path) -> int:
-    """Shows the diff against the baseline, writes it beside the report, and returns its exit code."""
+def since(base: Path, runs: list[Path], out: Path) -> int:
+    """Shows the diff against a baseline, writes it beside the report, and returns its exit code."""
     from harness.history.diff import compare
     from harness.history.evidence import load
 
-    base = _chosen(baseline, history, runs)
-    if base is None:
-        return 0
     found = compare(load([base]), load(runs))
     _show(found)
     _write(found, out / "diff.md", out / "diff.json")

@@ -88,14 +88,13 @@ def bench(
     device: Device = "cpu",
     require: Require = None,
     keyword: Keyword = None,
-    budget: Budget = None,
     python: Pythons = None,
     timeout: Timeout = None,
     out: Out = OUT,
     run_dir: RunDir = None,
 ) -> None:
     """Time backends on a 371 M-parameter Mixtral (made on first use, 0.7 GB in the cache) or on your checkpoint. Wrong ones get VOID."""
-    asked = Launch(backend, checkpoint, dtype, device, None, require, keyword, False, python, timeout, budget=budget)
+    asked = Launch(backend, checkpoint, dtype, device, None, require, keyword, False, python, timeout)
     _finish(launch(asked, ["bench"], run_dir), out)
 
 

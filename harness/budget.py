@@ -3,7 +3,8 @@ INCOMPLETE (exit code 4) and names each.
 
 Telling: which checks kill the most of the catalogue's wrong implementations, each counted once (greedy set cover). The first tier is the
 shortest list of checks that between them kill half of it, the second kills the rest, the third holds what no fault is named for. Within a
-tier the order stays what it was, so that loaded models are kept. A check that has begun is not stopped: the budget is overrun by one at
+tier the order stays what it was, so that loaded models are kept. Each of xdist's workers begins with a contiguous share, so each share has
+its part of every tier. A check that has begun is not stopped: the budget is overrun by one at
 most in each process.
 """
 
@@ -52,14 +53,16 @@ def catalogue() -> dict[str, frozenset[str]]:
 
 
 class Budget:
-    """A pytest plug-in of one process. `limit`: seconds from now."""
+    """A pytest plug-in of one process. `limit`: seconds from now; `own`: whether an item's path is ours; `given`: a worker's input."""
 
-    def __init__(self, limit: float, own: Any, deadline: float | None = None):
-        self.deadline, self._own, self.left_out = time.time() + limit if deadline is None else deadline, own, 0
+    def __init__(self, limit: float, own: Any, given: Mapping[str, Any]):
+        self.deadline: float = given.get("moe_deadline", time.time() + limit)
+        self._shares: int = given.get("workercount", 1)
+        self._own, self.left_out = own, 0
 
     @pytest.hookimpl(trylast=True)  # after pytest has grouped items by their subjects
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = ordered(items)
+        items[:] = ordered(items, self._shares)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
@@ -91,10 +94,15 @@ class Budget:
             terminalreporter.write_line(f"budget: {self.left_out} not started")
 
 
-def ordered(items: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """By tier; stable. Benchmarks, which kill no fault, keep their order."""
+def ordered(items: Sequence[pytest.Item], shares: int = 1) -> list[pytest.Item]:
+    """By tier within each of so many equal shares; stable. Benchmarks, which kill no fault, keep their order."""
     ranks = tiers(catalogue())
-    return sorted(items, key=lambda item: ranks.get(_clause(item), 2))
+    members = [[item for item in items if ranks.get(_clause(item), 2) == tier] for tier in range(3)]
+    return [item for share in range(shares) for tier in members for item in _share(tier, share, shares)]
+
+
+def _share(items: Sequence[pytest.Item], share: int, shares: int) -> Sequence[pytest.Item]:
+    return items[len(items) * share // shares : len(items) * (share + 1) // shares]
 
 
 def _clause(item: pytest.Item) -> str:
@@ -110,5 +118,4 @@ def install(config: pytest.Config, text: str | None, own: Any) -> None:
         limit = seconds(text)
     except ValueError as error:
         raise pytest.UsageError(f"--budget {error}") from error
-    given: Mapping[str, Any] = getattr(config, "workerinput", {})
-    config.pluginmanager.register(Budget(limit, own, given.get("moe_deadline")), NAME)
+    config.pluginmanager.register(Budget(limit, own, getattr(config, "workerinput", {})), NAME)

@@ -71,13 +71,42 @@ def run(
     timeout: Timeout = None,
     baseline: Base = None,
     history: History = RUNS,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Share the checks out over a Ray cluster: HOST:PORT, auto or local.")
+    ] = None,
     out: Out = OUT,
     run_dir: RunDir = None,
 ) -> None:
     """Judge backends and write a report. Exit codes: 0 fine, 1 new failure, 2 usage, 3 required device missing, 4 incomplete."""
     common = (backend, checkpoint, dtype, device, golden, require, keyword, thorough, python, timeout)
     asked = Launch(*common, expect=expect, profile=profile, workers=workers, budget=budget)
+    if ray is not None:
+        _finish([_fan_out(asked, ray, bench, run_dir)], out, baseline, history)
     _finish(launch(asked, ["checks", "bench"] if bench else ["checks"], run_dir), out, baseline, history)
+
+
+def _fan_out(asked: Launch, address: str, bench: bool, run_dir: Path | None) -> Path:
+    from harness.fleet.cluster import NoCluster
+    from harness.fleet.fan_out import Fleet, fan_out
+    from harness.fleet.plan import planned
+    from harness.history.seal import seal
+    from harness.record import new_run_directory
+
+    if bench:
+        raise typer.BadParameter("--bench times one process at a time on one machine; run it there", param_hint="--ray")
+    if asked.budget:
+        raise typer.BadParameter("--budget is of this machine's time; a fleet has none in common", param_hint="--ray")
+    items = planned(asked)
+    directory = run_dir or new_run_directory(RUNS)
+    try:
+        fan_out(asked, Fleet(address), items, directory)
+    except NoCluster as error:
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"seal: {seal(directory)}")
+    return directory
 
 
 @app.command()

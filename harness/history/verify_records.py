@@ -142,9 +142,10 @@ def _pair_verdict(low: float, high: float, delta: float) -> str:
 
 
 def _ends(records: Sequence[Record]) -> Iterator[Finding]:
-    """pytest's exit status 0 of all parts, and something that failed in one of them."""
+    """pytest's exit status 0 of all parts, and something that failed in one of them. CRASHED may be said of a machine that was lost, by
+    one on which all went well."""
     ends = [record for record in records if record["type"] == "end"]
-    failed = [record for record in records if record["type"] in ("check", "bench") and record["status"] in FAILING]
+    failed = [record for record in records if record["type"] in ("check", "bench") and record["status"] in ("FAIL", "VOID")]
     if ends and failed and all(end["exit_status"] == 0 for end in ends):
         yield finding.of(ends[-1], "exit_status", 0, f"1: {len(failed)} failed, {failed[0]['node']} first")
 

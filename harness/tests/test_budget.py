@@ -60,16 +60,17 @@ def test_order_is_by_tier_and_else_as_it_was() -> None:
     early, late = (next(check for check, tier in sorted(tiers.items()) if tier == wanted) for wanted in (0, 1))
     items: Any = [Item("a", late), Item("b", None), Item("c", early), Item("d", "NEW-01"), Item("e", late), Item("f", early)]
     assert "".join(item.name for item in budget.ordered(items)) == "cfaebd"
+    assert "".join(item.name for item in budget.ordered(items, 2)) == "cab" + "fed"  # two workers, each with its part of every tier
 
 
 def test_nothing_of_ours_starts_after_the_deadline_and_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(budget.time, "time", lambda: now)
-    plugin, item = budget.Budget(60, own=lambda path: True), Item("a", "ROUTE-01")
+    plugin, item = budget.Budget(60, own=lambda path: True, given={}), Item("a", "ROUTE-01")
     assert plugin.pytest_runtest_protocol(item) is None  # type: ignore[arg-type]
     now = 1060.0
     assert plugin.pytest_runtest_protocol(item) is True and plugin.left_out == 1  # type: ignore[arg-type]
-    assert budget.Budget(0, own=lambda path: False).pytest_runtest_protocol(item) is None  # type: ignore[arg-type]
+    assert budget.Budget(0, own=lambda path: False, given={}).pytest_runtest_protocol(item) is None  # type: ignore[arg-type]
 
 
 def called(*arguments: Any) -> tuple[int, str]:

@@ -65,7 +65,7 @@ def main() -> None:
         harness(folder, "tuesday", "faulty('selection-bias-10-percent')", *CHECKS)
         harness(folder, "wednesday", "faulty('gate-up-swapped')", *SPEEDS)
         photograph(browser, report(folder, "monday"), "report-green.png")
-        photograph(browser, report(folder, "tuesday", "--base", "reports/runs/monday"), "report-red.png")
+        photograph(browser, report(folder, "tuesday", "--baseline", "reports/runs/monday"), "report-red.png")
         photograph(browser, report(folder, "wednesday"), "report-void.png")
 
 

@@ -3,7 +3,7 @@ and exit code 2."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from harness.cli_history import Base, History, Seal, Verify, chosen, register, since, verified
 from harness.golden_models import GOLDEN_CONFIGS, TRAIN_STEPS
 from harness.launch import RUNS, Launch, launch
 from harness.synthetic import FLAT, PEAKED
@@ -43,6 +44,10 @@ Pythons = Annotated[
     typer.Option("--python", metavar="NAME=PATH", help="Run backend NAME in a worker, under the interpreter PATH; repeatable."),
 ]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Longest call of a backend under --python (default: 600).")]
+Budget = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Start nothing after 45m, 1h30m, ...: the most telling checks come first; the rest is INCOMPLETE."),
+]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the report goes.")]
 RunDir = Annotated[Path | None, typer.Option(metavar="DIR", help=f"Where records go (default: {RUNS}/ID).")]
 
@@ -61,14 +66,47 @@ def run(
     expect: Expect = None,
     profile: Profile = None,
     workers: Workers = None,
+    budget: Budget = None,
     python: Pythons = None,
     timeout: Timeout = None,
+    baseline: Base = None,
+    history: History = RUNS,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Share the checks out over a Ray cluster: HOST:PORT, auto or local.")
+    ] = None,
     out: Out = OUT,
     run_dir: RunDir = None,
 ) -> None:
     """Judge backends and write a report. Exit codes: 0 fine, 1 new failure, 2 usage, 3 required device missing, 4 incomplete."""
-    asked = Launch(backend, checkpoint, dtype, device, golden, require, keyword, thorough, python, timeout, expect, profile, workers)
-    _finish(launch(asked, ["checks", "bench"] if bench else ["checks"], run_dir), out)
+    common = (backend, checkpoint, dtype, device, golden, require, keyword, thorough, python, timeout)
+    asked = Launch(*common, expect=expect, profile=profile, workers=workers, budget=budget)
+    if ray is not None:
+        _finish([_fan_out(asked, ray, bench, run_dir)], out, baseline, history)
+    _finish(launch(asked, ["checks", "bench"] if bench else ["checks"], run_dir), out, baseline, history)
+
+
+def _fan_out(asked: Launch, address: str, bench: bool, run_dir: Path | None) -> Path:
+    from harness.fleet.cluster import NoCluster
+    from harness.fleet.fan_out import Fleet, fan_out
+    from harness.fleet.plan import planned
+    from harness.history.seal import seal
+    from harness.record import new_run_directory
+
+    if bench:
+        raise typer.BadParameter("--bench times one process at a time on one machine; run it there", param_hint="--ray")
+    if asked.budget:
+        raise typer.BadParameter("--budget is of this machine's time; a fleet has none in common", param_hint="--ray")
+    items = planned(asked)
+    directory = run_dir or new_run_directory(RUNS)
+    try:
+        fan_out(asked, Fleet(address), items, directory)
+    except NoCluster as error:
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"seal: {seal(directory)}")
+    return directory
 
 
 @app.command()
@@ -92,20 +130,22 @@ def bench(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories (reports/runs/ID), of one or several machines.")],
-    base: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="RUN", help="An earlier run to compare with; several are merged, as the runs are."),
-    ] = None,
     site: Annotated[Path | None, typer.Option(metavar="DIR", help="Instead: a static site with a page for each run, and badges.")] = None,
     out: Out = OUT,
+    baseline: Base = None,
+    history: History = RUNS,
+    verify: Verify = False,
+    seal: Seal = None,
 ) -> None:
-    """Rebuild a report from records, also from those of a run that was killed."""
+    """Rebuild a report from records, also from those of a run that was killed; with --verify, hold a written one against records."""
+    if verify:
+        verified(runs, out, seal)
     if site is None:
-        _finish(runs, out, base or ())
+        _finish(runs, out, baseline, history)
     from harness.report.site.build import build_site
 
-    if base:
-        raise typer.BadParameter("--base is for one report; on a site every run is compared with the ones before it")
+    if baseline:
+        raise typer.BadParameter("--baseline is for one report; on a site every run is compared with the ones before it")
     with _readable_errors():
         typer.echo(f"site: {build_site(runs, site)}")
 
@@ -223,17 +263,20 @@ def golden_synthesize(
         typer.echo(f"{dst}: written")
 
 
-def _finish(runs: list[Path], out: Path, base: Sequence[Path] = ()) -> NoReturn:
-    """Builds the report, prints the verdict and exits with its code."""
+def _finish(runs: list[Path], out: Path, baseline: list[str] | None = None, history: Path = RUNS) -> NoReturn:
+    """Builds the report, prints the verdict, compares with the baseline, and exits with the verdict's code or else the comparison's."""
     from harness.report.build import build
 
     with _readable_errors():
+        base = chosen(baseline or [], history, runs)
         verdict = build(runs, out, base)
     typer.echo(f"{verdict.word}: {verdict.sentence}")
     for found in verdict.conformances:
         typer.echo(found.sentence)
     typer.echo(f"report: {out / 'index.html'}")
-    raise typer.Exit(verdict.code)
+    with _readable_errors():
+        moved = since(base, runs, out) if base else 0
+    raise typer.Exit(verdict.code or moved)
 
 
 @contextmanager
@@ -264,6 +307,7 @@ def application() -> typer.Typer:
     app.command("recheck")(recheck)
     app.command("selftest")(selftest)
     app.command("rivals")(rivals)
+    register(app)
     golden_app.command("floors")(floors)
     app.add_typer(golden_app, name="golden")
     return app

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 import typer
 
 from harness import distributed
+from harness.budget import seconds
+from harness.history.seal import seal
 from harness.record import new_run_directory
 
 HERE = Path(__file__).parent
@@ -37,12 +40,13 @@ class Launch:
     expect: list[Path] | None = None  # for the checks, as is the profile
     profile: str | None = None
     workers: int | None = None  # of the checks; None: see `distributed.default_workers`
+    budget: str | None = None  # of all parts together
 
     def arguments(self) -> Iterator[str]:
         for name in ("backend", "checkpoint", "dtype", "python"):
             for value in getattr(self, name) or ():
                 yield f"--{name}={value}"
-        for name in ("device", "golden", "require"):
+        for name in ("device", "golden", "require", "budget"):
             if getattr(self, name):
                 yield f"--{name}={getattr(self, name)}"
         if self.timeout is not None:
@@ -56,15 +60,31 @@ class Launch:
 def launch(asked: Launch, parts: list[str], run_dir: Path | None) -> list[Path]:
     """Runs the parts ("checks", "bench") one after the other into one run directory and returns it. Exits with 2 on a usage error or where
     nothing matches; a crash leaves an incomplete run, which the report shows."""
+    deadline = _deadline(asked.budget)
     directory = run_dir or new_run_directory(RUNS)
-    codes = [_pytest(part, asked, directory) for part in parts]
+    codes = [_pytest(part, replace(asked, budget=_left(deadline)), directory) for part in parts]
     if PYTEST_USAGE in codes or all(code == PYTEST_NOTHING for code in codes):
         if directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()
         if PYTEST_USAGE not in codes:
             typer.echo(f"error: no check matches -k {asked.keyword!r}", err=True)
         raise typer.Exit(2)
+    typer.echo(f"seal: {seal(directory)}")
     return [directory]
+
+
+def _deadline(budget: str | None) -> float | None:
+    """On the monotonic clock."""
+    try:
+        return time.monotonic() + seconds(budget) if budget else None
+    except ValueError as error:
+        typer.echo(f"error: --budget {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _left(deadline: float | None) -> str | None:
+    """What earlier parts left of the budget: with nothing left a part still writes down its plan."""
+    return None if deadline is None else f"{max(0.0, deadline - time.monotonic()):.1f}s"
 
 
 def _pytest(part: str, asked: Launch, directory: Path) -> int:

@@ -18,6 +18,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--require": dict(choices=["device"], help="fail what did not run on a device: emulated, on a CPU or unavailable"),
     "--expect": dict(action="append", metavar="FILE", help="TOML file of known failures (repeatable; docs/third-parties.md)"),
     "--profile": dict(metavar="NAME", help="judge exactly what this profile lists: model-1.0"),
+    "--budget": dict(metavar="TIME", help="start nothing after this time: 45m, 1h30m, 90s; the most telling checks come first"),
     "--benchmark": dict(action="store_true", help="run moe-harness's benchmarks (and only them) instead of its checks"),
     "--run-dir": dict(metavar="DIR", help="where records go (default: reports/runs/<id>)"),
     "--thorough": dict(action="store_true", help="twenty times the property-based examples, with fresh seeds (nightly)"),

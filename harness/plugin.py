@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import adopters, recording
+from harness import adopters, budget, recording
 from harness.options import CLASH, add_options, option
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 CHECKS, BENCH = HERE / "checks", HERE / "bench"
-ASKING = ("backend", "checkpoint", "golden", "dtype", "python", "require", "expect", "profile", "thorough")  # any of these means our checks
+ASKING = "backend checkpoint golden dtype python require expect profile thorough budget".split()  # any of these means our checks
 DEFAULT_DTYPES, TIMED_DTYPES = ("float32", "bfloat16"), ("bfloat16",)
 
 
@@ -46,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.args = [str(BENCH if benchmark else CHECKS)]
     if asked:
         _validate(config)
+        budget.install(config, option(config, "budget"), _is_own)
 
 
 def _distributed(config: pytest.Config) -> bool:
@@ -227,7 +228,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def _requested(config: pytest.Config) -> dict[str, Any]:
     asked = {"backends": "backend", "dtypes": "dtype", "checkpoints": "checkpoint", "pythons": "python", "require": "require"}
-    return {name: option(config, key) for name, key in asked.items()}
+    limit = option(config, "budget")
+    return {name: option(config, key) for name, key in asked.items()} | ({"budget": budget.seconds(limit)} if limit else {})
 
 
 @pytest.hookimpl(wrapper=True)

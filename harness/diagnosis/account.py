@@ -74,7 +74,7 @@ def asked_again(capsule: Capsule) -> Diagnosis:
 
     with staged(capsule) as stage:
         answer = None if stage is None else explain_by_check(stage, echo_of(capsule), FAULTS)
-    return Diagnosis(Finding(suspects(capsule.check), evidence=("the check leaves no arrays: what it saw is what it says",)), answer)
+    return Diagnosis(Finding(suspects(capsule.check), evidence=("the check leaves no arrays; how it ends is compared",)), answer)
 
 
 def siblings(capsule: Capsule, path: Path) -> Iterator[Exhibit]:

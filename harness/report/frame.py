@@ -102,6 +102,7 @@ def once(run_ids: Iterable[str]) -> None:
 
 def _merged(run_directories: Sequence[Path]) -> Frame:
     loaded = [(Path(directory), clean(read(directory))) for directory in run_directories]
+    loaded.sort(key=lambda each: (each[0].name, str(each[0])))  # by time, as runs are named: however they were listed, the same report
     runs = _with_unique_machines([_run(directory, records) for directory, records in loaded])
     rows = [_with_capsule(row, directory) for run, (directory, records) in zip(runs, loaded, strict=True) for row in _rows(run, records)]
     identified = [{"id": str(number), **row} for number, row in enumerate(rows, start=1)]
@@ -110,7 +111,13 @@ def _merged(run_directories: Sequence[Path]) -> Frame:
 
 def _with_capsule(row: dict[str, Any], directory: Path) -> dict[str, Any]:
     """`capsule` as a path from where the report is made, "" where the record has none."""
-    return row | {"capsule": str(directory / row["capsule"]) if row["capsule"] else ""}
+    return row | {"capsule": str(_from_here(directory) / row["capsule"]) if row["capsule"] else ""}
+
+
+def _from_here(directory: Path) -> Path:
+    """However the directory was spelled, one spelling."""
+    path = directory.resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _run(directory: Path, records: Sequence[Record]) -> Run:
@@ -228,4 +235,6 @@ def _not_run(run: Run, item: Record, titles: Mapping[str, str]) -> dict[str, Any
     row |= {"status": NOT_RUN, "title": titles.get(check) or str(item.get("title") or "")}
     row |= dict.fromkeys(("execution", "execution_note", "grade", "metric", "parameters", "reproduce", "capsule"), "")
     reason = "planned, but no record" if run.ended else "planned, but the run was killed or is not over"
+    if run.ended and (budget := finite(run.requested.get("budget"))) is not None:
+        reason = f"planned, but not started within the budget of {budget:g} s"
     return row | {"reason": reason, "metrics": (), "samples": (), "evidence": {}, "maps": {}, "expected": {}, "facts": {}}

@@ -132,8 +132,16 @@ def rules_of_today_are_pure(module: Module) -> list[str]:
 def report_reads_records_only(module: Module) -> list[str]:
     if not within(module.name, "harness.report"):
         return []
-    allowed = ("harness.record", "harness.report", "pandas", "numpy", "jinja2", "matplotlib")
+    allowed = ("harness.record", "harness.report", "harness.history", "pandas", "numpy", "jinja2", "matplotlib")
     return _complain(module, lambda name: not within(name, *allowed) and not _is_standard(name), "the report sees records only")
+
+
+def history_reads_records_and_reports(module: Module) -> list[str]:
+    """Runs are compared by what they recorded; jsonschema is an extra."""
+    if not within(module.name, "harness.history"):
+        return []
+    allowed = ("harness.record", "harness.report", "harness.history", "pandas", "numpy", "scipy", "jsonschema", "referencing")
+    return _complain(module, lambda name: not within(name, *allowed) and not _is_standard(name), "history sees records and reports only")
 
 
 def portable_modules_need_numpy_only(module: Module) -> list[str]:
@@ -203,7 +211,7 @@ def _calls_at_import(node: ast.stmt) -> Iterator[ast.Call]:
 RULES = (
     implementations_never_import_the_harness, backends_never_import_each_other, harness_imports_only_the_contract,
     harness_never_imports_a_framework, oracle_and_judge_are_pure, rules_of_today_are_pure, report_reads_records_only,
-    portable_modules_need_numpy_only, packages_say_what_they_are, importing_has_no_effect,
+    history_reads_records_and_reports, portable_modules_need_numpy_only, packages_say_what_they_are, importing_has_no_effect,
 )  # fmt: skip
 
 
@@ -265,6 +273,8 @@ VIOLATIONS = [
     (rules_of_today_are_pure, "harness.rivals.rules", "from harness.rivals import runs"),
     (report_reads_records_only, "harness.report.html", "from harness.judge import verdict"),
     (report_reads_records_only, "harness.report.html", "import scipy.stats"),
+    (history_reads_records_and_reports, "harness.history.diff", "from harness.plugin import HERE"),
+    (history_reads_records_and_reports, "harness.history.steps", "import ruptures"),
     (portable_modules_need_numpy_only, "implementations.interface", "import ml_dtypes"),
     (portable_modules_need_numpy_only, "implementations.worker", "from implementations.checkpoint import Checkpoint"),
     (portable_modules_need_numpy_only, "implementations.worker.far", "from implementations import weights"),

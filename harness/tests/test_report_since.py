@@ -123,9 +123,9 @@ def test_the_markdown_says_the_same(tmp_path: Path):
 
 def test_the_command_takes_a_base(tmp_path: Path):
     base, run = write_run(tmp_path / "base", [one()]), write_run(tmp_path / "run", [one(**WRONG)], end=1)
-    done = CliRunner().invoke(application(), ["report", str(run), "--base", str(base), "--out", str(tmp_path / "out")])
+    done = CliRunner().invoke(application(), ["report", str(run), "--baseline", str(base), "--out", str(tmp_path / "out")])
     assert done.exit_code == 1 and "1 new failure" in (tmp_path / "out" / "index.html").read_text()
-    again = CliRunner().invoke(application(), ["report", str(run), "--base", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+    again = CliRunner().invoke(application(), ["report", str(run), "--baseline", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
     assert again.exit_code == 2
 
 

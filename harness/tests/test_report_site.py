@@ -238,7 +238,7 @@ def test_the_command_makes_a_site(tmp_path: Path):
     run, out = write_run(tmp_path / "run", [one("hf")]), tmp_path / "out"
     done = CliRunner().invoke(application(), ["report", str(run), "--site", str(out)])
     assert (done.exit_code, (out / "index.html").is_file()) == (0, True) and "site:" in done.output
-    for words in (["--base", str(run)], []):
+    for words in (["--baseline", str(run)], []):
         wrong = CliRunner().invoke(application(), ["report", str(run if words else tmp_path / "none"), "--site", str(out), *words])
         assert wrong.exit_code == 2
 

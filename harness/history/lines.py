@@ -1,0 +1,59 @@
+"""The lines of a run directory as they stand there: nothing is merged, repaired or left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.record import RecordError
+
+
+@dataclass(frozen=True)
+class Line:
+    """`number` from 1; `text` without its newline; `record` None where it is no JSON object."""
+
+    shard: str
+    number: int
+    text: bytes
+    record: dict[str, Any] | None
+
+
+def shards(directory: Path) -> list[Path]:
+    """Every JSONL file of a run. Raises RecordError where there is no such directory."""
+    if not directory.is_dir():
+        raise RecordError(f"{directory}: no such run directory")
+    return sorted(directory.glob("*.jsonl"))
+
+
+def lines(directory: Path) -> Iterator[Line]:
+    """Shard by shard."""
+    for shard in shards(directory):
+        for number, text in enumerate(shard.read_bytes().splitlines(), start=1):
+            yield Line(shard.name, number, text, _parsed(text))
+
+
+def of_type(directory: Path, kind: str) -> list[dict[str, Any]]:
+    """The records of one type, those that the frame knows nothing of included."""
+    return [line.record for line in lines(directory) if line.record is not None and line.record.get("type") == kind]
+
+
+def beside(directory: Path) -> list[dict[str, Any]]:
+    """Records of shards that the reader of runs leaves alone, with `shard`: pairs may lie in files of their own."""
+    found = (line for line in lines(directory) if not line.shard.startswith("records-"))
+    return [line.record | {"shard": line.shard} for line in found if line.record is not None]
+
+
+def run_id(directory: Path) -> str:
+    """As its records call it, or else as its directory is called."""
+    return next((str(record["run_id"]) for record in of_type(directory, "run")), directory.name)
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -19,6 +19,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--expect": dict(action="append", metavar="FILE", help="TOML file of known failures (repeatable; docs/third-parties.md)"),
     "--profile": dict(metavar="NAME", help="judge exactly what this profile lists: model-1.0"),
     "--benchmark": dict(action="store_true", help="run moe-harness's benchmarks (and only them) instead of its checks"),
+    "--pair": dict(nargs=2, metavar=("A", "B"), help="with --benchmark: time two backends in turn and judge B against A"),
+    "--pair-delta": dict(type=float, metavar="SHARE", help="change that counts as none (default: 0.02)"),
+    "--pair-confidence": dict(type=float, metavar="P", help="of the interval of the ratio, two-sided (default: 0.95)"),
+    "--pair-budget": dict(type=float, metavar="SECONDS", help="of timed rounds in a series (default: 2, but at least 20 blocks)"),
     "--run-dir": dict(metavar="DIR", help="where records go (default: reports/runs/<id>)"),
     "--thorough": dict(action="store_true", help="twenty times the property-based examples, with fresh seeds (nightly)"),
 }  # fmt: skip

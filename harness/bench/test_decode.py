@@ -7,7 +7,7 @@ import pytest
 
 from harness.bench.timing import Timing
 from harness.subject import Subject
-from implementations.interface import Request
+from implementations.interface import Request, StepOutput
 
 PROMPT, TOKENS = 128, 16
 
@@ -22,8 +22,7 @@ def test_decode(subject: Subject, timing: Timing) -> None:
         model.reset()
         model.prefill(prompt_BS, np.array([PROMPT]), Request(logits="none"))
 
-    def step() -> None:
-        for token in following:
-            model.decode(np.array([token]), Request(logits="last"))
+    def step() -> list[StepOutput]:
+        return [model.decode(np.array([token]), Request(logits="last")) for token in following]
 
     timing.run(step, prepare, tokens=TOKENS, batch=1, context=PROMPT)

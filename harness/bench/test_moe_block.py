@@ -19,4 +19,4 @@ def test_moe_block(subject: Subject, timing: Timing) -> None:
     model = timing.model
     assert isinstance(model, Probe)
     x_TD = round_to(np.random.default_rng(6).standard_normal((TOKENS, subject.config.hidden_size), np.float32), subject.dtype)
-    timing.run(step=lambda: model.moe_block(0, x_TD), prepare=lambda: None, tokens=TOKENS, batch=1, sequence=TOKENS)
+    timing.run(step=lambda: model.moe_block(0, x_TD), prepare=None, tokens=TOKENS, batch=1, sequence=TOKENS)

@@ -15,7 +15,7 @@ from harness.bench import canary
 from harness.bench.clock import Arm, no_collection
 
 BLOCKS = 20
-BUDGET_S = 2.0  # of a series, timed rounds alone; slow steps take longer: a block has at least one quad
+BUDGET_S = 3.0  # of a series, timed rounds alone; slow steps take longer: a block has at least one quad
 MOST_QUADS = 64  # a block
 ORDERS = ((0, 1, 1, 0), (1, 0, 0, 1))
 

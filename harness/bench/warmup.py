@@ -29,8 +29,8 @@ class WarmUp:
 
     @property
     def level(self) -> float:
-        """Median seconds of the steady rounds; where there are none, of the last ones."""
-        return float(np.median(self.seconds[self.rounds :] or self.seconds[-TAIL:]))
+        """Mean seconds of the steady rounds; where there are none, of the last ones. What a round costs, interruptions included."""
+        return float(np.mean(self.seconds[self.rounds :] or self.seconds[-TAIL:]))
 
 
 def warm_up(time_round: Callable[[], float]) -> WarmUp:

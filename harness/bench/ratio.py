@@ -48,7 +48,7 @@ class Estimate:
     high: float | None
     mde: float | None
     verdict: str
-    reason: str = ""
+    note: str = ""
 
 
 def log_ratios(samples_a: Samples, samples_b: Samples) -> np.ndarray:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from scipy import stats
 
-from harness.bench.blocks import BLOCKS, BUDGET_S
+from harness.bench.blocks import BLOCKS, QUADS
 from harness.bench.clock import Arm, no_collection
 from harness.bench.compare import DIFFERENT, Answer, Prepared, compare, prepared
 from harness.bench.ratio import Question
@@ -88,7 +88,7 @@ def figures(equal: Sequence[Trial], slower: Sequence[Trial]) -> dict[str, Any]:
     peers = {name: {"false_flags": _rate(name in t.peers for t in equal), "seen": _rate(name in t.peers for t in slower)} for name in PEERS}
     errors = [abs(np.log(trial.answer.final.ratio / 1.05)) for trial in slower if trial.answer.final.ratio]
     return {
-        "plan": {"blocks": BLOCKS, "seconds": BUDGET_S, "step_calls": STEP, "more_calls": MORE},
+        "plan": {"blocks": BLOCKS, "quads": QUADS, "step_calls": STEP, "more_calls": MORE},
         "false_flags": _rate(trial.answer.final.verdict in DIFFERENT for trial in equal),
         "first_series_flags": _rate(len(trial.answer.series) > 1 for trial in equal),
         "seen": _rate(trial.answer.final.verdict == "slower" for trial in slower),

@@ -55,7 +55,7 @@ def test_one_backend_twice(pytester: pytest.Pytester) -> None:
 def test_twice_the_work_is_slower_and_gates(pytester: pytest.Pytester) -> None:
     result, (pair,), (bench,) = paired(pytester, HONEST, f"{OTHERS}:slower")
     result.assert_outcomes(failed=1)
-    assert pair["verdict"] == "slower" and len(pair["blocks"]) == 2 and 1.5 < pair["ratio"] < 2.7
+    assert pair["verdict"] == "slower" and len(pair["blocks"]) == 2 and pair["ratio"] > 1.5
     assert bench["status"] == "FAIL" and "in two series" in bench["reason"] and bench["backend"] == f"{OTHERS}:slower"
 
 

@@ -79,13 +79,15 @@ def bench(
     device: Device = "cpu",
     require: Require = None,
     keyword: Keyword = None,
+    wide: Annotated[bool, typer.Option("--wide", help="More sizes, all skews, single layers of true shape (4 GB in the cache).")] = False,
+    routing_trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Expert loads or ids of a real run, to be replayed.")] = None,
     python: Pythons = None,
     timeout: Timeout = None,
     out: Out = OUT,
     run_dir: RunDir = None,
 ) -> None:
     """Time backends on a 371 M-parameter Mixtral (made on first use, 0.7 GB in the cache) or on your checkpoint. Wrong ones get VOID."""
-    asked = Launch(backend, checkpoint, dtype, device, None, require, keyword, False, python, timeout)
+    asked = Launch(backend, checkpoint, dtype, device, None, require, keyword, False, python, timeout, wide=wide, routing_trace=routing_trace)
     _finish(launch(asked, ["bench"], run_dir), out)
 
 

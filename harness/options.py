@@ -19,6 +19,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--expect": dict(action="append", metavar="FILE", help="TOML file of known failures (repeatable; docs/third-parties.md)"),
     "--profile": dict(metavar="NAME", help="judge exactly what this profile lists: model-1.0"),
     "--benchmark": dict(action="store_true", help="run moe-harness's benchmarks (and only them) instead of its checks"),
+    "--wide": dict(action="store_true", help="the wide set of benchmarks: more sizes, all skews, single layers of true shape (GBs)"),
+    "--routing-trace": dict(metavar="FILE", help="a real run's expert loads or ids, replayed by the benchmark of skew (docs/benchmarks.md)"),
     "--run-dir": dict(metavar="DIR", help="where records go (default: reports/runs/<id>)"),
     "--thorough": dict(action="store_true", help="twenty times the property-based examples, with fresh seeds (nightly)"),
 }  # fmt: skip

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.bench.gate import gate
 from harness.subject import Subject
 
 WARM_UP, ROUNDS = 3, 12
-MAX_LENGTH = 512
+MAX_LENGTH, MAX_BATCH = 512, 8
 
 
 class Timing:
@@ -18,11 +18,20 @@ class Timing:
 
     def __init__(self, subject: Subject, benchmark: Any, record: dict[str, Any]):
         self.subject, self._benchmark, self.record = subject, benchmark, record
-        self.model = subject.model(max_length=min(MAX_LENGTH, subject.config.max_position_embeddings), max_batch=1)
+        self.model = subject.model(max_length=min(MAX_LENGTH, subject.config.max_position_embeddings), max_batch=MAX_BATCH)
 
-    def run(self, step: Callable[[], object], prepare: Callable[[], object], tokens: int, **parameters: int) -> None:
-        """Gates the model, then times `step` after an untimed `prepare` each round. `tokens` per round; VOID if the gate does not open."""
+    def run(
+        self,
+        step: Callable[[], object],
+        prepare: Callable[[], object],
+        tokens: int,
+        work: Mapping[str, Any] | None = None,
+        **parameters: int | str,
+    ) -> None:
+        """Gates the model, then times `step` after an untimed `prepare` each round. `tokens` and `work` per round; VOID if the gate does
+        not open."""
         self.record |= {"unit": "s", "tokens": tokens, "parameters": parameters, "samples": []}
+        self.record |= {"work": dict(work)} if work else {}
         self.record |= gate(self.subject, self.model)
         if self.record.get("status") == "VOID":
             return

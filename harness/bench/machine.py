@@ -22,7 +22,7 @@ from harness.bench.peak import available_bytes
 from harness.environment import threads
 
 GEMM = 1536  # rows and columns: three float32 matrices of 9 MB; larger ones are no faster
-REPEATS, SECONDS = 5, 0.25  # at least so many, for at least so long: the best one counts, the others were disturbed
+REPEATS, SECONDS = 4, 0.1  # at least so many, for at least so long: the best one counts, the others were disturbed
 SMALLEST, LARGEST = 1 << 20, 1 << 30  # bytes of the buffer that is read
 SPARED = 4  # the buffer takes at most this part of the memory that is free
 
@@ -41,7 +41,7 @@ class Machine:
 
 @cache
 def machine() -> Machine:
-    """Measured on the first call of a session, in about half a second; sizes of buffers are measured as they are asked for."""
+    """Measured on the first call of a session, in some tenths of a second; sizes of buffers are measured as they are asked for."""
     return Machine({"float32": _gemm_rate()}, threads() or 1)
 
 

@@ -11,11 +11,11 @@ from harness.bench.states import hidden_states, probe_of
 from harness.bench.timing import Timing
 from harness.subject import Subject
 
-TOKENS = (1, 4, 16, 64, 256, 1024, 4096)
+TOKENS = (1, 4, 16, 64, 256, 1024)
 
 
 @pytest.mark.workload("moe_block", layers=True)
-@pytest.mark.parametrize("tokens", TOKENS)
+@pytest.mark.parametrize("tokens", [*TOKENS, pytest.param(4096, marks=pytest.mark.asked("wide"))])
 def test_moe_block(subject: Subject, timing: Timing, tokens: int) -> None:
     probe, x_TD = probe_of(subject, timing.model), hidden_states(subject, tokens)
     loads_E = count(probe.route(0, x_TD).topk_ids_LTK, subject.config.routing.num_experts)

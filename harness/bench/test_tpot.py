@@ -13,7 +13,7 @@ from harness.bench.timing import Timing
 from harness.subject import Subject
 from implementations.interface import Request
 
-TOKENS = 16
+TOKENS = 8
 WIDE = pytest.mark.asked("wide")
 
 

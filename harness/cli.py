@@ -68,27 +68,7 @@ def run(
 ) -> None:
     """Judge backends and write a report. Exit codes: 0 fine, 1 new failure, 2 usage, 3 required device missing, 4 incomplete."""
     asked = Launch(backend, checkpoint, dtype, device, golden, require, keyword, thorough, python, timeout, expect, profile, workers)
-    _finish(launch(asked, ["checks", "bench"] if bench else ["checks"], run_dir), out)
-
-
-@app.command()
-def bench(
-    backend: Backends = None,
-    checkpoint: Checkpoints = None,
-    dtype: Dtypes = None,
-    device: Device = "cpu",
-    require: Require = None,
-    keyword: Keyword = None,
-    wide: Annotated[bool, typer.Option("--wide", help="More sizes, all skews, single layers of true shape (4 GB in the cache).")] = False,
-    routing_trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Expert loads or ids of a real run, to be replayed.")] = None,
-    python: Pythons = None,
-    timeout: Timeout = None,
-    out: Out = OUT,
-    run_dir: RunDir = None,
-) -> None:
-    """Time backends on a 371 M-parameter Mixtral (made on first use, 0.7 GB in the cache) or on your checkpoint. Wrong ones get VOID."""
-    asked = Launch(backend, checkpoint, dtype, device, None, require, keyword, False, python, timeout, wide=wide, routing_trace=routing_trace)
-    _finish(launch(asked, ["bench"], run_dir), out)
+    finish(launch(asked, ["checks", "bench"] if bench else ["checks"], run_dir), out)
 
 
 @app.command()
@@ -97,7 +77,7 @@ def report(
     out: Out = OUT,
 ) -> None:
     """Rebuild a report from records, also from those of a run that was killed."""
-    _finish(runs, out)
+    finish(runs, out)
 
 
 @app.command("list")
@@ -213,7 +193,7 @@ def golden_synthesize(
         typer.echo(f"{dst}: written")
 
 
-def _finish(runs: list[Path], out: Path) -> None:
+def finish(runs: list[Path], out: Path) -> None:
     """Builds the report, prints the verdict and exits with its code."""
     from harness.report.build import build
 
@@ -243,12 +223,14 @@ def _readable_errors() -> Iterator[None]:
 @cache
 def application() -> typer.Typer:
     """The commands with their subcommands."""
+    from harness.cli_bench import bench
     from harness.cli_explain import explain, recheck
     from harness.cli_floors import floors
     from harness.cli_kernel import kernel
     from harness.cli_rivals import rivals
     from harness.cli_selftest import selftest
 
+    app.command("bench")(bench)
     app.command("kernel")(kernel)
     app.command("explain")(explain)
     app.command("recheck")(recheck)

@@ -39,6 +39,10 @@ class Launch:
     workers: int | None = None  # of the checks; None: see `distributed.default_workers`
     wide: bool = False  # of the benchmarks, as is the trace
     routing_trace: Path | None = None
+    pair: tuple[str, str] | None = None  # benchmarks alone, as are the three below; None: the plug-in's defaults
+    pair_delta: float | None = None
+    pair_confidence: float | None = None
+    pair_budget: float | None = None
 
     def arguments(self) -> Iterator[str]:
         for name in ("backend", "checkpoint", "dtype", "python"):
@@ -47,6 +51,11 @@ class Launch:
         for name in ("device", "golden", "require"):
             if getattr(self, name):
                 yield f"--{name}={getattr(self, name)}"
+        if self.pair:
+            yield from ("--pair", *self.pair)
+        for name in ("pair_delta", "pair_confidence", "pair_budget"):
+            if getattr(self, name) is not None:
+                yield f"--{name.replace('_', '-')}={getattr(self, name)}"
         if self.timeout is not None:
             yield f"--worker-timeout={self.timeout}"
         if self.keyword:

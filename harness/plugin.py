@@ -3,6 +3,7 @@ projects alone: only items under `harness/checks` and `harness/bench` are ever t
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from harness import adopters, recording
 from harness.options import CLASH, add_options, option
 
 if TYPE_CHECKING:
+    from harness.bench.pairing import PairTiming
+    from harness.bench.ratio import Question
     from harness.bench.timing import Timing
     from harness.cases import Case, RouterCase
     from harness.subject import Subject, Workshop
@@ -21,7 +24,18 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 CHECKS, BENCH = HERE / "checks", HERE / "bench"
-ASKING = ("backend", "checkpoint", "golden", "dtype", "python", "require", "expect", "profile", "thorough")  # any of these means our checks
+ASKING = (
+    "backend",
+    "checkpoint",
+    "golden",
+    "dtype",
+    "python",
+    "require",
+    "expect",
+    "profile",
+    "thorough",
+    "pair",
+)  # any of these means our checks
 DEFAULT_DTYPES, TIMED_DTYPES = ("float32", "bfloat16"), ("bfloat16",)
 
 
@@ -40,6 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if CLASH in config.stash and any(_names_us(str(arg)) for arg in config.args):
         raise pytest.UsageError(f"a conftest here defines {config.stash[CLASH]}; run moe-harness from another directory")
     benchmark = option(config, "benchmark")
+    if option(config, "pair") and not benchmark:
+        raise pytest.UsageError("--pair goes with --benchmark")
     if benchmark and _distributed(config):
         raise pytest.UsageError("--benchmark times one process at a time: run it without -n / --dist")
     asked = benchmark or any(option(config, name) for name in ASKING)
@@ -137,7 +153,7 @@ def _validate(config: pytest.Config) -> None:
         homes = hosts(config)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
-    for name in option(config, "backend") or ():
+    for name in (*(option(config, "backend") or ()), *(option(config, "pair") or ())):
         try:
             homes.check(name)
         except (UnknownBackend, BrokenBackend, ValueError) as error:
@@ -148,6 +164,8 @@ def _validate(config: pytest.Config) -> None:
     adopters.validate(config)
     _validate_trace(config)
     _cases(config)
+    if option(config, "pair"):
+        _question(config)
 
 
 def _validate_trace(config: pytest.Config) -> None:
@@ -161,9 +179,11 @@ def _validate_trace(config: pytest.Config) -> None:
 
 
 def _backends(config: pytest.Config) -> list[str]:
-    """The backends asked for; without any, all that the registry knows."""
+    """The backends asked for; without any, all that the registry knows. Of a pair the second, which is judged."""
     from implementations.registry import names
 
+    if pair := option(config, "pair"):
+        return [pair[1]]
     return list(dict.fromkeys(option(config, "backend") or names()))
 
 
@@ -207,14 +227,18 @@ def workshop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def subject(request: pytest.FixtureRequest, workshop: Workshop) -> Subject:
     """The backend under judgement, in one case and dtype. Raises Unavailable where it cannot run or a device is required and missing."""
+    return _available(request.config, request.param, workshop)
+
+
+def _available(config: pytest.Config, param: tuple[str, Any, str], workshop: Workshop) -> Subject:
     from harness.hosts import hosts
     from harness.subject import Subject, Unavailable
 
-    name, case, dtype = request.param
-    chosen = Subject(hosts(request.config).backend(name), case, dtype, workshop)
+    name, case, dtype = param
+    chosen = Subject(hosts(config).backend(name), case, dtype, workshop)
     if reason := chosen.capabilities.unavailable:
         raise Unavailable(reason)
-    if option(request.config, "require") == "device" and chosen.capabilities.execution != "device":
+    if option(config, "require") == "device" and chosen.capabilities.execution != "device":
         raise Unavailable(f"--require device: {name} runs as {chosen.capabilities.execution} here")
     return chosen
 
@@ -229,14 +253,45 @@ def verdict(request: pytest.FixtureRequest) -> Verdict:
 
 
 @pytest.fixture
-def timing(request: pytest.FixtureRequest, subject: Subject) -> Timing:
-    """What a benchmark of harness.bench is given: the gate and the clock."""
+def timing(request: pytest.FixtureRequest, subject: Subject) -> Timing | PairTiming:
+    """What a benchmark of harness.bench is given: the gate and the clock, of two subjects under --pair."""
     from harness.bench.models import ensure
     from harness.bench.timing import Timing
 
     ensure(subject.case, subject.dtype)
     record = request.node.stash[recording.BENCH] = {"workload": request.node.get_closest_marker("workload").args[0]}
-    return Timing(subject, request.getfixturevalue("benchmark"), record)
+    benchmark = request.getfixturevalue("benchmark")
+    return _pair(request, subject, benchmark, record) if option(request.config, "pair") else Timing(subject, benchmark, record)
+
+
+def _pair(request: pytest.FixtureRequest, subject: Subject, benchmark: Any, record: dict[str, Any]) -> PairTiming:
+    from harness.bench.pairing import Asked, PairTiming, Request
+
+    name, (_, case, dtype) = option(request.config, "pair")[0], request.node.callspec.params["subject"]
+    base = _available(request.config, (name, case, dtype), subject.workshop)
+
+    def ask(asked: Asked) -> None:
+        """The benchmark's own function, on the other subject."""
+        given = request.node.funcargs | {"subject": base, "timing": asked}
+        request.node.obj(**{name: given[name] for name in inspect.signature(request.node.obj).parameters})
+
+    found = PairTiming(subject, benchmark, record, Request(base, ask, _question(request.config), option(request.config, "pair-budget")))
+    request.node.stash[recording.PAIR] = found.pair
+    return found
+
+
+def _question(config: pytest.Config) -> Question:
+    """UsageError for a margin, a confidence or a budget that makes no sense."""
+    from harness.bench.ratio import Question
+
+    given = {name: option(config, f"pair-{name}") for name in ("delta", "confidence")}
+    budget = option(config, "pair-budget")
+    try:
+        if budget is not None and not budget > 0:
+            raise ValueError(f"a budget is a positive number of seconds, got {budget:g}")
+        return Question(**{name: value for name, value in given.items() if value is not None})
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 @pytest.hookimpl(trylast=True)

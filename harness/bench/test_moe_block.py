@@ -11,13 +11,14 @@ from harness.bench.states import hidden_states, probe_of
 from harness.bench.timing import Timing
 from harness.subject import Subject
 
-TOKENS = (1, 4, 16, 64, 256, 1024)
+WIDE = pytest.mark.asked("wide")
+TOKENS = [tokens if tokens in (1, 64, 1024) else pytest.param(tokens, marks=WIDE) for tokens in (1, 4, 16, 64, 256, 1024, 4096)]
 
 
 @pytest.mark.workload("moe_block", layers=True)
-@pytest.mark.parametrize("tokens", [*TOKENS, pytest.param(4096, marks=pytest.mark.asked("wide"))])
+@pytest.mark.parametrize("tokens", TOKENS)
 def test_moe_block(subject: Subject, timing: Timing, tokens: int) -> None:
     probe, x_TD = probe_of(subject, timing.model), hidden_states(subject, tokens)
     loads_E = count(probe.route(0, x_TD).topk_ids_LTK, subject.config.routing.num_experts)
     work = traffic.moe_block(subject.config, subject.dtype, tokens, loads_E)
-    measure(timing, lambda: probe.moe_block(0, x_TD), lambda: None, tokens, work, batch=1, sequence=tokens, routing="own")
+    measure(timing, lambda: probe.moe_block(0, x_TD), None, tokens, work, batch=1, sequence=tokens, routing="own")

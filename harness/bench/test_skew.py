@@ -18,11 +18,13 @@ from harness.subject import Subject
 from implementations.interface import PinnedRouting
 
 WIDE = pytest.mark.asked("wide")
+DEFAULT = ("uniform", "zipf", "hot-rank")
+AXIS = [skew if skew in DEFAULT else pytest.param(skew, marks=WIDE) for skew in SKEWS]
 
 
 @pytest.mark.workload("moe_block", layers=True)
 @pytest.mark.parametrize("tokens", [pytest.param(16, marks=WIDE), 256, pytest.param(1024, marks=WIDE)])
-@pytest.mark.parametrize("skew", [*SKEWS, pytest.param("trace", marks=pytest.mark.asked("routing-trace"))])
+@pytest.mark.parametrize("skew", [*AXIS, pytest.param("trace", marks=pytest.mark.asked("routing-trace"))])
 def test_skew(subject: Subject, timing: Timing, request: pytest.FixtureRequest, skew: str, tokens: int) -> None:
     subject.needs("pinned")
     probe, config = probe_of(subject, timing.model), subject.config
@@ -34,6 +36,6 @@ def test_skew(subject: Subject, timing: Timing, request: pytest.FixtureRequest, 
         return
     x_TD, pinned = hidden_states(subject, tokens), PinnedRouting(chosen.ids_TK[None])
     measure(
-        timing, lambda: probe.moe_block(0, x_TD, pinned), lambda: None, tokens, work,
+        timing, lambda: probe.moe_block(0, x_TD, pinned), None, tokens, work,
         batch=1, sequence=tokens, routing=skew, **chosen.about,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from harness.bench.measure import measure
 from harness.bench.prompts import prompt_length, random_ids
 from harness.bench.timing import Timing
 from harness.subject import Subject
-from implementations.interface import Request
+from implementations.interface import Request, StepOutput
 
 TOKENS = 8
 WIDE = pytest.mark.asked("wide")
@@ -31,9 +31,8 @@ def test_tpot(subject: Subject, timing: Timing, batch: int, context: int) -> Non
         model.reset()
         model.prefill(prompt_BS, np.full(batch, held), Request(logits="none"))
 
-    def step() -> None:
-        for tokens_B in following_SB:
-            model.decode(tokens_B, Request(logits="last"))
+    def step() -> list[StepOutput]:
+        return [model.decode(tokens_B, Request(logits="last")) for tokens_B in following_SB]
 
     prepare()
     work = observed.decode(subject, model, held, following_SB.T)

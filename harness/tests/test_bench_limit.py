@@ -24,7 +24,12 @@ def work(flops: int, moved: int, weights: int = 10**6) -> Work:
 def fixed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A machine that reads 1000 bytes a second; the sizes that were asked for."""
     asked: list[int] = []
-    monkeypatch.setattr(machine, "_read_rate", lambda size, workers: asked.append(size) or 1000.0)
+
+    def read_rate(size: int, workers: int) -> float:
+        asked.append(size)
+        return 1000.0
+
+    monkeypatch.setattr(machine, "_read_rate", read_rate)
     return asked
 
 

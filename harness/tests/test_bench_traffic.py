@@ -20,6 +20,7 @@ TINY = ModelConfig(
     num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=2, max_position_embeddings=16, rms_norm_eps=1e-5,
     rope_theta=1e4, routing=RoutingSpec(2, 1), moe_layers=(0,),
 )  # fmt: skip
+honest_experts = traffic._experts
 PUBLIC = ("mixtral-8x7b", "qwen3-30b-a3b")
 
 
@@ -112,9 +113,6 @@ def test_a_wrong_count_fails_the_number_by_hand(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(traffic, "_experts", mutant)
     with pytest.raises(AssertionError):
         test_prefill_by_hand()
-
-
-honest_experts = traffic._experts
 
 
 @pytest.mark.parametrize("loads_LE", [[[1, 0]], [[3, -1]], [[1, 1], [1, 1]], [[1, 1, 0]]])

@@ -32,10 +32,10 @@ def bench(
     delta: Annotated[float | None, typer.Option(metavar="SHARE", help="With --pair: a change that counts as none (default: 0.02).")] = None,
     confidence: Annotated[float | None, typer.Option(metavar="P", help="With --pair: of the ratio's interval (default: 0.95).")] = None,
     budget: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="With --pair: of a series of blocks (default: 2 or more).")
+        float | None, typer.Option(metavar="SECONDS", help="With --pair: of a series (default: 20 blocks of 4 to 32 rounds).")
     ] = None,
     self_test: Annotated[bool, typer.Option("--self-test", help="How often A/A is flagged and +5 % is seen, on this machine.")] = False,
-    trials: Annotated[int, typer.Option(min=1, metavar="N", help="With --self-test: of each kind.")] = 100,
+    trials: Annotated[int, typer.Option(min=1, metavar="N", help="With --self-test: A/A trials; of +5 %, a third.")] = 90,
     write: Annotated[bool, typer.Option("--write", help="With --self-test: keep the figures as reports/timing-selftest.json.")] = False,
     out: Out = OUT,
     run_dir: RunDir = None,
@@ -73,12 +73,14 @@ def _show_pairs(run: Path) -> None:
 def pair_line(record: dict[str, Any]) -> str:
     """Who against whom on what, the answer, and how small a change would have been seen."""
     what = f"{record['b']} against {record['a']}, {record['workload']} {record['case']} {record['dtype']}"
-    if record["status"] not in ("PASS", "FAIL") or record.get("ratio") is None:
+    if record["status"] not in ("PASS", "FAIL"):
         return f"{what}: {record['status']} {record['reason']}"
+    if record["ratio"] is None:
+        return f"{what}: {record['verdict']}, {record['note']}"
     change, low, high = (f"{100 * (record[name] - 1):+.2f} %" for name in ("ratio", "low", "high"))
     number = f"time {change} [{low}, {high}], would see {100 * record['mde']:.1f} %"
     disturbed = f", {len(record['disturbed'])} of {sum(record['blocks'])} blocks disturbed" if record["disturbed"] else ""
-    return f"{what}: {record['verdict']}, {number}{disturbed}" + (f" ({record['reason']})" if record["reason"] else "")
+    return f"{what}: {record['verdict']}, {number}{disturbed}" + (f" ({record['note']})" if record["note"] else "")
 
 
 def _self_test(trials: int, write: bool) -> None:

@@ -160,8 +160,8 @@ def _reproduce(config: pytest.Config, identity: dict[str, Any]) -> str:
     pair = getattr(config.option, "moe_pair", None)
     subjects = pair or [identity["backend"]]
     words = ["moe-harness", command, *(["--pair", *pair] if pair else ["--backend", *subjects]), "--dtype", identity["dtype"]]
-    for name in dict.fromkeys(subjects):
-        words += _worker(config, name)
+    for subject in dict.fromkeys(subjects):
+        words += _worker(config, subject)
     words += _bench_set(config) if command == "bench" else []
     if own:
         return shlex.join([*words, "--checkpoint", str(own[0]), "-k", name])

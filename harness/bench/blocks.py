@@ -5,7 +5,6 @@ The order within a quad (A B B A or B A A B) is drawn, so that nothing periodic 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -13,10 +12,12 @@ import numpy as np
 
 from harness.bench import canary
 from harness.bench.clock import Arm, no_collection
+from harness.bench.ratio import FEWEST_BLOCKS
+from harness.bench.warmup import WarmUp
 
-BLOCKS = 20
-BUDGET_S = 2.0  # of a series, timed rounds alone; slow steps take longer: a block has at least one quad
-MOST_QUADS = 64  # a block
+BLOCKS, QUADS = 20, 8  # of a series, unless a budget is given
+LONG_S = 2.0  # where a series of undisturbed rounds takes longer, blocks have fewer quads, at least one
+MOST_QUADS = 64  # a block, with a budget
 ORDERS = ((0, 1, 1, 0), (1, 0, 0, 1))
 
 
@@ -33,14 +34,18 @@ class Plan:
         return self.blocks * self.quads * 2
 
 
-def plan(round_a: float, round_b: float, budget: float | None = None) -> Plan:
-    """For rounds of so many seconds. A `budget` that is given (seconds of a series) is kept, but for the fewest blocks that make a verdict;
-    too few quads for all blocks make fewer blocks."""
-    from harness.bench.ratio import FEWEST_BLOCKS
+def plan(a: WarmUp, b: WarmUp, budget: float | None = None) -> Plan:
+    """For two warm arms. By default the number of rounds does not depend on how busy the machine is: there they are needed most. A `budget`
+    (seconds of a series) is kept, but for the fewest blocks that make a verdict; too few quads for all blocks make fewer blocks."""
+    if budget is None:
+        return Plan(BLOCKS, _within(1, QUADS, LONG_S / (2 * (a.typical + b.typical) * BLOCKS)))
+    quads = budget / (2 * (a.cost + b.cost))
+    blocks = _within(FEWEST_BLOCKS, BLOCKS, quads)
+    return Plan(blocks, _within(1, MOST_QUADS, quads / blocks))
 
-    quads = (budget or BUDGET_S) / (2 * (round_a + round_b))
-    blocks = BLOCKS if budget is None else max(FEWEST_BLOCKS, min(BLOCKS, math.floor(quads)))
-    return Plan(blocks, min(MOST_QUADS, max(1, round(quads / blocks))))
+
+def _within(least: int, most: int, number: float) -> int:
+    return max(least, min(most, round(number)))
 
 
 @dataclass

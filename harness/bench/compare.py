@@ -54,9 +54,8 @@ def prepared(a: Arm, b: Arm, budget: float | None = None) -> Prepared:
     """Warms both up and chooses how many rounds to take. `budget`: seconds of a series; None: the default."""
     times = repeats(a, b)
     a, b = a.repeated(times), b.repeated(times)
-    warm = warm_up(a.time), warm_up(b.time)
-    round_a, round_b = (each.level * times for each in warm)
-    return Prepared((a, b), warm, plan(round_a, round_b, budget))
+    warm = warm_up(a), warm_up(b)
+    return Prepared((a, b), warm, plan(*warm, budget))
 
 
 def compare(ready: Prepared, question: Question, take: Callable[[Series], Series] = Series.take, seed: int = 0) -> Answer:
@@ -78,13 +77,13 @@ def recurring(first: Estimate, second: Estimate) -> Estimate:
     where both show it. Where they contradict each other, the interval spans both."""
     if second.verdict == first.verdict:
         return second
-    reason = f"{first.verdict} in the first series, {second.verdict} in the second: it did not recur"
-    reason = "; ".join(filter(None, [reason, second.reason]))
+    note = f"{first.verdict} in the first series, {second.verdict} in the second: it did not recur"
+    note = "; ".join(filter(None, [note, second.note]))
     if second.verdict not in DIFFERENT:
-        return replace(second, reason=reason)
+        return replace(second, note=note)
     assert first.ratio and first.low and first.high and second.ratio and second.low and second.high
     ratio, low, high = math.sqrt(first.ratio * second.ratio), min(first.low, second.low), max(first.high, second.high)
-    return replace(second, ratio=ratio, low=low, high=high, verdict="inconclusive", reason=reason)
+    return replace(second, ratio=ratio, low=low, high=high, verdict="inconclusive", note=note)
 
 
 def again(record: Mapping[str, Any]) -> Estimate:

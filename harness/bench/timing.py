@@ -65,8 +65,8 @@ class Timing:
         arm = arm.repeated(repeats(arm))
         samples: list[float] = []
         with no_collection():
-            warm = warm_up(arm.time)
-            rounds = rounds_for(warm.level * arm.repeats)
+            warm = warm_up(arm)
+            rounds = rounds_for(warm.cost)
             reference, before = canary.reference(), canary.sing()
             self._benchmark.pedantic(lambda: samples.append(arm.time()), rounds=rounds)
             found = canary.Canary(before, canary.sing(), reference)

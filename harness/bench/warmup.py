@@ -7,49 +7,54 @@ change-point of the series. Change-points are those of binary segmentation of th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from harness.bench.clock import Arm
+
 SMALLEST_SHIFT = 0.02  # of the level: a smaller change is no warm-up worth waiting for
 PENALTY = 4.0  # times variance times log n; Yao's is 2 for normal noise of known variance, ours is estimated and heavy-tailed
 TAIL = 10  # rounds without a change that make a steady state
 CHUNK, CHUNK_S = 15, 0.1  # rounds and seconds before the series is looked at again
-MOST_ROUNDS, MOST_S = 400, 8.0
+MOST_ROUNDS, MOST_S = 400, 5.0
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """`seconds`: of all rounds taken. `rounds`: how many came before the steady state; all of them where none was reached."""
+    """`seconds`: of all rounds taken. `rounds`: how many came before the steady state; all of them where none was reached. `cost`: seconds
+    that a round takes in the mean, preparation and interruptions included; `typical`: the median, without."""
 
     seconds: tuple[float, ...]
     rounds: int
     steady: bool
-
-    @property
-    def level(self) -> float:
-        """Median seconds of the steady rounds; where there are none, of the last ones."""
-        return float(np.median(self.seconds[self.rounds :] or self.seconds[-TAIL:]))
+    cost: float
+    typical: float
 
 
-def warm_up(time_round: Callable[[], float]) -> WarmUp:
+def warm_up(arm: Arm) -> WarmUp:
     """Takes rounds until the last TAIL or more of them show no change, or until MOST_ROUNDS or MOST_S."""
     seconds: list[float] = []
+    began = time.perf_counter()
     while True:
-        seconds += _chunk(time_round)
-        start = steady_from(seconds)
-        if len(seconds) - start >= TAIL:
-            return WarmUp(tuple(seconds), start, True)
-        if len(seconds) >= MOST_ROUNDS or sum(seconds) >= MOST_S:
-            return WarmUp(tuple(seconds), len(seconds), False)
+        seconds += _chunk(arm.time, began + MOST_S)
+        start, spent = steady_from(seconds), time.perf_counter() - began
+        steady = len(seconds) - start >= TAIL
+        if steady or len(seconds) >= MOST_ROUNDS or spent >= MOST_S:
+            tail = seconds[start:] if steady else seconds[-TAIL:]
+            return WarmUp(
+                tuple(seconds), start if steady else len(seconds), steady, spent / len(seconds), arm.repeats * float(np.median(tail))
+            )
 
 
-def _chunk(time_round: Callable[[], float]) -> list[float]:
+def _chunk(time_round: Callable[[], float], end: float) -> list[float]:
+    """CHUNK rounds, more where they are short, fewer where the clock's `end` comes first."""
     taken: list[float] = []
     while len(taken) < CHUNK or (sum(taken) < CHUNK_S and len(taken) < MOST_ROUNDS // 4):
         taken.append(time_round())
-        if sum(taken) >= MOST_S:
+        if time.perf_counter() >= end:
             break
     return taken
 

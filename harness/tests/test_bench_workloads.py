@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.bench.same_work import declared_difference
 from harness.cases import golden_root
 from harness.record import read_run
 
@@ -118,6 +120,15 @@ def test_what_a_backend_does_not_show_is_a_gap(pytester: pytest.Pytester):
     skew, ttft = bench(pytester, "zipf or ttft", backend=altered(pytester, "without(backend, 'pinned'); without(backend, 'routing')"))
     assert skew["status"] == "UNSUPPORTED" and "does not declare: pinned" in skew["reason"]
     assert ttft["status"] == "PASS" and ttft["samples"] and "work" not in ttft and "limit" not in ttft
+
+
+def test_near_ties_leave_two_works_the_same_but_other_operations_do_not():
+    def stating(**work: Any) -> Any:
+        return SimpleNamespace(tokens=1, parameters={"batch": 1}, work=work)
+
+    one, other = stating(flops=10, bytes=4, loads=[[2, 0]]), stating(flops=10, bytes=8, loads=[[1, 1]])
+    assert declared_difference(one, other) == ""
+    assert declared_difference(one, stating(flops=11, bytes=4)) == "operations differ: 10 and 11"
 
 
 def test_a_conversion_is_held_against_a_copy(pytester: pytest.Pytester):

@@ -26,6 +26,8 @@ def bench(
     keyword: Keyword = None,
     python: Pythons = None,
     timeout: Timeout = None,
+    wide: Annotated[bool, typer.Option("--wide", help="More sizes, all skews, single layers of true shape (4 GB in the cache).")] = False,
+    routing_trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Expert loads or ids of a real run, to be replayed.")] = None,
     pair: Pair = None,
     delta: Annotated[float | None, typer.Option(metavar="SHARE", help="With --pair: a change that counts as none (default: 0.02).")] = None,
     confidence: Annotated[float | None, typer.Option(metavar="P", help="With --pair: of the ratio's interval (default: 0.95).")] = None,
@@ -47,7 +49,7 @@ def bench(
         _usage("--delta, --confidence and --budget go with --pair A B")
     asked = Launch(
         backend, checkpoint, dtype, device, None, require, keyword, False, python, timeout,
-        pair=pair, pair_delta=delta, pair_confidence=confidence, pair_budget=budget,
+        wide=wide, routing_trace=routing_trace, pair=pair, pair_delta=delta, pair_confidence=confidence, pair_budget=budget,
     )  # fmt: skip
     runs = launch(asked, ["bench"], run_dir)
     for run in runs if pair else ():

@@ -37,6 +37,8 @@ class Launch:
     expect: list[Path] | None = None  # for the checks, as is the profile
     profile: str | None = None
     workers: int | None = None  # of the checks; None: see `distributed.default_workers`
+    wide: bool = False  # of the benchmarks, as is the trace
+    routing_trace: Path | None = None
     pair: tuple[str, str] | None = None  # benchmarks alone, as are the three below; None: the plug-in's defaults
     pair_delta: float | None = None
     pair_confidence: float | None = None
@@ -95,7 +97,7 @@ def pytest_command(part: str, asked: Launch, directory: Path) -> list[str]:
     file, no conftest, no cache."""
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(HERE), "--noconftest", "-p", "no:cacheprovider"]
     command += ["-q", "--tb=no", "--no-header", "-rE", "-W", "ignore", *_plugin(), f"--run-dir={directory}", *asked.arguments()]
-    timed = ["--benchmark", "--benchmark-quiet"] if part == "bench" else []
+    timed = ["--benchmark", "--benchmark-quiet", *_bench_set(asked)] if part == "bench" else []
     checked = [*_adopted(asked)] if part == "checks" else []
     return [*command, *timed, *checked, *distributed.arguments(_workers(part, asked)), str(HERE / part)]
 
@@ -104,6 +106,13 @@ def _adopted(asked: Launch) -> Iterator[str]:
     yield from (f"--expect={path}" for path in asked.expect or ())
     if asked.profile:
         yield f"--profile={asked.profile}"
+
+
+def _bench_set(asked: Launch) -> Iterator[str]:
+    if asked.wide:
+        yield "--wide"
+    if asked.routing_trace:
+        yield f"--routing-trace={asked.routing_trace}"
 
 
 def _plugin() -> list[str]:

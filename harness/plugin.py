@@ -49,7 +49,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "clause(id, title, dtypes, golden): the clause of docs/spec.md that a check judges")
-    config.addinivalue_line("markers", "workload(name): what a benchmark of harness.bench times")
+    config.addinivalue_line("markers", "workload(name, layers): what a benchmark of harness.bench times; layers: also of single layers")
+    config.addinivalue_line("markers", "asked(option): a benchmark that runs only with this option")
     if CLASH in config.stash and any(_names_us(str(arg)) for arg in config.args):
         raise pytest.UsageError(f"a conftest here defines {config.stash[CLASH]}; run moe-harness from another directory")
     benchmark = option(config, "benchmark")
@@ -90,6 +91,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     the profile does not list."""
     unwanted = CHECKS if option(config, "benchmark") else BENCH
     left_out = {item for item in items if item.path.is_relative_to(unwanted) or (_is_own(item.path) and not _has_subject(item))}
+    left_out |= {item for item in items if _is_own(item.path) and not _asked(item)}
     if asked := adopters.profile(config):
         own = {item: recording.identify(item) for item in items if item not in left_out and _is_own(item.path)}
         listed = {item: about for item, about in own.items() if asked.asks(about["check"], about["dtype"])}
@@ -104,6 +106,10 @@ def _has_subject(item: pytest.Item) -> bool:
     """pytest makes one placeholder item of an empty parameter list."""
     params = getattr(item, "callspec", None)
     return params is not None and isinstance(params.params.get("subject"), tuple)
+
+
+def _asked(item: pytest.Item) -> bool:
+    return all(option(item.config, marker.args[0]) for marker in item.iter_markers("asked"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -122,7 +128,7 @@ def _subjects(config: pytest.Config, definition: Any) -> Iterator[tuple[str, Cas
     if limits.get("dtypes"):
         dtypes = [d for d in limits["dtypes"] if d in dtypes]
     for backend in _backends(config):
-        for case in _timed_cases(config) if timed else _judged_cases(config, limits):
+        for case in _timed_cases(config, definition) if timed else _judged_cases(config, limits):
             yield from ((backend, case, dtype) for dtype in dtypes)
 
 
@@ -156,9 +162,20 @@ def _validate(config: pytest.Config) -> None:
         if dtype not in DTYPES:
             raise pytest.UsageError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
     adopters.validate(config)
+    _validate_trace(config)
     _cases(config)
     if option(config, "pair"):
         _question(config)
+
+
+def _validate_trace(config: pytest.Config) -> None:
+    if option(config, "routing-trace"):
+        from harness.bench.trace import read
+
+        try:
+            read(Path(option(config, "routing-trace")))
+        except ValueError as error:
+            raise pytest.UsageError(f"--routing-trace {error}") from error
 
 
 def _backends(config: pytest.Config) -> list[str]:
@@ -187,11 +204,15 @@ def _cases(config: pytest.Config) -> list[Case]:
     return config.stash[_CASES]
 
 
-def _timed_cases(config: pytest.Config) -> list[Case]:
-    """The user's checkpoints, or else the synthetic model of harness.bench."""
-    from harness.bench.models import benchmark_case
+def _timed_cases(config: pytest.Config, definition: Any) -> list[Case]:
+    """The user's checkpoints, or else the synthetic model of harness.bench and, in the wide set, the single layers."""
+    from harness.bench.models import benchmark_case, layer_cases
 
-    return _cases(config) if option(config, "checkpoint") else [benchmark_case()]
+    if option(config, "checkpoint"):
+        return _cases(config)
+    workload = definition.get_closest_marker("workload")
+    layers = option(config, "wide") and workload is not None and workload.kwargs.get("layers")
+    return [benchmark_case(), *(layer_cases() if layers else ())]
 
 
 @pytest.fixture(scope="session")
@@ -237,7 +258,7 @@ def timing(request: pytest.FixtureRequest, subject: Subject) -> Timing | PairTim
     from harness.bench.models import ensure
     from harness.bench.timing import Timing
 
-    ensure(subject.case)
+    ensure(subject.case, subject.dtype)
     record = request.node.stash[recording.BENCH] = {"workload": request.node.get_closest_marker("workload").args[0]}
     benchmark = request.getfixturevalue("benchmark")
     return _pair(request, subject, benchmark, record) if option(request.config, "pair") else Timing(subject, benchmark, record)

@@ -162,9 +162,16 @@ def _reproduce(config: pytest.Config, identity: dict[str, Any]) -> str:
     words = ["moe-harness", command, *(["--pair", *pair] if pair else ["--backend", *subjects]), "--dtype", identity["dtype"]]
     for subject in dict.fromkeys(subjects):
         words += _worker(config, subject)
+    words += _bench_set(config) if command == "bench" else []
     if own:
         return shlex.join([*words, "--checkpoint", str(own[0]), "-k", name])
     return shlex.join([*words, "-k", f"{name} and {identity['case']}"])
+
+
+def _bench_set(config: pytest.Config) -> list[str]:
+    """The options that say which benchmarks there are."""
+    trace = getattr(config.option, "moe_routing_trace", None)
+    return [*(["--wide"] if getattr(config.option, "moe_wide", False) else []), *(["--routing-trace", trace] if trace else [])]
 
 
 def _worker(config: pytest.Config, backend: str) -> list[str]:

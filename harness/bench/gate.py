@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.bench.layer_gate import judge_layer
+from harness.bench.models import layer_cases
 from harness.checks.against_oracle import judge_routing_inside, judge_traces
 from harness.checks.passes import Trace, prefill_and_decode, request
 from harness.judge.limit import Blind
@@ -47,8 +49,11 @@ def _ask(subject: Subject, model: Model, whom: str) -> tuple[list[dict[str, Any]
 
 
 def _judge(subject: Subject, model: Model, verdict: Verdict) -> None:
-    """Prefill and decode of one short sequence against the oracle: the outputs with the model's own experts pinned, and that each choice
-    of an expert that differs from the oracle's is a near-tie. Leaves the cache empty. Raises Violation."""
+    """Of a single layer, see layer_gate.py. Prefill and decode of one short sequence against the oracle: the outputs with the model's own
+    experts pinned, and that each choice of an expert that differs from the oracle's is a near-tie. Leaves the cache empty. Raises
+    Violation."""
+    if subject.case in layer_cases():
+        return judge_layer(subject, model, verdict)
     (trace,) = traces(subject, model)
     judge_traces(subject, verdict, [trace], about="of the timed model")
     if trace.ids_LSK is not None:

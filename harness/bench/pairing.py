@@ -68,7 +68,9 @@ class PairTiming:
         """As `Timing.run`, of two. FAIL where B is slower, twice; VOID where a gate does not open or the work is not the same."""
         base = Asked(self._request.base, load(self._request.base))
         self._request.ask(base)
-        assert base.workload is not None, "the benchmark did not call timing.run"
+        if base.workload is None:  # it found something that must not be timed
+            self._close({"status": "VOID", "reason": f"{base.subject.backend.name}: {base.record['reason']}"})
+            return
         challenger = Asked(self.subject, self.model)
         challenger.run(step, prepare, tokens, work, **parameters)
         assert challenger.workload is not None

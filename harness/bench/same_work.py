@@ -38,12 +38,11 @@ def sameness(a: Workload, b: Workload) -> Sameness:
 
 
 def declared_difference(a: Workload, b: Workload) -> str:
-    """Tokens, parameters and work as the workload states them."""
-    for name in ("tokens", "parameters", "work"):
-        one, other = getattr(a, name), getattr(b, name)
-        if one != other:
-            return f"{name} differ: {one} and {other}"
-    return ""
+    """Tokens, parameters and operations as the workload states them. Which experts were used may differ by near-ties, and their bytes with
+    them; that each differing choice is a near-tie, the gate has judged."""
+    flops = [each.work and each.work["flops"] for each in (a, b)]
+    stated = {"tokens": (a.tokens, b.tokens), "parameters": (a.parameters, b.parameters), "operations": flops}
+    return next((f"{name} differ: {one} and {other}" for name, (one, other) in stated.items() if one != other), "")
 
 
 def routing_agreement(a: Workload, b: Workload) -> float | None:

@@ -18,12 +18,12 @@ from implementations.interface import Model
 
 FEWEST_ROUNDS, MOST_ROUNDS = 12, 400
 TIMED_S = 2.0  # of rounds, unless FEWEST_ROUNDS take longer
-MAX_LENGTH = 512
+MAX_LENGTH, MAX_BATCH = 512, 8
 
 
 def load(subject: Subject) -> Model:
     """One model for all workloads of a subject."""
-    return subject.model(max_length=min(MAX_LENGTH, subject.config.max_position_embeddings), max_batch=1)
+    return subject.model(max_length=min(MAX_LENGTH, subject.config.max_position_embeddings), max_batch=MAX_BATCH)
 
 
 class Timing:

@@ -11,7 +11,6 @@ import numpy as np
 
 from harness.history import finding, recompute
 from harness.history.finding import Finding
-from harness.record import FAILING
 
 Record = Mapping[str, Any]
 Again = Callable[[Record], Any]  # with ratio, low, high, mde, verdict

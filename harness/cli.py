@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -130,6 +130,7 @@ def bench(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories (reports/runs/ID), of one or several machines.")],
+    site: Annotated[Path | None, typer.Option(metavar="DIR", help="Instead: a static site with a page for each run, and badges.")] = None,
     out: Out = OUT,
     baseline: Base = None,
     history: History = RUNS,
@@ -137,7 +138,16 @@ def report(
     seal: Seal = None,
 ) -> None:
     """Rebuild a report from records, also from those of a run that was killed; with --verify, hold a written one against records."""
-    verified(runs, out, seal) if verify else _finish(runs, out, baseline, history)
+    if verify:
+        verified(runs, out, seal)
+    if site is None:
+        _finish(runs, out, baseline, history)
+    from harness.report.site.build import build_site
+
+    if baseline:
+        raise typer.BadParameter("--baseline is for one report; on a site every run is compared with the ones before it")
+    with _readable_errors():
+        typer.echo(f"site: {build_site(runs, site)}")
 
 
 @app.command("list")
@@ -253,13 +263,13 @@ def golden_synthesize(
         typer.echo(f"{dst}: written")
 
 
-def _finish(runs: list[Path], out: Path, baseline: str | None = None, history: Path = RUNS) -> None:
+def _finish(runs: list[Path], out: Path, baseline: list[str] | None = None, history: Path = RUNS) -> NoReturn:
     """Builds the report, prints the verdict, compares with the baseline, and exits with the verdict's code or else the comparison's."""
     from harness.report.build import build
 
     with _readable_errors():
-        base = chosen(baseline, history, runs) if baseline else None
-        verdict = build(runs, out)
+        base = chosen(baseline or [], history, runs)
+        verdict = build(runs, out, base)
     typer.echo(f"{verdict.word}: {verdict.sentence}")
     for found in verdict.conformances:
         typer.echo(found.sentence)

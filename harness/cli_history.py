@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 PUBLISHED = Path("reports") / "published"
 History = Annotated[Path, typer.Option("--history", metavar="DIR", help="Where earlier runs are.")]
 Base = Annotated[
-    str | None, typer.Option("--baseline", metavar="last-green|DIR", help="Compare with the last green run, or with this one.")
+    list[str] | None,
+    typer.Option("--baseline", metavar="last-green|DIR", help="Compare with the last green run, or with this one; several are merged."),
 ]
 Verify = Annotated[bool, typer.Option("--verify", help="Recompute every number; exit code 1 if one differs. Writes nothing.")]
 Seal = Annotated[str | None, typer.Option("--seal", metavar="HEX", help="With --verify: the seal that the run printed, or its beginning.")]
@@ -53,41 +54,45 @@ def diff(
 
     with _readable_errors():
         base, after = _sides(runs, baseline, history)
-        if base is None:
+        if not base:
             raise typer.Exit(0)
-        found = compare(load([base]), load(after), margin, gate_speed)
+        found = compare(load(base), load(after), margin, gate_speed)
         _show(found)
         _write(found, markdown, json_file)
     raise typer.Exit(found.code)
 
 
-def _sides(runs: list[Path], baseline: str | None, history: Path) -> tuple[Path | None, list[Path]]:
-    """(base, None where no run is green; the others). Raises ValueError for too few."""
-    if baseline is not None:
+def _sides(runs: list[Path], baseline: list[str] | None, history: Path) -> tuple[list[Path], list[Path]]:
+    """(base, nothing where no run is green; the others). Raises ValueError for too few."""
+    if baseline:
         return chosen(baseline, history, runs), runs
     if len(runs) < 2:
         raise ValueError("diff needs BASE and RUN, or --baseline")
-    return runs[0], runs[1:]
+    return runs[:1], runs[1:]
 
 
-def chosen(baseline: str, history: Path, runs: list[Path]) -> Path | None:
-    """The directory that `--baseline` means; says which one it is, and why not a newer one."""
+def chosen(baseline: Sequence[str], history: Path, runs: list[Path]) -> list[Path]:
+    """The directories that `--baseline` means; says which one is the last green, and why not a newer one."""
+    return [path for name in baseline for path in _directories(name, history, runs)]
+
+
+def _directories(name: str, history: Path, runs: list[Path]) -> list[Path]:
     from harness.history.baseline import LAST_GREEN, last_green
     from harness.report.frame import load_frame
 
-    if baseline != LAST_GREEN:
-        return Path(baseline)
+    if name != LAST_GREEN:
+        return [Path(name)]
     found = last_green(history, load_frame(runs))
     typer.echo(found.sentence)
-    return found.directory
+    return [found.directory] if found.directory else []
 
 
-def since(base: Path, runs: list[Path], out: Path) -> int:
+def since(base: list[Path], runs: list[Path], out: Path) -> int:
     """Shows the diff against a baseline, writes it beside the report, and returns its exit code."""
     from harness.history.diff import compare
     from harness.history.evidence import load
 
-    found = compare(load([base]), load(runs))
+    found = compare(load(base), load(runs))
     _show(found)
     _write(found, out / "diff.md", out / "diff.json")
     return found.code

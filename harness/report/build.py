@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.report.frame import load_frame
+from harness.report.frame import Frame, load_frame
 from harness.report.junit import junit
 from harness.report.markdown import markdown
 from harness.report.page import page
@@ -14,16 +14,25 @@ from harness.report.table import table
 from harness.report.verdict import Verdict, verdict
 
 
-def build(run_directories: Sequence[Path], out: Path) -> Verdict:
-    """Merges the runs and writes the four files into `out`, each replaced at once. The same records give the same bytes: no clock, no path
-    of the machine that builds. Raises RecordError for unreadable records and ValueError for no run, or the same one twice."""
-    frame = load_frame([Path(directory) for directory in run_directories])
-    texts = {"index.html": page(frame), "report.md": markdown(frame), "results.csv": table(frame), "junit.xml": junit(frame)}
-    out = Path(out)
+def build(run_directories: Sequence[Path], out: Path, base: Sequence[Path] = ()) -> Verdict:
+    """Merges the runs and writes the four files into `out`, each replaced at once; `base`: earlier ones to compare with. The same records
+    give the same bytes: no clock, no path of the machine that builds. Raises RecordError for unreadable records and ValueError for no run,
+    or the same one twice."""
+    frame = load_frame([Path(directory) for directory in run_directories], [Path(directory) for directory in base])
+    write(Path(out), files(frame))
+    return verdict(frame)
+
+
+def files(frame: Frame, home: str = "") -> dict[str, str]:
+    """Name -> text of the four files; `home`: where the site's index is, relative to them."""
+    return {"index.html": page(frame, home), "report.md": markdown(frame), "results.csv": table(frame), "junit.xml": junit(frame)}
+
+
+def write(out: Path, texts: Mapping[str, str]) -> None:
+    """Makes the directory; each file is replaced at once."""
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         _replace(out / name, text)
-    return verdict(frame)
 
 
 def _replace(path: Path, text: str) -> None:

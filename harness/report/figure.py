@@ -7,7 +7,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -27,15 +28,22 @@ _PIXELS = 96  # per inch on the page, at most: text of the size of the tables
 _LEAST, _MOST = 1e-6, 1e3  # further out is drawn at the edge
 
 
-def dot_plot(lanes: Sequence[Lane], title: str) -> str:
-    """One line per lane, a dot per metric at value / bound on a log axis. Beyond the bound, at 1, dots are crosses (not by colour
-    alone); hollow ones are zero or too small to draw."""
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Settings that do not depend on the machine: the same records give the same figure."""
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # not the reader's own matplotlibrc: the same records give the same figure
-        # Text is measured in the font that matplotlib ships, so the figure does not depend on the machine's; the page shows its own.
+        matplotlib.rcdefaults()  # not the reader's own matplotlibrc
+        # Text is measured in the font that matplotlib ships; the page shows its own.
         matplotlib.rc("font", family="DejaVu Sans", size=9)
         matplotlib.rc("text", parse_math=False)  # a name with two dollars is no formula
         matplotlib.rc("svg", fonttype="none", hashsalt="moe-harness")
+        yield
+
+
+def dot_plot(lanes: Sequence[Lane], title: str) -> str:
+    """One line per lane, a dot per metric at value / bound on a log axis. Beyond the bound, at 1, dots are crosses (not by colour
+    alone); hollow ones are zero or too small to draw."""
+    with drawing():
         height = _FRAME + _LANE * len(lanes)
         left = 0.3 + _LABEL * max(len(_label(lane)) for lane in lanes)
         width = left + _DOTS + _WORDS
@@ -45,7 +53,7 @@ def dot_plot(lanes: Sequence[Lane], title: str) -> str:
         _prepare(axes, lanes, low, high)
         for row, lane in enumerate(lanes):
             _draw(axes, row, lane, low, high)
-        return _inline(figure, title)
+        return inline(figure, title)
 
 
 def _label(lane: Lane) -> str:
@@ -92,7 +100,7 @@ def _draw(axes: Axes, row: int, lane: Lane, low: float, high: float) -> None:
                   color=BAD if worst.ratio > 1 else QUIET, va="center", fontsize=8, annotation_clip=False)  # fmt: skip
 
 
-def _inline(figure: Figure, title: str) -> str:
+def inline(figure: Figure, title: str) -> str:
     """The figure without its XML head, names and fixed size, with the page's colours and font."""
     figure.patch.set_visible(False)
     buffer = io.StringIO()

@@ -1,4 +1,4 @@
-"""Records of one or several runs -> one tidy frame: a row per check or benchmark record, and per planned node that has none."""
+"""Records of one or several runs -> one tidy frame: a row per check, benchmark or pair record, and per planned node that has none."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ Record = Mapping[str, Any]
 
 COLUMNS = (
     "id kind run machine node check topic title backend execution execution_note case dtype status reason metric value bound ratio "
-    "metrics evidence maps grade duration_s parameters samples tokens reproduce expected capsule"
+    "metrics evidence maps grade duration_s parameters samples tokens reproduce expected capsule facts"
 ).split()
+FACTS = "first_call_s warmup canary work limit memory a b ratio low high confidence delta mde verdict disturbed".split()
+KINDS = ("check", "bench", "pair")
 _CHECK_ID = re.compile(r"([A-Z][A-Z0-9_]*)-\d+")
 
 
@@ -31,7 +34,7 @@ class Run:
     """One run on one machine. `machine` is unique within the frame. A run may have several parts, one shard each. `open`: shards of
     parts that did not end (killed, or not over). `exit_statuses`: of the parts that did. `planned` counts distinct nodes. `truncated`:
     shards whose last line was cut off. `seconds`: from the first record to the last. `expectations`: what became of the entries of
-    --expect; `profile`, `selftest`: the records of that type, if there are any."""
+    --expect; `profile`, `selftest`, `timing_selftest`: the records of that type, if there are any."""
 
     run_id: str
     machine: str
@@ -48,20 +51,23 @@ class Run:
     expectations: tuple[Record, ...] = ()
     profile: Record | None = None
     selftest: Record | None = None
+    timing_selftest: Record | None = None
 
     @property
     def ended(self) -> bool:
         return bool(self.exit_statuses) and not self.open
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a frame is itself, so that what is found out about it can be remembered
 class Frame:
-    """`rows`: object columns COLUMNS. `id` is unique; `kind` check | bench; `topic` the prefix of the check id; `metrics` Metric tuples;
-    `metric`, `value`, `bound`, `ratio` its worst judged one (else "", None). A bench row's `check` is its workload. Absent values are
-    None or empty, never NaN."""
+    """`rows`: object columns COLUMNS. `id` is unique; `kind` one of KINDS; `topic` the prefix of the check id; `metrics` Metric tuples;
+    `metric`, `value`, `bound`, `ratio` its worst judged one (else "", None). A bench or pair row's `check` is its workload, a pair's
+    `backend` is b, which is judged against a; `facts`: those of FACTS that the record has. Absent values are None or empty, never NaN.
+    `past`: frames of earlier runs, oldest first, to compare with."""
 
     rows: pd.DataFrame
     runs: tuple[Run, ...]
+    past: tuple[Frame, ...] = ()
 
     def of(self, kind: str, *statuses: str) -> list[dict[str, Any]]:
         """Rows of a kind (with one of the statuses, if any are given) in frame order."""
@@ -69,15 +75,32 @@ class Frame:
 
     def records(self, run: Run | None = None) -> list[dict[str, Any]]:
         """All rows, or those of one run, as dictionaries in frame order."""
-        rows = self.rows if run is None else self.rows[self.rows["run"] == run.run_id]
-        return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
+        return [dict(row) for row in self._records if run is None or row["run"] == run.run_id]
+
+    @cached_property
+    def _records(self) -> list[dict[str, Any]]:
+        return [{str(name): value for name, value in row.items()} for row in self.rows.to_dict("records")]
 
 
-def load_frame(run_directories: Sequence[Path]) -> Frame:
-    """Reads and merges run directories; runs stay apart by `run` and `machine`. Raises RecordError, and ValueError for no directory or for
-    the same run given twice (a run compared with itself agrees with itself)."""
+def load_frame(run_directories: Sequence[Path], base: Sequence[Path] = ()) -> Frame:
+    """Reads and merges run directories; runs stay apart by `run` and `machine`. `base`: earlier ones, merged likewise, to compare with.
+    Raises RecordError, and ValueError for no directory or for the same run given twice (a run compared with itself agrees with itself)."""
     if not run_directories:
         raise ValueError("no run directory")
+    frame = _merged(run_directories)
+    past = (_merged(base),) if base else ()
+    once(run.run_id for each in (frame, *past) for run in each.runs)
+    return replace(frame, past=past)
+
+
+def once(run_ids: Iterable[str]) -> None:
+    """Raises ValueError naming what occurs twice."""
+    ids = list(run_ids)
+    if repeated := sorted({run_id for run_id in ids if ids.count(run_id) > 1}):
+        raise ValueError(f"run given twice: {', '.join(repeated)}")
+
+
+def _merged(run_directories: Sequence[Path]) -> Frame:
     loaded = [(Path(directory), clean(read_run(directory))) for directory in run_directories]
     loaded.sort(key=lambda each: (each[0].name, str(each[0])))  # by time, as runs are named: however they were listed, the same report
     runs = _with_unique_machines([_run(directory, records) for directory, records in loaded])
@@ -118,6 +141,7 @@ def _run(directory: Path, records: Sequence[Record]) -> Run:
         expectations=merged(record for record in records if record["type"] == "expectations"),
         profile=next((record for record in records if record["type"] == "profile"), None),
         selftest=next((record for record in records if record["type"] == "selftest"), None),
+        timing_selftest=next((record for record in records if record["type"] == "timing_selftest"), None),
     )
 
 
@@ -134,9 +158,6 @@ def _seconds(records: Sequence[Record]) -> float | None:
 
 
 def _with_unique_machines(runs: Sequence[Run]) -> tuple[Run, ...]:
-    ids = [run.run_id for run in runs]
-    if repeated := sorted({run_id for run_id in ids if ids.count(run_id) > 1}):
-        raise ValueError(f"run given twice: {', '.join(repeated)}")
     hosts = [run.machine for run in runs]
     numbered = [f"{host} ({hosts[: i + 1].count(host)})" if hosts.count(host) > 1 else host for i, host in enumerate(hosts)]
     return tuple(replace(run, machine=machine) for run, machine in zip(runs, numbered, strict=True))
@@ -148,7 +169,7 @@ def _plan(records: Iterable[Record]) -> dict[str, Record]:
 
 
 def _rows(run: Run, records: Sequence[Record]) -> list[dict[str, Any]]:
-    rows = [_row(run, record) for record in records if record["type"] in ("check", "bench")]
+    rows = [_row(run, record) for record in records if record["type"] in KINDS]
     seen = {row["node"] for row in rows}
     titles = {row["check"]: row["title"] for row in rows}
     missing = [_not_run(run, item, titles) for node, item in _plan(records).items() if node not in seen]
@@ -156,7 +177,7 @@ def _rows(run: Run, records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def _row(run: Run, record: Record) -> dict[str, Any]:
-    metrics = metrics_of(record.get("metrics") or record.get("gate") or ())
+    metrics = metrics_of(record.get("metrics") or [*(record.get("gate") or ()), *(record.get("gate_after") or ())])
     row = _identity(run, record, str(record.get("check") or record.get("workload")), record["type"])
     row |= {
         name: str(record.get(name) or "")
@@ -165,7 +186,7 @@ def _row(run: Run, record: Record) -> dict[str, Any]:
     row |= {name: finite(record.get(name)) for name in ("duration_s", "tokens")}
     samples = tuple(finite(sample) for sample in record.get("samples") or ())
     row |= {"metrics": metrics, "evidence": record.get("evidence") or {}, "samples": samples, "expected": record.get("expected") or {}}
-    row["maps"] = record.get("maps") or {}
+    row |= {"maps": record.get("maps") or {}, "facts": {name: record[name] for name in FACTS if record.get(name) is not None}}
     row["parameters"] = " ".join(f"{name}={value}" for name, value in (record.get("parameters") or {}).items())
     return _gated(row | _worst(metrics))
 
@@ -180,15 +201,19 @@ def _worst(metrics: Sequence[Any]) -> dict[str, Any]:
 def _identity(run: Run, record: Record, check: str, kind: str) -> dict[str, Any]:
     match = _CHECK_ID.match(check)
     row: dict[str, Any] = {"kind": kind, "run": run.run_id, "machine": run.machine, "check": check, "topic": match[1] if match else check}
-    return row | {name: str(record.get(name) or "") for name in ("node", "backend", "case", "dtype")}
+    names = {name: str(record.get(name) or "") for name in ("node", "backend", "case", "dtype")}
+    return row | names | ({"backend": str(record.get("b") or names["backend"])} if kind == "pair" else {})
 
 
 def _gated(row: dict[str, Any]) -> dict[str, Any]:
-    """A speed counts only with a judged gate on the timed object and with times: one without is VOID, whatever its record says."""
-    if row["kind"] == "check" or row["status"] != "PASS":
+    """A speed counts only with a judged gate on the timed object, open before and after, and with times: one without is VOID, whatever
+    its record says."""
+    if row["kind"] != "bench" or row["status"] != "PASS":
         return row
     if not any(judged(metric) for metric in row["metrics"]):
         return row | {"status": "VOID", "reason": "no conformance gate was recorded for the timed object"}
+    if row["ratio"] is not None and row["ratio"] > 1:
+        return row | {"status": "VOID", "reason": f"the gate of the timed object is shut: {row['metric']} is over its bound"}
     if not row["samples"] or None in row["samples"]:
         return row | {"status": "VOID", "reason": "a time is missing or not a number"}
     return row
@@ -203,4 +228,4 @@ def _not_run(run: Run, item: Record, titles: Mapping[str, str]) -> dict[str, Any
     reason = "planned, but no record" if run.ended else "planned, but the run was killed or is not over"
     if run.ended and (budget := finite(run.requested.get("budget"))) is not None:
         reason = f"planned, but not started within the budget of {budget:g} s"
-    return row | {"reason": reason, "metrics": (), "samples": (), "evidence": {}, "maps": {}, "expected": {}}
+    return row | {"reason": reason, "metrics": (), "samples": (), "evidence": {}, "maps": {}, "expected": {}, "facts": {}}

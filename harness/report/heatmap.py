@@ -72,13 +72,13 @@ def heat_rows(frame: Frame) -> list[HeatRow]:
     """In the order of backends and cases; what is no map is left out."""
     labels, grids = Labels(frame), dict[tuple[str, str], dict[str, Grid]]()
     for row in sorted(frame.of("check"), key=place_key):
-        grid = _grid(row)
+        grid = grid_of(row)
         if grid is not None:
             grids.setdefault((labels(row), row["case"]), {})[grid.dtype] = grid
     return [HeatRow(backend, case, tuple(found.values())) for (backend, case), found in grids.items()]
 
 
-def _grid(row: Mapping[str, Any]) -> Grid | None:
+def grid_of(row: Mapping[str, Any]) -> Grid | None:
     found = row["maps"].get(MAP) if isinstance(row["maps"], Mapping) else None
     try:
         pairs = [zip(*layer, strict=True) for layer in zip(found["values"], found["bounds"], strict=True)]  # type: ignore[index]

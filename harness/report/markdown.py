@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 from harness.report.failures import failures
 from harness.report.frame import Frame
 from harness.report.order import Labels, place_key
+from harness.report.pairs import Pair, pairs
 from harness.report.sections.skips import reasons
-from harness.report.sections.verdict import provenance
+from harness.report.sections.verdict import provenance, summary
+from harness.report.since import since
 from harness.report.speed import Speed, speeds
 from harness.report.status import STATUSES
 from harness.report.text import grouped, interval, multiple, number, ratio, seconds, shortened
@@ -27,7 +29,7 @@ class Code(str):
 
 def markdown(frame: Frame) -> str:
     """The report in Markdown, every value escaped."""
-    parts = [_head(frame), _failures(frame), _backends(frame), _speeds(frame), _skips(frame)]
+    parts = [_head(frame), _since(frame), _failures(frame), _backends(frame), _speeds(frame), _pairs(frame), _skips(frame)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -37,6 +39,19 @@ def _head(frame: Frame) -> str:
     lines = [f"# {found.word}: {found.sentence}", "", f"Exit {found.code}: {found.meaning}. {counts.capitalize()}."]
     lines += [f"\n{_escaped(text)}." for text in [*(each.sentence for each in found.conformances), *found.notes, *trust(frame)]]
     return "\n".join([*lines, *(f"\n{_escaped(run.machine)}: {_escaped(provenance(run))}" for run in frame.runs)])
+
+
+def _since(frame: Frame) -> str:
+    found = since(frame)
+    if found is None:
+        return ""
+    base, changes = summary(found)
+    lines = [("new failure", change.name, change.before, change.after) for change in found.failed]
+    lines += [("fixed", change.name, change.before, change.after) for change in found.fixed]
+    lines += [("no longer judged", change.name, change.before, change.after) for change in found.vanished]
+    lines += [("changed", *fact) for fact in found.facts]
+    said = f"Since {base}: {', '.join(text for text, _ in changes)}."
+    return "\n\n".join(filter(None, (_escaped(said), _table("Changes", ("What", "Where", "Then", "Now"), lines))))
 
 
 def _failures(frame: Frame) -> str:
@@ -77,6 +92,20 @@ def _speed(speed: Speed, place: str) -> tuple[str, ...]:
     against = "peer" if speed.peer == row["backend"] else ratio(speed.ratio) + noise
     numbers = (seconds(speed.median), interval(speed.low, speed.high, speed.median), str(speed.rounds), grouped(speed.tokens_per_s))
     return (*head, *numbers, " ".join(filter(None, (against, speed.note))))
+
+
+def _pairs(frame: Frame) -> str:
+    lines = [(pair.verdict or pair.row["status"], *_who(pair), pair.gain, _interval(pair)) for pair in pairs(frame)]
+    return _table("Timed in turn", ("Verdict", "Workload", "Case", "dtype", "b", "against a", "Time", "Interval"), lines)
+
+
+def _who(pair: Pair) -> tuple[str, ...]:
+    row = pair.row
+    return (f"{row['check']} {row['parameters']}", row["case"], row["dtype"], pair.b, pair.a)
+
+
+def _interval(pair: Pair) -> str:
+    return f"{ratio(pair.low)} to {ratio(pair.high)}" if pair.gain else shortened(pair.row["reason"], 160)
 
 
 def _skips(frame: Frame) -> str:

@@ -1,4 +1,4 @@
-"""The matrix of checks by backends: columns as detailed as fits, cells with the worst status of what they merge."""
+"""The matrices of checks, or of their topics, by backends: columns as detailed as fits, cells with the worst status of what they merge."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Any
 
-from harness.report.failures import anchors
+from harness.report.failures import anchors, groups
 from harness.report.frame import Frame
-from harness.report.order import Labels, place_key, short_dtype, topic_key
+from harness.report.order import TOPICS, Labels, place_key, short_dtype, topic_key
 from harness.report.status import STATUSES, status, worst
 
 MOST_COLUMNS = 12  # what leaves room for a second panel on 1280 pixels
-FEW_LINES = 20  # fit the first screen in one panel, with their whole titles
+FEW_COLUMNS = 8  # and for the failures beside an overview
+FEW_LINES = 20  # fit the first screen in one panel
 DETAILS = (("backend", "case", "dtype"), ("backend", "dtype"), ("backend",))
-_NARROWEST, _WIDEST, _CHARACTER = 32, 72, 8  # pixels
-_EXECUTIONS = ("emulated", "cpu", "device")  # weakest evidence about a device first
+_NARROWEST, _WIDEST, _CHARACTER, _SMALL = 32, 90, 8, 6.9  # pixels; of a character in a backend's name, and below it
+_WHERE = 0.7  # of a character of where it ran, in those of its name
+EXECUTIONS = ("emulated", "cpu", "device")  # weakest evidence about a device first
 
 Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """`execution`: the weakest of the merged records; `tip`: counts by status and where; `anchor`: the failure it links to."""
+    """`execution`: the weakest of the merged records; `tip`: counts by status and where; `anchor`: the failure it links to; `count`: how
+    many of the merged records have the status that is shown."""
 
     symbol: str
     tone: str
     execution: str
     tip: str
     anchor: str
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -49,32 +53,56 @@ Topic = tuple[Line, ...]
 
 @dataclass(frozen=True)
 class Head:
-    """A header cell over `span` columns."""
+    """A header cell over `span` columns. `tall`: too long to be written across them. `execution`: where a backend ran."""
 
     text: str
     span: int
+    tall: bool = False
+    execution: str = ""
 
 
 @dataclass(frozen=True)
 class Matrix:
     """`heads`: header rows from backend to dtype. `widths`: of the columns, in pixels. `panels`: lines by topic, so split that they can
-    stand side by side."""
+    stand side by side. `whole`: a line is a check and not a topic."""
 
     heads: tuple[tuple[Head, ...], ...]
     widths: tuple[int, ...]
     panels: tuple[tuple[Topic, ...], ...]
+    whole: bool = True
 
 
 def matrix(frame: Frame) -> Matrix | None:
-    """The frame's matrix, None without checks."""
+    """A line a check, None without checks."""
+    rows = _rows(frame)
+    return _matrix(frame, rows, MOST_COLUMNS, None) if rows else None
+
+
+def overview(frame: Frame) -> Matrix | None:
+    """What fits beside the failures: a line a check where they are few, else a line a topic; None without checks."""
+    rows = _rows(frame)
+    few = len({row["check"] for row in rows}) <= FEW_LINES
+    return _matrix(frame, rows, FEW_COLUMNS, None if few else TOPICS) if rows else None
+
+
+def _rows(frame: Frame) -> list[dict[str, Any]]:
     labels = Labels(frame)
-    rows = [row | {"place": labels(row)} for row in sorted(frame.of("check"), key=place_key)]
-    if not rows:
-        return None
-    detail, keys = _columns(rows)
-    found = anchors(frame)
-    lines, heads = _lines(rows, detail, keys, found), _heads(keys)
-    return Matrix(heads, _widths(heads[0]), _panels(lines, 2 if len(keys) <= MOST_COLUMNS else 1))
+    return [row | {"place": labels(row)} for row in sorted(frame.of("check"), key=place_key)]
+
+
+def _matrix(frame: Frame, rows: Sequence[Mapping[str, Any]], most: int, topics: Mapping[str, str] | None) -> Matrix:
+    detail, keys = _columns(rows, most)
+    found = anchors(groups(frame))
+    if topics is None:
+        topics_or_checks, titles = rows, {str(row["check"]): str(row["title"]) for row in rows if row["title"]}
+    else:
+        topics_or_checks, titles = [{**row, "check": row["topic"]} for row in rows], dict(topics)
+    lines = _lines(topics_or_checks, titles, detail, keys, found)
+    backends = _backends(keys, _executions(rows))
+    widths = _widths(backends)
+    below = (_below([key[: depth + 1] for key in keys], widths) for depth in range(1, len(keys[0])))
+    panels = _panels(lines, 2 if topics is None and most == MOST_COLUMNS >= len(keys) else 1)
+    return Matrix((backends, *below), widths, panels, topics is None)
 
 
 def _key(row: Mapping[str, Any], detail: Sequence[str]) -> Key:
@@ -82,43 +110,53 @@ def _key(row: Mapping[str, Any], detail: Sequence[str]) -> Key:
     return tuple(names[name] for name in detail)
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[Key]]:
+def _columns(rows: Sequence[Mapping[str, Any]], most: int) -> tuple[Sequence[str], list[Key]]:
     for detail in DETAILS:
         keys = list(dict.fromkeys(_key(row, detail) for row in rows))
-        if len(keys) <= MOST_COLUMNS:
+        if len(keys) <= most:
             break
     return detail, keys
 
 
-def _heads(keys: Sequence[Key]) -> tuple[tuple[Head, ...], ...]:
-    return tuple(_spans([key[: depth + 1] for key in keys]) for depth in range(len(keys[0])))
+def _executions(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Where each backend ran: "cpu", or "cpu, emulated"."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row["place"], set()).add(row["execution"])
+    return {place: ", ".join(sorted(names & set(EXECUTIONS), reverse=True)) for place, names in found.items()}
 
 
-def _spans(prefixes: Sequence[Key]) -> tuple[Head, ...]:
+def _backends(keys: Sequence[Key], executions: Mapping[str, str]) -> tuple[Head, ...]:
+    """The first header row, with where each backend ran."""
+    found = [(place, len(list(members))) for place, members in groupby(key[0] for key in keys)]
+    return tuple(Head(place, span, execution=executions.get(place, "")) for place, span in found)
+
+
+def _below(prefixes: Sequence[Key], widths: Sequence[int]) -> tuple[Head, ...]:
+    """A header row further down: neighbours with one prefix share a head; what is too long for its columns is written upwards."""
     heads: list[Head] = []
-    for position, prefix in enumerate(prefixes):
-        if position and prefix == prefixes[position - 1]:
-            heads[-1] = Head(heads[-1].text, heads[-1].span + 1)
-        else:
-            heads.append(Head(prefix[-1], 1))
+    for prefix, members in groupby(zip(prefixes, widths, strict=True), key=lambda pair: pair[0]):
+        room = [width for _, width in members]
+        heads.append(Head(prefix[-1], len(room), tall=_SMALL * len(prefix[-1]) > sum(room)))
     return tuple(heads)
 
 
 def _widths(backends: Sequence[Head]) -> tuple[int, ...]:
-    """Wide enough for the longest part of a backend's name that should not break, within limits."""
+    """Wide enough for the longest part of a backend's name, or of where it ran, that should not break, within limits."""
     widths: list[int] = []
     for head in backends:
-        longest = max(len(part) for part in re.split(r"[:@ ]", head.text))
-        widths += [min(_WIDEST, max(_NARROWEST, 8 + _CHARACTER * longest // head.span))] * head.span
+        longest = max(*(len(part) for part in re.split(r"[:@/. ]", head.text)), _WHERE * len(head.execution.split(", ")[0]))
+        widths += [min(_WIDEST, max(_NARROWEST, 8 + int(_CHARACTER * longest) // head.span))] * head.span
     return tuple(widths)
 
 
-def _lines(rows: Sequence[Mapping[str, Any]], detail: Sequence[str], keys: Sequence[Key], found: Mapping[str, str]) -> list[Line]:
+def _lines(
+    rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], detail: Sequence[str], keys: Sequence[Key], found: Mapping[str, str]
+) -> list[Line]:
     merged: dict[str, dict[Key, list[Mapping[str, Any]]]] = {}
     for row in rows:
         merged.setdefault(row["check"], {}).setdefault(_key(row, detail), []).append(row)
     topics = {row["check"]: row["topic"] for row in rows}
-    titles = {row["check"]: row["title"] for row in rows if row["title"]}
     cells = {check: tuple(_cell(by[key], found) if key in by else None for key in keys) for check, by in merged.items()}
     ordered = sorted(merged, key=lambda name: (topic_key(topics[name]), name))
     return [Line(check, topics[check], titles.get(check, ""), cells[check]) for check in ordered]
@@ -127,13 +165,13 @@ def _lines(rows: Sequence[Mapping[str, Any]], detail: Sequence[str], keys: Seque
 def _cell(rows: Sequence[Mapping[str, Any]], found: Mapping[str, str]) -> Cell:
     counts = Counter(row["status"] for row in rows)
     shown = status(worst(counts))
-    execution = min((row["execution"] for row in rows if row["execution"] in _EXECUTIONS), key=_EXECUTIONS.index, default="")
+    execution = min((row["execution"] for row in rows if row["execution"] in EXECUTIONS), key=EXECUTIONS.index, default="")
     tally = ", ".join(f"{counts[s.name]} {s.name}" for s in STATUSES if s.name in counts)
     places = list(dict.fromkeys(" ".join(filter(None, (row["place"], row["case"], row["dtype"]))) for row in rows))
     where = "; ".join([*places[:4], *["…"] * (len(places) > 4)])
     tip = f"{rows[0]['check']}: {tally} ({where}{', ' * bool(execution)}{execution})"
     anchor = next((found[row["id"]] for row in rows if row["id"] in found and row["status"] == shown.name), "")
-    return Cell(shown.symbol, shown.tone, execution, tip, anchor)
+    return Cell(shown.symbol, shown.tone, execution, tip, anchor, counts[shown.name])
 
 
 def _panels(lines: Sequence[Line], most: int) -> tuple[tuple[Topic, ...], ...]:

@@ -7,7 +7,12 @@ from typing import Any
 
 from harness.report.frame import Frame
 
-TOPICS = ("ROUTE", "BLOCK", "PARITY", "CACHE", "PAD", "WINDOW", "CONV", "GEN")
+TOPICS = {
+    "ROUTE": "routing", "BLOCK": "MoE block", "PARITY": "whole model", "CACHE": "KV cache", "WINDOW": "sliding window", "PAD": "padding",
+    "BATCH": "batch rows", "PACK": "packed rows", "CONV": "conversion", "GEN": "generation", "CAP": "capabilities", "DET": "determinism",
+    "MEM": "memory", "INPUT": "invalid input", "LOSS": "loss",
+}  # fmt: skip
+_RANKS = {name: rank for rank, name in enumerate(TOPICS)}
 _DTYPES = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16", "float8_e4m3": "fp8"}
 _DTYPE_RANK = {name: rank for rank, name in enumerate(_DTYPES)}
 
@@ -19,7 +24,7 @@ def short_dtype(name: str) -> str:
 
 def topic_key(topic: str) -> tuple[int, str]:
     """The specification's order; topics it does not know come last."""
-    return (TOPICS.index(topic) if topic in TOPICS else len(TOPICS), topic)
+    return (_RANKS.get(topic, len(_RANKS)), topic)
 
 
 def place_key(row: Mapping[str, Any]) -> tuple[bool, str, str, str, int, str]:

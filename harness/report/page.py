@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from harness.report import sections
+from harness.report.failures import groups
 from harness.report.frame import Frame
+from harness.report.slower import alerts
 from harness.report.template import render
 from harness.report.verdict import verdict
 
@@ -31,7 +33,8 @@ def find_sections() -> list[Section]:
     return sorted(found, key=lambda section: (section.order, section.name))
 
 
-def page(frame: Frame) -> str:
-    """The whole page. A section that renders to nothing is left out."""
+def page(frame: Frame, home: str = "") -> str:
+    """The whole page. A section that renders to nothing is left out. `home`: relative address of the site that the page is part of."""
     rendered = [(section, section.render(frame)) for section in find_sections()]
-    return render("page", sections=[pair for pair in rendered if pair[1]], verdict=verdict(frame))
+    calm = not groups(frame) and not alerts(frame)  # then the matrix gets the room of what failed
+    return render("page", sections=[pair for pair in rendered if pair[1]], verdict=verdict(frame), home=home, calm=calm)

@@ -8,17 +8,20 @@ from typing import Any
 
 from harness.report.frame import Frame
 from harness.report.interval import SMALLEST, median_interval
+from harness.report.metric import finite
 from harness.report.status import SKIPPED
 
 PEER = "hf"  # the reference implementation's backends: hf, hf:eager, hf:grouped_mm, ...
-WORKLOADS = ("prefill", "decode", "moe_block")  # shown in this order, others behind
+WORKLOADS = ("ttft", "prefill", "tpot", "decode", "end_to_end", "moe_block", "router")  # shown in this order, others behind
 Group = tuple[str, str, str, str, str]
 
 
 @dataclass(frozen=True)
 class Speed:
     """One benchmark row. Seconds per round. Every number is None unless the status is PASS: a speed without conformance is no speed.
-    `ratio`: how many times as fast as `peer`; `distinct`: their intervals do not overlap; `note`: why a number is missing."""
+    `ratio`: how many times as fast as `peer`; `distinct`: their intervals do not overlap; `note`: why a number is missing. `share`: of the
+    machine's limit, which is one of `limited_by` (compute, bandwidth); `memory`: peak bytes, the device's if there is one; `disturbed`: the
+    machine was not quiet meanwhile."""
 
     row: Mapping[str, Any]
     group: Group
@@ -31,6 +34,11 @@ class Speed:
     peer: str = ""
     distinct: bool = False
     note: str = ""
+    share: float | None = None
+    limited_by: str = ""
+    first_call: float | None = None
+    memory: float | None = None
+    disturbed: bool = False
 
 
 def speeds(frame: Frame) -> list[Speed]:
@@ -64,7 +72,19 @@ def _measured(row: Mapping[str, Any]) -> Speed:
     median, low, high = median_interval(samples)
     rate = row["tokens"] / median if row["tokens"] and median > 0 else None
     note = "" if low is not None else f"no interval under {SMALLEST} rounds"
-    return replace(speed, rounds=len(samples), median=median, low=low, high=high, tokens_per_s=rate, note=note)
+    return replace(speed, rounds=len(samples), median=median, low=low, high=high, tokens_per_s=rate, note=note, **_about(row["facts"]))
+
+
+def _about(facts: Mapping[str, Any]) -> dict[str, Any]:
+    limit, memory, canary = (facts[name] if isinstance(facts.get(name), Mapping) else {} for name in ("limit", "memory", "canary"))
+    peak = memory.get("device_peak_bytes") or memory.get("host_peak_bytes")
+    return {
+        "share": finite(limit.get("share")),
+        "limited_by": str(limit.get("by") or ""),
+        "first_call": finite(facts.get("first_call_s")),
+        "memory": finite(peak),
+        "disturbed": canary.get("disturbed") is True,
+    }
 
 
 def _peers(measured: Sequence[Speed]) -> dict[Group, Speed]:

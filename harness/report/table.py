@@ -12,7 +12,7 @@ from harness.report.speed import Speed, speeds
 
 COLUMNS = (
     "run machine kind node check title backend execution execution_note case dtype status reason metric value bound ratio metrics evidence "
-    "duration_s parameters rounds median_s low_s high_s tokens tokens_per_s ratio_to_peer peer reproduce"
+    "duration_s parameters rounds median_s low_s high_s tokens tokens_per_s ratio_to_peer peer facts reproduce"
 ).split()
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run such a cell
 
@@ -30,7 +30,8 @@ def table(frame: Frame) -> str:
 
 
 def _row(row: dict[str, Any], speed: Speed | None) -> dict[str, Any]:
-    row = row | {"metrics": _json([vars(metric) for metric in row["metrics"]]), "evidence": _json(row["evidence"])}
+    facts = _json(row["facts"]) if row["status"] == "PASS" else ""
+    row = row | {"metrics": _json([vars(metric) for metric in row["metrics"]]), "evidence": _json(row["evidence"]), "facts": facts}
     if speed is None or speed.median is None:
         return row | {"tokens": None}
     numbers = {"rounds": speed.rounds, "median_s": speed.median, "low_s": speed.low, "high_s": speed.high}

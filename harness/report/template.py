@@ -20,7 +20,7 @@ from harness.report.status import status
 def _environment() -> Environment:
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    numbers = (text.number, text.grouped, text.seconds, text.interval, text.ratio, text.multiple)
+    numbers = (text.number, text.grouped, text.seconds, text.interval, text.ratio, text.multiple, text.memory)
     filters = (*numbers, text.shortened, breakable, status, short_dtype)
     environment.filters |= {function.__name__: function for function in filters}
     return environment
@@ -33,7 +33,7 @@ def safe(markup: str) -> str:
 
 def breakable(name: str) -> str:
     """A long name that may break behind the separators of its parts."""
-    return safe("<wbr>".join(html.escape(part) for part in re.split(r"(?<=[:@/])", name)))
+    return safe("<wbr>".join(html.escape(part) for part in re.split(r"(?<=[:@/.])", name)))
 
 
 def render(name: str, **context: Any) -> str:

@@ -31,6 +31,13 @@ def seconds(value: float | None, like: float | None = None) -> str:
     return f"{_fixed(value / scale)} {unit}"
 
 
+def memory(value: float | None) -> str:
+    """Bytes in MiB or GiB."""
+    if value is None:
+        return ""
+    return f"{number(value / 2**30)} GiB" if value >= 2**30 else f"{number(value / 2**20)} MiB"
+
+
 def interval(low: float | None, high: float | None, like: float) -> str:
     """Low and high, "2.97 – 3.04", in the unit of `like`, which is not repeated."""
     if low is None or high is None:
@@ -59,6 +66,11 @@ def multiple(value: float | None) -> str:
 def shortened(text: str, limit: int = 400) -> str:
     """At most `limit` characters, the cut marked."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def counted(amount: int, noun: str) -> str:
+    """ "1 speed", "2 speeds"."""
+    return f"{amount} {noun}" + ("" if amount == 1 else "s")
 
 
 def _bare(text: str) -> str:

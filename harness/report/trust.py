@@ -1,4 +1,5 @@
-"""How far the harness itself was measured, in a sentence beside the verdict: what its checks kill, how often they alarm, what they see."""
+"""How far the harness itself was measured, in a line beside the verdict and in whole: what its checks kill, how often they alarm, what
+they see; and how much this run looked at."""
 
 from __future__ import annotations
 
@@ -7,10 +8,51 @@ from itertools import groupby
 from typing import Any
 
 from harness.report.frame import Frame
-from harness.report.text import number
+from harness.report.heatmap import heat_rows
+from harness.report.text import grouped, number
 
 UNMEASURED = "This harness has not been measured: no self-test is recorded"
 OF_ANOTHER = "Figures of another version of the harness"
+
+
+def in_short(frame: Frame) -> list[tuple[str, str]]:
+    """(figure, what it is of): kills, false alarms, of timing too, tokens, experts."""
+    judged = next((run.selftest for run in frame.runs if run.selftest is not None), None)
+    timed = next((run.timing_selftest for run in frame.runs if run.timing_selftest is not None), None)
+    return [*(_figures(judged) if judged is not None else ()), *(_timing(timed) if timed is not None else ()), *_seen(frame)]
+
+
+def _figures(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    found = record["figures"]
+    if not found:
+        yield "not measured:", "no self-test of this harness is recorded"
+        return
+    faults, honest = found["faults"], found["honest"]
+    yield f"{faults['killed']} of {faults['expressed']}", "wrong implementations die"
+    yield f"{honest['alarms']} of {honest['runs']}", f"honest runs alarm (under {number(100 * honest['rate_below'], 2)} %)"
+    whose = "" if record["current"] else " of another version"
+    yield "", f"{found['mode']} self-test{whose}, {str(found['date'])[:10]}"
+
+
+def _timing(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    found = record["figures"] if isinstance(record["figures"], Mapping) else {}
+    for name, of in (("false_flags", "equal timings called different"), ("seen", "timings 5 % slower seen")):
+        rate = found.get(name)
+        if isinstance(rate, Mapping) and rate.get("of"):
+            yield f"{rate['count']} of {rate['of']}", of
+
+
+def _seen(frame: Frame) -> Iterator[tuple[str, str]]:
+    tokens = sum(row["evidence"].get("tokens") or 0 for row in frame.of("check") if _is_count(row["evidence"].get("tokens")))
+    experts = sum(len(layer) for row in heat_rows(frame) for layer in row.grids[0].layers)
+    if tokens:
+        yield grouped(tokens), "tokens judged"
+    if experts:
+        yield grouped(experts), "experts judged one by one"
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def trust(frame: Frame) -> list[str]:

@@ -13,8 +13,10 @@ from harness.record import FAILING
 from harness.report.expected import stale_notes, unasked_notes
 from harness.report.frame import Frame, Run
 from harness.report.grades import grade_notes
+from harness.report.pairs import PAIRED, pair_of
 from harness.report.profile import Conformance, conformances
 from harness.report.status import NOT_RUN, SKIPPED, STATUSES
+from harness.report.text import counted
 
 MEANINGS = {
     0: "nothing fails that was not expected to",
@@ -64,7 +66,7 @@ def verdict(frame: Frame) -> Verdict:
 
 
 def count(frame: Frame) -> dict[str, int]:
-    """Rows by outcome. "passed" counts checks, "measured" speeds that conform; "failed" counts checks and benchmarks alike."""
+    """Rows by outcome. "passed" counts checks, "measured" speeds that conform, PAIRED what was timed in turn; "failed" counts all kinds."""
     status, kind = frame.rows["status"], frame.rows["kind"]
     counts = {
         "passed": int(((status == "PASS") & (kind == "check")).sum()),
@@ -75,9 +77,16 @@ def count(frame: Frame) -> dict[str, int]:
         "known": int((status == "KNOWN").sum()),
         **{name.lower(): int((status == name).sum()) for name in SKIPPED},
         "measured": int(((status == "PASS") & (kind == "bench")).sum()),
+        **_paired(frame),
     }
     assert sum(counts.values()) == len(frame.rows), f"a status outside {[s.name for s in STATUSES]}"
     return counts
+
+
+def _paired(frame: Frame) -> dict[str, int]:
+    """Pairs by what came of them, where there are any."""
+    pairs = [pair_of(row).verdict for row in frame.of("pair", "PASS")]
+    return {name: pairs.count(name) for name in PAIRED} if pairs else {}
 
 
 def _lacks_device(frame: Frame, run: Run) -> bool:
@@ -117,7 +126,7 @@ def run_notes(frame: Frame, run: Run) -> list[str]:
 def _colour(code: int, counts: dict[str, int]) -> str:
     if code in (1, 3):
         return "red"
-    judged = counts["passed"] + counts["measured"] + counts["known"]
+    judged = sum(counts.get(name, 0) for name in ("passed", "measured", "known", *PAIRED))
     return "amber" if code or counts["inconclusive"] or not judged else "green"
 
 
@@ -135,15 +144,12 @@ def _sentence(code: int, counts: dict[str, int]) -> str:
     if counts["failed"]:
         parts.append(f"{counts['failed']} failed")
     if counts["void"]:
-        parts.append(f"{_plural(counts['void'], 'speed')} void")
+        parts.append(f"{counted(counts['void'], 'speed')} void")
     if counts["not run"]:
         parts.append(f"{counts['not run']} not run")
     if counts["inconclusive"]:
         parts.append(f"{counts['inconclusive']} inconclusive")
-    passed = f"{counts['passed']} of {_plural(judged, 'check')} passed" if judged else "no check was judged"
-    speeds = [f"{_plural(counts['measured'], 'speed')} measured"] if counts["measured"] and not parts else []
-    return ", ".join([*parts, passed, *speeds])
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    passed = f"{counts['passed']} of {counted(judged, 'check')} passed" if judged else "no check was judged"
+    speeds = [f"{counted(counts['measured'], 'speed')} measured"] if counts["measured"] and not parts else []
+    slower = [f"{counts['slower']} slower"] if counts.get("slower") else []
+    return ", ".join([*parts, passed, *speeds, *slower])

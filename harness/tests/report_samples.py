@@ -47,7 +47,7 @@ BACKENDS = {"hf": "cpu", "hf:grouped_mm": "cpu", "native": "cpu", "te": "emulate
 CASES = ("mixtral", "qwen3_moe")
 DTYPES = ("float32", "bfloat16")
 BOUNDS = {"float32": 4.1e-6, "bfloat16": 7.3e-3}
-ENVIRONMENT = {
+ENVIRONMENT: dict[str, Any] = {
     "hostname": "bench-01", "os": "Linux 6.8.0 x86_64", "python": "3.11.9", "cpu": "AMD EPYC 9654", "cores": 16, "threads": 16,
     "memory_gib": 125.6, "accelerators": [], "packages": {"moe-harness": "0.1.0", "numpy": "2.4.6", "torch": "2.13.0+cpu",
     "transformers": "5.23.0", "pytest": "9.2.0"}, "commit": "d876d2164bd08e8e1cd5a1d3d3b5e1bb5b9b3b77", "dirty": False,
@@ -121,16 +121,25 @@ def write_run(directory: Path, records: list[dict[str, Any]], *, planned: list[d
     """A run directory: run, the plan twice (two workers repeat it), `records`, and `end` with that exit status unless None."""
     command = ["moe-harness", "run", "--bench"]
     asked = {"backends": list(BACKENDS), "dtypes": list(DTYPES), "checkpoints": []} | (requested or {})
-    items = [plan_item(record) for record in planned or records]
+    items = [plan_item(record) for record in planned or records if "backend" in record]
     with Recorder(directory) as recorder:
         recorder.write("run", run_id=directory.name, command=command, environment=ENVIRONMENT | (environment or {}), requested=asked)
         recorder.write("plan", items=items)
         recorder.write("plan", items=items)
         for record in records:
-            recorder.write("bench" if "workload" in record else "check", **record)
+            recorder.write(kind_of(record), **record)
         if end is not None:
             recorder.write("end", exit_status=end, duration_s=184.2)
     return directory
+
+
+def kind_of(record: dict[str, Any]) -> str:
+    """The type of a record's fields."""
+    return next(
+        kind
+        for kind, field in (("pair", "a"), ("bench", "workload"), ("check", "check"), ("timing_selftest", "figures"))
+        if field in record
+    )
 
 
 def plan_item(record: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from harness.report.table import COLUMNS
 from harness.report.verdict import verdict
 from harness.tests import report_samples as samples
 from harness.tests.report_samples import BACKENDS, bench, check, checks, write_run
+from harness.tests.speed_samples import pair
 
 SAMPLES = (samples.green, samples.red, samples.incomplete, samples.void)
 FILES = {"index.html", "report.md", "results.csv", "junit.xml"}
@@ -136,7 +138,8 @@ def test_every_link_of_the_page_has_its_target_and_every_id_is_unique(report: tu
 
 def test_sections_are_found_in_order():
     names = [section.name for section in find_sections()]
-    assert names == ["verdict", "failures", "matrix", "parity", "heatmap", "speed", "skips", "evidence", "raw"]
+    screen, below = "verdict failures slower overview", "since matrix parity heatmap speed pairs skew history skips evidence raw"
+    assert names == f"{screen} {below}".split()
 
 
 def test_a_failure_is_shown_with_all_that_is_needed_to_see_it_again(tmp_path: Path):
@@ -239,6 +242,30 @@ def test_junit_agrees_with_the_frame(report: tuple[Path, Path]):
     assert all(len(node.get("message", "")) > len("FAIL: ") for node in root.iter() if node.tag in ("failure", "skipped", "error"))
 
 
+def evil_failures() -> Iterator[dict[str, Any]]:
+    """A known failure and one with a capsule, a layer and a map that is none."""
+    place = {"backend": EVIL, "case": EVIL}
+    expected = dict.fromkeys(("reason", "url", "expires", "source"), EVIL)
+    yield check("ROUTE-02", "b", "c", "float32", status="KNOWN", expected=expected) | place
+    texts = {"capsule": EVIL, "reason": "x\n" + EVIL, "grade": EVIL, "maps": {EVIL: EVIL}}
+    yield check("ROUTE-03", "b", "c", "float32", status="FAIL", **texts) | place
+
+
+def evil_speeds() -> Iterator[dict[str, Any]]:
+    """Limits, canaries, skewed loads and pairs, in names and where numbers belong."""
+    place = {"backend": EVIL, "case": EVIL}
+    yield (
+        bench("decode", "b", "c", "float32", 0.1, node="facts", **dict.fromkeys("first_call_s canary work limit memory".split(), EVIL))
+        | place
+    )
+    facts = {"limit": {"share": 0.5, "by": EVIL}, "canary": {"disturbed": True}, "work": {"loads": [[EVIL]]}, "workload": EVIL}
+    for skew in ("balanced", EVIL.replace(" ", "")):
+        yield bench("decode", "b", "c", "float32", 0.1, node=skew, parameters={"skew": skew, EVIL: EVIL}) | facts | place
+    yield pair("slower", 1.2) | dict.fromkeys(("a", "b", "workload", "case", "dtype", "reason", "reproduce"), EVIL)
+    yield pair("slower", 1.2, status="VOID") | dict.fromkeys(("ratio", "low", "high", "mde", "verdict", "disturbed", "reason"), EVIL)
+    yield {"figures": {"false_flags": {"count": EVIL, "of": EVIL}, "seen": EVIL}}
+
+
 def evil_run(tmp_path: Path) -> Path:
     """Every text that a backend, a checkpoint or a machine can choose is hostile."""
     names = {"backend": EVIL, "case": EVIL, "dtype": EVIL, "reason": EVIL, "execution_note": EVIL, "reproduce": EVIL, "title": EVIL}
@@ -251,12 +278,17 @@ def evil_run(tmp_path: Path) -> Path:
     gate = [{"name": EVIL, "value": 0.5, "bound": 1.0, "kind": "judged"}]
     records.append(bench("decode", "b", "c", "float32", 0.1, node=EVIL, gate=gate, parameters={EVIL: EVIL}) | names)
     records.append(check("ROUTE-01", "b", "c", "float32", node="odd check") | {"check": EVIL})
+    records += [*evil_failures(), *evil_speeds()]
     environment = {"hostname": EVIL, "cpu": EVIL, "accelerators": [EVIL], "packages": {EVIL: EVIL, "torch": EVIL}, "commit": EVIL}
     return write_run(tmp_path / "evil", records, environment=environment, requested={EVIL: [EVIL]}, end=1)
 
 
-def test_hostile_texts_are_texts(tmp_path: Path):
-    out = built(tmp_path, evil_run(tmp_path))
+@pytest.mark.parametrize("compared", [False, True])
+def test_hostile_texts_are_texts(tmp_path: Path, compared: bool):
+    before = check("PAD-01", "b", "c", "float32") | {"backend": EVIL, "case": EVIL}
+    base = write_run(tmp_path / "base", [before], environment={"packages": {EVIL: "1"}, "commit": "1" + EVIL})
+    build([evil_run(tmp_path)], tmp_path / "out", [base] if compared else [])
+    out = tmp_path / "out"
     text = (out / "index.html").read_text()
     page = Page(text)
     assert not {"script", "img"} & set(page.tags)
@@ -294,10 +326,10 @@ def test_the_figure_draws_every_point_and_tells_zero_small_and_beyond_apart(tmp_
 def test_more_failures_than_fit_are_folded_not_dropped(tmp_path: Path):
     records = [check("ROUTE-01", f"b{number}", "mixtral", "float32", status="FAIL") for number in range(10)]
     text = (built(tmp_path, write_run(tmp_path / "run", records, end=1)) / "index.html").read_text()
-    section = text[text.index('<section id="failures">') : text.index('<section id="matrix">')]
-    before, folded = section.split("<details>")
-    assert (before.count("<tbody"), folded.count("<tbody")) == (6, 4)
-    assert "4 more" in folded
+    section = text[text.index('<section id="failures">') : text.index('<section id="overview">')]
+    before, folded = section.split('<details class="rest">')
+    assert (before.count("<article"), folded.count("<article")) == (4, 6)
+    assert "6 more" in folded
 
 
 def test_a_formula_is_defused_in_the_csv(tmp_path: Path):

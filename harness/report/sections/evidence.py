@@ -9,6 +9,7 @@ from harness.report import template
 from harness.report.frame import Frame
 from harness.report.order import Labels, place_key
 from harness.report.text import grouped, number
+from harness.report.trust import trust
 
 TITLE = "Evidence"
 ORDER = 70
@@ -18,13 +19,14 @@ _SUMMED = ("tokens", "flips_excused")
 
 def render(frame: Frame) -> str:
     rows = sorted(frame.of("check", *_JUDGED), key=place_key)
-    if not any(row["evidence"] for row in rows):
+    sentences = trust(frame)
+    if not sentences and not any(row["evidence"] for row in rows):
         return ""
     labels, places = Labels(frame), dict[tuple[str, str, str, str], list[Mapping[str, Any]]]()
     for row in rows:
         places.setdefault((labels(row), row["grade"], row["case"], row["dtype"]), []).append(row["evidence"])
     lines = [(place, len(found), _cells(found)) for place, found in places.items()]
-    return template.render("evidence", lines=lines)
+    return template.render("evidence", lines=lines, sentences=sentences)
 
 
 def _cells(found: Iterable[Mapping[str, Any]]) -> tuple[str, str, str, str]:

@@ -1,19 +1,42 @@
-"""What failed: check, place, the worst metric against its bound, the reason, the command that shows it again."""
+"""What failed: clause, place, layer, the worst metric against its bound, the reason, the commands that show it again."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from harness.report import template
-from harness.report.failures import SHOWN, capsule_commands, failures
+from harness.report.failures import SHOWN, Group, Row, capsule_commands, groups, where_in_model
 from harness.report.frame import Frame
-from harness.report.order import Labels
 
 TITLE = "Failures"
 ORDER = 20
-FIRST = 6  # in sight; the rest is folded so that the matrix stays on the first screen
+FIRST = 4  # in sight; the rest is folded so that speeds and matrix stay on the first screen
+MEMBERS = 12  # of a group, with their commands
 
 
 def render(frame: Frame) -> str:
-    labels = Labels(frame)
-    rows = [row | {"place": labels(row), "commands": capsule_commands(row["capsule"])} for row in failures(frame)]
-    numbered = list(enumerate(rows[:SHOWN], start=1))
-    return template.render("failures", first=numbered[:FIRST], rest=numbered[FIRST:], left_out=len(rows) - len(numbered))
+    found = groups(frame)
+    numbered = [_shown(number, group) for number, group in enumerate(found[:SHOWN], start=1)]
+    return template.render("failures", first=numbered[:FIRST], rest=numbered[FIRST:], left_out=len(found) - len(numbered))
+
+
+def _commands(row: Row) -> list[str]:
+    return [*filter(None, [row["reproduce"]]), *capsule_commands(row["capsule"])]
+
+
+def _shown(number: int, group: Group) -> dict[str, Any]:
+    row = group.worst
+    reason, _, more = row["reason"].partition("\n")
+    shown = [row["reproduce"], *capsule_commands(row["capsule"])[:1]]
+    members = [(member, [command for command in _commands(member) if command not in shown]) for member in group.rows[:MEMBERS]]
+    return {
+        "number": number,
+        "group": group,
+        "row": row,
+        "layer": where_in_model(row),
+        "reason": reason,
+        "more": more,
+        "commands": [command for command in shown if command],
+        "members": members,
+        "left_out": len(group.rows) - len(members),
+    }

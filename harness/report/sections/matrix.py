@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from harness.report import template
 from harness.report.frame import Frame
-from harness.report.matrix import matrix
+from harness.report.matrix import EXECUTIONS, matrix, overview
 from harness.report.status import STATUSES
 
-TITLE = "Checks by backend"
-ORDER = 30
+TITLE = "All clauses"
+ORDER = 38
 
 
 def render(frame: Frame) -> str:
-    found = matrix(frame)
-    if found is None:
+    """Nothing where the first screen shows all of it already."""
+    found, seen = matrix(frame), overview(frame)
+    if found is None or (seen is not None and seen.whole and len(seen.widths) == len(found.widths)):
         return ""
+    return template.render("matrix", matrix=found, **legend(frame))
+
+
+def legend(frame: Frame) -> dict[str, Any]:
+    """The statuses that occur and, where there are several, the places where backends ran."""
     checks = frame.rows[frame.rows["kind"] == "check"]
     present = set(checks["status"])
-    executions = [name for name in ("device", "cpu", "emulated") if (checks["execution"] == name).any()]
-    legend = [status for status in reversed(STATUSES) if status.name in present]
-    return template.render("matrix", matrix=found, legend=legend, executions=executions)
+    executions = [name for name in reversed(EXECUTIONS) if (checks["execution"] == name).any()]
+    return {"legend": [status for status in reversed(STATUSES) if status.name in present], "executions": executions}

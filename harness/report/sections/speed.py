@@ -12,6 +12,7 @@ from harness.report.speed import Speed, speeds
 TITLE = "Speed"
 ORDER = 50
 SHOWN = 150
+_OPTIONAL = ("share", "first_call", "memory", "disturbed")  # columns that are there if one speed has them
 
 
 def render(frame: Frame) -> str:
@@ -21,7 +22,8 @@ def render(frame: Frame) -> str:
     labels = Labels(frame)
     groups = [list(members) for _, members in groupby(found[:SHOWN], key=lambda speed: speed.group)]
     tables = [[(speed, labels(speed.row), _share(speed, members)) for speed in members] for members in groups]
-    return template.render("speed", groups=tables, left_out=len(found) - len(found[:SHOWN]))
+    shown = {name: any(getattr(speed, name) not in (None, False) for speed in found[:SHOWN]) for name in _OPTIONAL}
+    return template.render("speed", groups=tables, left_out=len(found) - len(found[:SHOWN]), shown=shown)
 
 
 def _share(speed: Speed, members: list[Speed]) -> float | None:

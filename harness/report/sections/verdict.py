@@ -1,16 +1,19 @@
-"""The verdict: colour, counts, what the exit code means, how far the judge is to be trusted, on what machine and versions it ran."""
+"""The verdict: colour, counts, exit code; what differs from the last green run; how far the judge is to be trusted; on what it ran."""
 
 from __future__ import annotations
 
 from harness.report import template
 from harness.report.frame import Frame, Run
-from harness.report.trust import trust
+from harness.report.since import Since, since
+from harness.report.text import counted
+from harness.report.trust import in_short
 from harness.report.verdict import verdict
 
 TITLE = ""
 ORDER = 10
+RUNS, NOTES, FACTS = 2, 3, 4  # in sight
 _VERSIONS = ("torch", "transformers")  # the rest stands in the environment table
-_TONES = {"failed": "bad", "void": "bad", "not run": "open", "inconclusive": "open"}  # of a count that is not zero
+_TONES = {"failed": "bad", "void": "bad", "not run": "open", "inconclusive": "open", "slower": "bad"}  # of a count that is not zero
 _ALWAYS = ("passed", "failed", "inconclusive", "void", "not run")  # shown even if zero: the reader looks for them
 
 
@@ -18,12 +21,31 @@ def render(frame: Frame) -> str:
     found = verdict(frame)
     shown = [(label, number) for label, number in found.counts.items() if number or label in _ALWAYS]
     counts = [(label, number, _TONES.get(label, "") if number else "") for label, number in shown]
+    notes = [*(each.sentence for each in found.conformances), *found.notes]
     runs = [(run.machine, provenance(run)) for run in frame.runs]
-    return template.render("verdict", verdict=found, counts=counts, runs=runs, trust=trust(frame))
+    compared = since(frame)
+    context = {"since": compared and summary(compared), "facts": compared.facts if compared else (), "most_facts": FACTS}
+    return template.render("verdict", verdict=found, counts=counts, notes=(notes[:NOTES], notes[NOTES:]), trust=in_short(frame),
+                           runs=(runs[:RUNS], runs[RUNS:]), **context)  # fmt: skip
+
+
+def summary(found: Since) -> tuple[str, list[tuple[str, str]]]:
+    """(the run compared with, counts of what changed with their tone)."""
+    run, word = found.base.runs[0], verdict(found.base).word
+    slower = sum(pace.ratio > 1 for pace in found.paces)
+    changes = [
+        (counted(len(found.new), "new failure"), "bad"),
+        (f"{len(found.fixed)} fixed", "good-text"),
+        (f"{len(found.vanished)} no longer judged", "open"),
+        (f"{slower} slower", "open"),
+        (f"{len(found.paces) - slower} faster", ""),
+    ]
+    said = [(text, tone) for text, tone in changes if not text.startswith("0 ")] or [("no check or speed changed", "")]
+    return f"{run.started[:16].replace('T', ' ')}, {word}", said
 
 
 def provenance(run: Run) -> str:
-    """Machine, versions and commit in one line."""
+    """Machine, versions and commit in one line; the environment table has more."""
     env = run.environment
     accelerators = ", ".join(str(name) for name in env.get("accelerators") or ()) or "no accelerator"
     units = [("cores", "cores"), ("memory_gib", "GiB")] + [("threads", "threads")] * (env.get("threads") != env.get("cores"))
@@ -32,7 +54,7 @@ def provenance(run: Run) -> str:
     versions = [f"{name} {packages[name]}" for name in _VERSIONS if name in packages]
     commit = f"commit {str(env['commit'])[:10]}{' + changes' if env.get('dirty') else ''}" if env.get("commit") else "no commit"
     python = f"Python {env['python']}" if env.get("python") else ""
-    parts = (", ".join(filter(None, (env.get("cpu"), *size))), accelerators, env.get("os"), python, *versions, commit)
+    parts = (", ".join(filter(None, (env.get("cpu"), *size))), accelerators, python, *versions, commit)
     return " · ".join([str(part) for part in parts if part] + [_time(run)])
 
 

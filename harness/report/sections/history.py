@@ -1,0 +1,16 @@
+"""Speeds and failures over the earlier runs that are given, oldest first."""
+
+from __future__ import annotations
+
+from harness.report import template
+from harness.report.frame import Frame
+from harness.report.trend import trends
+
+TITLE = "History"
+ORDER = 58
+SHOWN = 40
+
+
+def render(frame: Frame) -> str:
+    found = trends(frame)
+    return template.render("history", lines=found[:SHOWN], left_out=len(found[SHOWN:]), runs=len(frame.past) + 1) if found else ""

@@ -1,0 +1,16 @@
+"""The matrix of the first screen: topics, or clauses where they are few, by backends."""
+
+from __future__ import annotations
+
+from harness.report import template
+from harness.report.frame import Frame
+from harness.report.matrix import overview
+from harness.report.sections.matrix import legend
+
+TITLE = "Checks by backend"
+ORDER = 30
+
+
+def render(frame: Frame) -> str:
+    found = overview(frame)
+    return "" if found is None else template.render("overview", matrix=found, **legend(frame))

@@ -1,0 +1,135 @@
+"""What the report says of an earlier run: new, fixed, gone, slower, other versions; and that it does not invent any of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from harness.cli import application
+from harness.report.build import build
+from harness.report.failures import groups
+from harness.report.frame import load_frame
+from harness.report.markdown import markdown
+from harness.report.page import page
+from harness.report.since import Since, since
+from harness.tests.report_samples import ENVIRONMENT, bench, check, write_run
+
+WRONG = {"status": "FAIL", "reason": "weights sum to 0.588"}
+
+
+def one(name: str = "ROUTE-01", **fields: Any) -> dict[str, Any]:
+    return check(name, "native", "mixtral", "float32", **fields)
+
+
+def steady(seconds: float, backend: str = "native") -> dict[str, Any]:
+    samples = [seconds * (1 + 1e-4 * step) for step in range(-4, 4)]
+    return bench("decode", backend, "mixtral", "float32", seconds) | {"samples": samples}
+
+
+def compared(root: Path, before: list[dict[str, Any]], after: list[dict[str, Any]], **environment: Any) -> Since:
+    base, run = write_run(root / "base", before), write_run(root / "run", after, environment=environment)
+    found = since(load_frame([run], [base]))
+    assert found is not None
+    return found
+
+
+def names(changes: Any) -> list[str]:
+    return [f"{change.key[1]} {change.before} {change.after}" for change in changes]
+
+
+def test_new_fixed_and_vanished_are_told_apart(tmp_path: Path):
+    before = [one("ROUTE-01"), one("ROUTE-02", **WRONG), one("ROUTE-03", **WRONG), one("ROUTE-04"), one("ROUTE-05")]
+    gap = {"status": "UNSUPPORTED", "reason": "no longer"}
+    after = [one("ROUTE-01", **WRONG), one("ROUTE-02"), one("ROUTE-03", **WRONG), one("ROUTE-05", **gap), one("ROUTE-06", **WRONG)]
+    found = compared(tmp_path, before, after)
+    assert names(found.failed) == ["ROUTE-01 PASS FAIL", "ROUTE-06 not asked FAIL"]
+    assert names(found.fixed) == ["ROUTE-02 FAIL PASS"]
+    assert names(found.vanished) == ["ROUTE-04 PASS not asked", "ROUTE-05 PASS UNSUPPORTED"]
+
+
+def test_a_place_is_one_backend_case_and_dtype(tmp_path: Path):
+    """The same clause fails on another model: that is new."""
+    before = [one(**WRONG), check("ROUTE-01", "native", "qwen3_moe", "float32")]
+    after = [one(), check("ROUTE-01", "native", "qwen3_moe", "float32", **WRONG)]
+    found = compared(tmp_path, before, after)
+    assert names(found.failed) == ["ROUTE-01 PASS FAIL"] and found.failed[0].key[3] == "qwen3_moe"
+
+
+def test_without_an_earlier_run_nothing_is_compared(tmp_path: Path):
+    frame = load_frame([write_run(tmp_path / "run", [one(**WRONG)])])
+    assert since(frame) is None and groups(frame)[0].new is None
+    assert "no earlier run to compare with" in page(frame)
+
+
+def test_equal_runs_have_no_change(tmp_path: Path):
+    records = [one(), one("ROUTE-02", **WRONG), steady(0.1)]
+    found = compared(tmp_path, records, records)
+    assert not (found.failed or found.fixed or found.vanished or found.paces or found.facts)
+    assert "no check or speed changed" in page(load_frame([tmp_path / "run"], [tmp_path / "base"]))
+
+
+def test_versions_that_differ_are_named(tmp_path: Path):
+    packages = ENVIRONMENT["packages"] | {"torch": "2.14.0", "triton": "3.9"}
+    facts = compared(tmp_path, [one()], [one()], packages=packages, commit="feedbeef0011", dirty=True).facts
+    assert facts == (("commit", "d876d2164b", "feedbeef00 + changes"), ("torch", "2.13.0+cpu", "2.14.0"), ("triton", "absent", "3.9"))
+
+
+@pytest.mark.parametrize(("after", "noticed"), [(0.1, False), (0.103, False), (0.108, True), (0.09, True)])
+def test_a_speed_changed_if_the_intervals_are_apart_and_the_change_is_worth_a_look(tmp_path: Path, after: float, noticed: bool):
+    found = compared(tmp_path, [steady(0.1)], [steady(after)])
+    assert [round(pace.ratio, 3) for pace in found.paces] == ([round(after / 0.1, 3)] if noticed else [])
+
+
+def test_speeds_of_another_machine_are_not_compared(tmp_path: Path):
+    found = compared(tmp_path, [steady(0.1)], [steady(0.2)], hostname="other")
+    assert not found.paces and ("hostname", "bench-01", "other") in found.facts
+
+
+def test_overlapping_speeds_are_not_compared(tmp_path: Path):
+    wide = steady(0.12) | {"samples": [0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.3]}
+    assert not compared(tmp_path, [steady(0.1)], [wide]).paces
+
+
+def test_new_failures_stand_before_old_ones_and_are_marked(tmp_path: Path):
+    before, after = [one("ROUTE-01", **WRONG), one("ROUTE-02")], [one("ROUTE-01", **WRONG), one("ROUTE-02", **WRONG)]
+    base, run = write_run(tmp_path / "base", before, end=1), write_run(tmp_path / "run", after, end=1)
+    found = groups(load_frame([run], [base]))
+    assert [(group.worst["check"], group.new) for group in found] == [("ROUTE-02", True), ("ROUTE-01", False)]
+    assert page(load_frame([run], [base])).count('class="tag new"') == 1
+
+
+def test_several_base_runs_are_merged(tmp_path: Path):
+    """A night of two machines against a night of two machines."""
+    te = check("ROUTE-01", "te", "mixtral", "float32")
+    bases = [write_run(tmp_path / "a", [one()]), write_run(tmp_path / "b", [te])]
+    runs = [write_run(tmp_path / "c", [one()]), write_run(tmp_path / "d", [te | WRONG])]
+    found = since(load_frame(runs, bases))
+    assert found is not None and names(found.failed) == ["ROUTE-01 PASS FAIL"] and not found.vanished
+
+
+def test_the_markdown_says_the_same(tmp_path: Path):
+    base, run = (
+        write_run(tmp_path / "base", [one(), one("ROUTE-02", **WRONG)]),
+        write_run(tmp_path / "run", [one(**WRONG), one("ROUTE-02")]),
+    )
+    text = markdown(load_frame([run], [base]))
+    assert "1 new failure, 1 fixed." in text
+    assert "| new failure | ROUTE-01 native mixtral float32 | PASS | FAIL |" in text and "| fixed | ROUTE-02" in text
+    assert "Since" not in markdown(load_frame([run]))
+
+
+def test_the_command_takes_a_base(tmp_path: Path):
+    base, run = write_run(tmp_path / "base", [one()]), write_run(tmp_path / "run", [one(**WRONG)], end=1)
+    done = CliRunner().invoke(application(), ["report", str(run), "--baseline", str(base), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1 and "1 new failure" in (tmp_path / "out" / "index.html").read_text()
+    again = CliRunner().invoke(application(), ["report", str(run), "--baseline", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+    assert again.exit_code == 2
+
+
+def test_a_run_is_not_compared_with_itself(tmp_path: Path):
+    run = write_run(tmp_path / "run", [one()])
+    with pytest.raises(ValueError, match="run given twice: run"):
+        build([run], tmp_path / "out", [run])

@@ -121,7 +121,7 @@ def report(
 ) -> None:
     """Rebuild a report from records, also from those of a run that was killed; with --verify, hold a written one against records."""
     if verify:
-        verified(runs, out, seal)
+        verified(runs, out, baseline, history, seal)
     if site is None:
         finish(runs, out, baseline, history)
     from harness.report.site.build import build_site

@@ -80,7 +80,8 @@ def launch(asked: Launch, parts: list[str], run_dir: Path | None) -> list[Path]:
         if PYTEST_USAGE not in codes:
             typer.echo(f"error: no check matches -k {asked.keyword!r}", err=True)
         raise typer.Exit(2)
-    typer.echo(f"seal: {seal(directory)}")
+    if directory.is_dir():  # a pytest that could not even start leaves none
+        typer.echo(f"seal: {seal(directory)}")
     return [directory]
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -98,12 +98,12 @@ def since(base: list[Path], runs: list[Path], out: Path) -> int:
     return found.code
 
 
-def verified(runs: list[Path], out: Path, anchor: str | None) -> None:
-    """Exits with 1 where a number is not what its raw data say, else with 0."""
-    from harness.history.verify import verify
+def verified(runs: list[Path], out: Path, baseline: list[str] | None, history: Path, anchor: str | None) -> NoReturn:
+    """Exits with 1 where a number is not what its raw data say, else with 0. `baseline`: as the report was built with."""
+    from harness.history.verify import Question, verify
 
     with _readable_errors():
-        found = verify(runs, out, anchor, _pairs_again())
+        found = verify(Question(runs, out, chosen(baseline or [], history, runs), anchor, _pairs_again()))
     for line in (*found.findings, *found.notes, found.sentence):
         typer.echo(str(line))
     raise typer.Exit(1 if found.findings else 0)

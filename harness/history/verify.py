@@ -10,6 +10,7 @@ from typing import Any
 from harness.history import schema, seal
 from harness.history.finding import Finding
 from harness.history.lines import beside, run_id
+from harness.history.verify_counts import count_findings
 from harness.history.verify_records import Again, record_findings
 from harness.history.verify_report import csv_findings, file_findings, is_of
 from harness.history.verify_seal import seal_findings
@@ -31,21 +32,33 @@ class Verification:
         return f"{self.records} records: every number follows from its raw data"
 
 
-def verify(directories: Sequence[Path], out: Path, anchor: str | None = None, again: Again | None = None) -> Verification:
-    """`out`: where the report was written; `anchor`: the seal as the run printed it; `again`: estimates a pair from its samples. Raises
-    RecordError for what cannot be read."""
+@dataclass(frozen=True)
+class Question:
+    """`out`: where the report of the runs was written; `base`: the runs that it compares with; `anchor`: the seal as the run printed it;
+    `again`: estimates a pair from its samples."""
+
+    runs: Sequence[Path]
+    out: Path
+    base: Sequence[Path] = ()
+    anchor: str | None = None
+    again: Again | None = None
+
+
+def verify(asked: Question) -> Verification:
+    """Raises RecordError for what cannot be read."""
+    runs = {run_id(directory): [*read_run(directory), *beside(directory)] for directory in asked.runs}
     found: list[Finding] = []
     notes: list[str] = []
-    runs = {run_id(directory): [*read_run(directory), *beside(directory)] for directory in directories}
-    for directory, records in zip(directories, runs.values(), strict=True):
-        broken = seal_findings(directory, anchor)
+    for directory, records in zip(asked.runs, runs.values(), strict=True):
+        broken = seal_findings(directory, asked.anchor)
         sealed = seal.read(directory) is not None
-        found += [*broken, *record_findings(records, sealed and not broken, again), *_schema(records)]
+        found += [*broken, *record_findings(records, sealed and not broken, asked.again), *_schema(records)]
         notes += [] if sealed else [f"{directory}: no seal, so a change that contradicts nothing is not seen"]
-    if is_of(out, list(runs)):
-        found += [*csv_findings(out, runs), *file_findings(out, directories)]
+    found += count_findings(asked.runs, list(runs.values()))
+    if is_of(asked.out, list(runs)):
+        found += [*csv_findings(asked.out, runs), *file_findings(asked.out, asked.runs, asked.base)]
     else:
-        notes.append(f"{out}: no report of these runs, so none was compared")
+        notes.append(f"{asked.out}: no report of these runs, so none was compared")
     notes += [] if schema.available() else [schema.MISSING]
     return Verification(tuple(found), tuple(notes), sum(map(len, runs.values())))
 

@@ -77,12 +77,12 @@ def _same(cell: str, value: Any) -> bool:
     return math.isclose(recompute.number(cell), recompute.number(value), rel_tol=1e-9) or recompute.number(cell) == value
 
 
-def file_findings(out: Path, directories: Sequence[Path]) -> Iterator[Finding]:
-    """The first line in which a file of the report is not what the records give now."""
+def file_findings(out: Path, directories: Sequence[Path], base: Sequence[Path]) -> Iterator[Finding]:
+    """The first line in which a file of the report is not what the records give now; `base`: what the report compares with."""
     from harness.report.build import build
 
     with TemporaryDirectory() as folder:
-        build(directories, Path(folder))
+        build(directories, Path(folder), base)
         for name in FILES:
             if (out / name).is_file() and (difference := _first_difference(out / name, Path(folder) / name)):
                 number, *sides = difference

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +15,12 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli import application
-from harness.history import recompute, seal
-from harness.history.verify import verify
+from harness.history import recompute, seal, verify_counts
+from harness.history.verify import Question, verify
 from harness.report.build import build
+from harness.report.frame import load_frame
 from harness.report.interval import median_interval
+from harness.report.verdict import verdict
 from harness.tests import report_samples
 from harness.tests.report_samples import bench, check, write_run
 
@@ -109,7 +112,7 @@ IDS = [fault.__name__ for fault, *_ in FAULTS]
 def test_a_fault_is_named_without_a_seal(run: Path, fault: Callable[[Path], None], kind: str, node: str, field: str) -> None:
     """By what contradicts it: other fields, the plan, the written report."""
     fault(run)
-    found = verify([run], run.parent / "out").findings
+    found = verify(Question([run], run.parent / "out")).findings
     named = [each for each in found if each.type == kind and node in each.node and re.fullmatch(field, each.field)]
     assert named and all(each.recorded != each.recomputed for each in named), found
 
@@ -120,9 +123,9 @@ def test_a_fault_in_records_breaks_the_seal_without_a_report(
     run: Path, fault: Callable[[Path], None], kind: str, node: str, field: str
 ) -> None:
     seal.seal(run)
-    assert verify([run], run / "no report").findings == ()
+    assert verify(Question([run], run / "no report")).findings == ()
     fault(run)
-    broken = [each for each in verify([run], run / "no report").findings if each.field == "line"]
+    broken = [each for each in verify(Question([run], run / "no report")).findings if each.field == "line"]
     assert len(broken) == 1 and node in broken[0].node and re.match(r"records-.*\.jsonl:\d+", broken[0].source)
 
 
@@ -132,7 +135,7 @@ def test_a_change_that_contradicts_nothing_needs_the_seal(run: Path) -> None:
 
     seal.seal(run)
     edited(run, "ROUTE-01", milder)
-    found = verify([run], run / "no report").findings
+    found = verify(Question([run], run / "no report")).findings
     assert [(each.field, each.type) for each in found] == [("line", "check")]
 
 
@@ -140,9 +143,9 @@ def test_a_seal_made_again_is_found_by_what_the_run_printed(run: Path) -> None:
     printed = seal.seal(run)
     edited(run, "ROUTE-01", lambda record: record["evidence"].update(tokens=10**6))
     seal.seal(run)
-    assert verify([run], run / "no report").findings == ()
-    assert [each.field for each in verify([run], run / "no report", printed).findings] == ["digest"]
-    assert [each.field for each in verify([run], run / "no report", printed[:12]).findings] == ["digest"]
+    assert verify(Question([run], run / "no report")).findings == ()
+    assert [each.field for each in verify(Question([run], run / "no report", anchor=printed)).findings] == ["digest"]
+    assert [each.field for each in verify(Question([run], run / "no report", anchor=printed[:12])).findings] == ["digest"]
 
 
 def test_a_seal_that_was_edited_or_removed_is_found(run: Path) -> None:
@@ -151,12 +154,12 @@ def test_a_seal_that_was_edited_or_removed_is_found(run: Path) -> None:
     sealed = json.loads(path.read_text())
     name = next(iter(sealed["shards"]))
     path.write_text(json.dumps(sealed | {"files": {"x": "0"}}))
-    assert {each.field for each in verify([run], run).findings} == {"digest", "files.x"}
+    assert {each.field for each in verify(Question([run], run)).findings} == {"digest", "files.x"}
     sealed["shards"][name]["chain"] = "0" * 64
     path.write_text(json.dumps(sealed | {"digest": seal.digest(sealed)}))
-    assert verify([run], run).findings
+    assert verify(Question([run], run)).findings
     path.unlink()
-    assert verify([run], run).findings == () and verify([run], run, printed).findings
+    assert verify(Question([run], run)).findings == () and verify(Question([run], run, anchor=printed)).findings
 
 
 def test_a_changed_capsule_and_a_vanished_shard_are_found(run: Path) -> None:
@@ -167,7 +170,7 @@ def test_a_changed_capsule_and_a_vanished_shard_are_found(run: Path) -> None:
     seal.seal(run)
     (run / "capsules" / "a.safetensors").write_bytes(b"two")
     other.unlink()
-    assert {each.field for each in verify([run], run).findings} == {"files.capsules/a.safetensors", "shards.records-0.jsonl"}
+    assert {each.field for each in verify(Question([run], run)).findings} == {"files.capsules/a.safetensors", "shards.records-0.jsonl"}
 
 
 @pytest.mark.parametrize(("make", "sealed"), [(report_samples.green, True), (report_samples.red, False), (report_samples.void, False)])
@@ -176,7 +179,7 @@ def test_honest_runs_hold(tmp_path: Path, make: Any, sealed: bool) -> None:
     if sealed:
         seal.seal(directory)
     build([directory], tmp_path / "out")
-    found = verify([directory], tmp_path / "out")
+    found = verify(Question([directory], tmp_path / "out"))
     allowed = {"record"} if make is report_samples.void and not sealed else set()  # that sample has planned benchmarks without a record
     allowed |= {"status"} if make is report_samples.void else set()  # and one that passes without a gate
     assert {each.field for each in found.findings} <= allowed, found.findings
@@ -185,14 +188,31 @@ def test_honest_runs_hold(tmp_path: Path, make: Any, sealed: bool) -> None:
 def test_a_changed_page_is_shown(run: Path) -> None:
     page = run.parent / "out" / "report.md"
     page.write_text(page.read_text().replace("1 failed", "0 failed"))
-    found = verify([run], run.parent / "out").findings
+    found = verify(Question([run], run.parent / "out")).findings
     assert [each.source for each in found] == ["report.md:1"] and "0 failed" in found[0].recorded and "1 failed" in found[0].recomputed
 
 
 def test_a_report_of_other_runs_is_not_compared(run: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", [check("ROUTE-01", *PLACE)])
-    found = verify([other], run.parent / "out")
+    found = verify(Question([other], run.parent / "out"))
     assert found.findings == () and any("no report of these runs" in note for note in found.notes)
+
+
+def test_a_report_with_a_baseline_is_held_against_both(run: Path, tmp_path: Path) -> None:
+    base = write_run(tmp_path / "base", [check("ROUTE-01", *PLACE, metrics=[METRIC])])
+    build([run], run.parent / "out", [base])
+    assert verify(Question([run], run.parent / "out", [base])).findings == ()
+    assert {each.type for each in verify(Question([run], run.parent / "out")).findings} == {"file"}
+    edited(base, "ROUTE-01", lambda record: record.update(status="FAIL", reason="wrong"))
+    assert {each.type for each in verify(Question([run], run.parent / "out", [base])).findings} == {"file"}
+
+
+def test_counts_are_made_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = verdict(load_frame([run]))
+    wrong = replace(found, counts=found.counts | {"passed": 3, "failed": 0})
+    monkeypatch.setattr(verify_counts, "verdict", lambda frame: wrong)
+    findings = verify(Question([run], run / "no report")).findings
+    assert [(each.field, each.recorded, each.recomputed) for each in findings] == [("passed", "3", "2"), ("failed", "0", "1")]
 
 
 def pair(**fields: Any) -> dict[str, Any]:

@@ -81,8 +81,8 @@ def run(
     common = (backend, checkpoint, dtype, device, golden, require, keyword, thorough, python, timeout)
     asked = Launch(*common, expect=expect, profile=profile, workers=workers, budget=budget)
     if ray is not None:
-        _finish([_fan_out(asked, ray, bench, run_dir)], out, baseline, history)
-    _finish(launch(asked, ["checks", "bench"] if bench else ["checks"], run_dir), out, baseline, history)
+        finish([_fan_out(asked, ray, bench, run_dir)], out, baseline, history)
+    finish(launch(asked, ["checks", "bench"] if bench else ["checks"], run_dir), out, baseline, history)
 
 
 def _fan_out(asked: Launch, address: str, bench: bool, run_dir: Path | None) -> Path:
@@ -110,24 +110,6 @@ def _fan_out(asked: Launch, address: str, bench: bool, run_dir: Path | None) -> 
 
 
 @app.command()
-def bench(
-    backend: Backends = None,
-    checkpoint: Checkpoints = None,
-    dtype: Dtypes = None,
-    device: Device = "cpu",
-    require: Require = None,
-    keyword: Keyword = None,
-    python: Pythons = None,
-    timeout: Timeout = None,
-    out: Out = OUT,
-    run_dir: RunDir = None,
-) -> None:
-    """Time backends on a 371 M-parameter Mixtral (made on first use, 0.7 GB in the cache) or on your checkpoint. Wrong ones get VOID."""
-    asked = Launch(backend, checkpoint, dtype, device, None, require, keyword, False, python, timeout)
-    _finish(launch(asked, ["bench"], run_dir), out)
-
-
-@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories (reports/runs/ID), of one or several machines.")],
     site: Annotated[Path | None, typer.Option(metavar="DIR", help="Instead: a static site with a page for each run, and badges.")] = None,
@@ -141,7 +123,7 @@ def report(
     if verify:
         verified(runs, out, baseline, history, seal)
     if site is None:
-        _finish(runs, out, baseline, history)
+        finish(runs, out, baseline, history)
     from harness.report.site.build import build_site
 
     if baseline:
@@ -263,7 +245,7 @@ def golden_synthesize(
         typer.echo(f"{dst}: written")
 
 
-def _finish(runs: list[Path], out: Path, baseline: list[str] | None = None, history: Path = RUNS) -> NoReturn:
+def finish(runs: list[Path], out: Path, baseline: list[str] | None = None, history: Path = RUNS) -> NoReturn:
     """Builds the report, prints the verdict, compares with the baseline, and exits with the verdict's code or else the comparison's."""
     from harness.report.build import build
 
@@ -296,12 +278,14 @@ def _readable_errors() -> Iterator[None]:
 @cache
 def application() -> typer.Typer:
     """The commands with their subcommands."""
+    from harness.cli_bench import bench
     from harness.cli_explain import explain, recheck
     from harness.cli_floors import floors
     from harness.cli_kernel import kernel
     from harness.cli_rivals import rivals
     from harness.cli_selftest import selftest
 
+    app.command("bench")(bench)
     app.command("kernel")(kernel)
     app.command("explain")(explain)
     app.command("recheck")(recheck)

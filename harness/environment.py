@@ -35,7 +35,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "cpu": _cpu(),
         "cores": _cores(),
-        "threads": _threads(),
+        "threads": threads(),
         "memory_gib": _memory_gib(),
         "accelerators": _nvidia() + _neuron(),
         "packages": _packages(),
@@ -78,7 +78,7 @@ def _cores() -> int | None:
     return len(physical) or os.cpu_count()
 
 
-def _threads() -> int | None:
+def threads() -> int | None:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list sets one number per nesting level
     return min(int(first), allowed or int(first)) if first.isdecimal() and int(first) else allowed

@@ -69,7 +69,7 @@ _HOSTS = pytest.StashKey[Hosts]()
 def hosts(config: pytest.Config) -> Hosts:
     """Those of this process, made once. Raises ValueError for options that make no sense, BadInterpreter being one."""
     if _HOSTS not in config.stash:
-        pythons = parse(option(config, "python") or (), option(config, "backend") or registry.names())
+        pythons = parse(option(config, "python") or (), option(config, "pair") or option(config, "backend") or registry.names())
         config.stash[_HOSTS] = Hosts(pythons, _timeout(option(config, "worker-timeout"), bool(pythons)))
     return config.stash[_HOSTS]
 

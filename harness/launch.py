@@ -41,6 +41,12 @@ class Launch:
     profile: str | None = None
     workers: int | None = None  # of the checks; None: see `distributed.default_workers`
     budget: str | None = None  # of all parts together
+    wide: bool = False  # of the benchmarks, as is the trace
+    routing_trace: Path | None = None
+    pair: tuple[str, str] | None = None  # benchmarks alone, as are the three below; None: the plug-in's defaults
+    pair_delta: float | None = None
+    pair_confidence: float | None = None
+    pair_budget: float | None = None
 
     def arguments(self) -> Iterator[str]:
         for name in ("backend", "checkpoint", "dtype", "python"):
@@ -49,6 +55,11 @@ class Launch:
         for name in ("device", "golden", "require", "budget"):
             if getattr(self, name):
                 yield f"--{name}={getattr(self, name)}"
+        if self.pair:
+            yield from ("--pair", *self.pair)
+        for name in ("pair_delta", "pair_confidence", "pair_budget"):
+            if getattr(self, name) is not None:
+                yield f"--{name.replace('_', '-')}={getattr(self, name)}"
         if self.timeout is not None:
             yield f"--worker-timeout={self.timeout}"
         if self.keyword:
@@ -107,7 +118,7 @@ def pytest_command(part: str, asked: Launch, directory: Path) -> list[str]:
     file, no conftest, no cache."""
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(HERE), "--noconftest", "-p", "no:cacheprovider"]
     command += ["-q", "--tb=no", "--no-header", "-rE", "-W", "ignore", *_plugin(), f"--run-dir={directory}", *asked.arguments()]
-    timed = ["--benchmark", "--benchmark-quiet"] if part == "bench" else []
+    timed = ["--benchmark", "--benchmark-quiet", *_bench_set(asked)] if part == "bench" else []
     checked = [*_adopted(asked)] if part == "checks" else []
     return [*command, *timed, *checked, *distributed.arguments(_workers(part, asked)), str(HERE / part)]
 
@@ -116,6 +127,13 @@ def _adopted(asked: Launch) -> Iterator[str]:
     yield from (f"--expect={path}" for path in asked.expect or ())
     if asked.profile:
         yield f"--profile={asked.profile}"
+
+
+def _bench_set(asked: Launch) -> Iterator[str]:
+    if asked.wide:
+        yield "--wide"
+    if asked.routing_trace:
+        yield f"--routing-trace={asked.routing_trace}"
 
 
 def _plugin() -> list[str]:

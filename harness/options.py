@@ -20,6 +20,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--profile": dict(metavar="NAME", help="judge exactly what this profile lists: model-1.0"),
     "--budget": dict(metavar="TIME", help="start nothing after this time: 45m, 1h30m, 90s; the most telling checks come first"),
     "--benchmark": dict(action="store_true", help="run moe-harness's benchmarks (and only them) instead of its checks"),
+    "--wide": dict(action="store_true", help="the wide set of benchmarks: more sizes, all skews, single layers of true shape (GBs)"),
+    "--routing-trace": dict(metavar="FILE", help="a real run's expert loads or ids, to be replayed (docs/benchmarks.md)"),
+    "--pair": dict(nargs=2, metavar=("A", "B"), help="with --benchmark: time two backends in turn and judge B against A"),
+    "--pair-delta": dict(type=float, metavar="SHARE", help="change that counts as none (default: 0.02)"),
+    "--pair-confidence": dict(type=float, metavar="P", help="of the interval of the ratio, two-sided (default: 0.95)"),
+    "--pair-budget": dict(type=float, metavar="SECONDS", help="of a series of blocks (default: 20 blocks of 4 to 48 rounds)"),
     "--run-dir": dict(metavar="DIR", help="where records go (default: reports/runs/<id>)"),
     "--thorough": dict(action="store_true", help="twenty times the property-based examples, with fresh seeds (nightly)"),
 }  # fmt: skip

@@ -3,6 +3,7 @@ projects alone: only items under `harness/checks` and `harness/bench` are ever t
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from harness import adopters, budget, recording
 from harness.options import CLASH, add_options, option
 
 if TYPE_CHECKING:
+    from harness.bench.pairing import PairTiming
+    from harness.bench.ratio import Question
     from harness.bench.timing import Timing
     from harness.cases import Case, RouterCase
     from harness.subject import Subject, Workshop
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 CHECKS, BENCH = HERE / "checks", HERE / "bench"
-ASKING = "backend checkpoint golden dtype python require expect profile thorough budget".split()  # any of these means our checks
+ASKING = "backend checkpoint golden dtype python require expect profile thorough budget pair".split()  # any of these means our checks
 DEFAULT_DTYPES, TIMED_DTYPES = ("float32", "bfloat16"), ("bfloat16",)
 
 
@@ -35,10 +38,13 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "clause(id, title, dtypes, golden): the clause of docs/spec.md that a check judges")
-    config.addinivalue_line("markers", "workload(name): what a benchmark of harness.bench times")
+    config.addinivalue_line("markers", "workload(name, layers): what a benchmark of harness.bench times; layers: also of single layers")
+    config.addinivalue_line("markers", "asked(option): a benchmark that runs only with this option")
     if CLASH in config.stash and any(_names_us(str(arg)) for arg in config.args):
         raise pytest.UsageError(f"a conftest here defines {config.stash[CLASH]}; run moe-harness from another directory")
     benchmark = option(config, "benchmark")
+    if option(config, "pair") and not benchmark:
+        raise pytest.UsageError("--pair goes with --benchmark")
     if benchmark and _distributed(config):
         raise pytest.UsageError("--benchmark times one process at a time: run it without -n / --dist")
     asked = benchmark or any(option(config, name) for name in ASKING)
@@ -75,6 +81,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     the profile does not list."""
     unwanted = CHECKS if option(config, "benchmark") else BENCH
     left_out = {item for item in items if item.path.is_relative_to(unwanted) or (_is_own(item.path) and not _has_subject(item))}
+    left_out |= {item for item in items if _is_own(item.path) and not _asked(item)}
     if asked := adopters.profile(config):
         own = {item: recording.identify(item) for item in items if item not in left_out and _is_own(item.path)}
         listed = {item: about for item, about in own.items() if asked.asks(about["check"], about["dtype"])}
@@ -89,6 +96,10 @@ def _has_subject(item: pytest.Item) -> bool:
     """pytest makes one placeholder item of an empty parameter list."""
     params = getattr(item, "callspec", None)
     return params is not None and isinstance(params.params.get("subject"), tuple)
+
+
+def _asked(item: pytest.Item) -> bool:
+    return all(option(item.config, marker.args[0]) for marker in item.iter_markers("asked"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -107,7 +118,7 @@ def _subjects(config: pytest.Config, definition: Any) -> Iterator[tuple[str, Cas
     if limits.get("dtypes"):
         dtypes = [d for d in limits["dtypes"] if d in dtypes]
     for backend in _backends(config):
-        for case in _timed_cases(config) if timed else _judged_cases(config, limits):
+        for case in _timed_cases(config, definition) if timed else _judged_cases(config, limits):
             yield from ((backend, case, dtype) for dtype in dtypes)
 
 
@@ -132,7 +143,7 @@ def _validate(config: pytest.Config) -> None:
         homes = hosts(config)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
-    for name in option(config, "backend") or ():
+    for name in (*(option(config, "backend") or ()), *(option(config, "pair") or ())):
         try:
             homes.check(name)
         except (UnknownBackend, BrokenBackend, ValueError) as error:
@@ -141,13 +152,28 @@ def _validate(config: pytest.Config) -> None:
         if dtype not in DTYPES:
             raise pytest.UsageError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
     adopters.validate(config)
+    _validate_trace(config)
     _cases(config)
+    if option(config, "pair"):
+        _question(config)
+
+
+def _validate_trace(config: pytest.Config) -> None:
+    if option(config, "routing-trace"):
+        from harness.bench.trace import read
+
+        try:
+            read(Path(option(config, "routing-trace")))
+        except ValueError as error:
+            raise pytest.UsageError(f"--routing-trace {error}") from error
 
 
 def _backends(config: pytest.Config) -> list[str]:
-    """The backends asked for; without any, all that the registry knows."""
+    """The backends asked for; without any, all that the registry knows. Of a pair the second, which is judged."""
     from implementations.registry import names
 
+    if pair := option(config, "pair"):
+        return [pair[1]]
     return list(dict.fromkeys(option(config, "backend") or names()))
 
 
@@ -168,11 +194,15 @@ def _cases(config: pytest.Config) -> list[Case]:
     return config.stash[_CASES]
 
 
-def _timed_cases(config: pytest.Config) -> list[Case]:
-    """The user's checkpoints, or else the synthetic model of harness.bench."""
-    from harness.bench.models import benchmark_case
+def _timed_cases(config: pytest.Config, definition: Any) -> list[Case]:
+    """The user's checkpoints, or else the synthetic model of harness.bench and, in the wide set, the single layers."""
+    from harness.bench.models import benchmark_case, layer_cases
 
-    return _cases(config) if option(config, "checkpoint") else [benchmark_case()]
+    if option(config, "checkpoint"):
+        return _cases(config)
+    workload = definition.get_closest_marker("workload")
+    layers = option(config, "wide") and workload is not None and workload.kwargs.get("layers")
+    return [benchmark_case(), *(layer_cases() if layers else ())]
 
 
 @pytest.fixture(scope="session")
@@ -187,14 +217,18 @@ def workshop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def subject(request: pytest.FixtureRequest, workshop: Workshop) -> Subject:
     """The backend under judgement, in one case and dtype. Raises Unavailable where it cannot run or a device is required and missing."""
+    return _available(request.config, request.param, workshop)
+
+
+def _available(config: pytest.Config, param: tuple[str, Any, str], workshop: Workshop) -> Subject:
     from harness.hosts import hosts
     from harness.subject import Subject, Unavailable
 
-    name, case, dtype = request.param
-    chosen = Subject(hosts(request.config).backend(name), case, dtype, workshop)
+    name, case, dtype = param
+    chosen = Subject(hosts(config).backend(name), case, dtype, workshop)
     if reason := chosen.capabilities.unavailable:
         raise Unavailable(reason)
-    if option(request.config, "require") == "device" and chosen.capabilities.execution != "device":
+    if option(config, "require") == "device" and chosen.capabilities.execution != "device":
         raise Unavailable(f"--require device: {name} runs as {chosen.capabilities.execution} here")
     return chosen
 
@@ -209,14 +243,45 @@ def verdict(request: pytest.FixtureRequest) -> Verdict:
 
 
 @pytest.fixture
-def timing(request: pytest.FixtureRequest, subject: Subject) -> Timing:
-    """What a benchmark of harness.bench is given: the gate and the clock."""
+def timing(request: pytest.FixtureRequest, subject: Subject) -> Timing | PairTiming:
+    """What a benchmark of harness.bench is given: the gate and the clock, of two subjects under --pair."""
     from harness.bench.models import ensure
     from harness.bench.timing import Timing
 
-    ensure(subject.case)
+    ensure(subject.case, subject.dtype)
     record = request.node.stash[recording.BENCH] = {"workload": request.node.get_closest_marker("workload").args[0]}
-    return Timing(subject, request.getfixturevalue("benchmark"), record)
+    benchmark = request.getfixturevalue("benchmark")
+    return _pair(request, subject, benchmark, record) if option(request.config, "pair") else Timing(subject, benchmark, record)
+
+
+def _pair(request: pytest.FixtureRequest, subject: Subject, benchmark: Any, record: dict[str, Any]) -> PairTiming:
+    from harness.bench.pairing import Asked, PairTiming, Request
+
+    name, (_, case, dtype) = option(request.config, "pair")[0], request.node.callspec.params["subject"]
+    base = _available(request.config, (name, case, dtype), subject.workshop)
+
+    def ask(asked: Asked) -> None:
+        """The benchmark's own function, on the other subject."""
+        given = request.node.funcargs | {"subject": base, "timing": asked}
+        request.node.obj(**{name: given[name] for name in inspect.signature(request.node.obj).parameters})
+
+    found = PairTiming(subject, benchmark, record, Request(base, ask, _question(request.config), option(request.config, "pair-budget")))
+    request.node.stash[recording.PAIR] = found.pair
+    return found
+
+
+def _question(config: pytest.Config) -> Question:
+    """UsageError for a margin, a confidence or a budget that makes no sense."""
+    from harness.bench.ratio import Question
+
+    given = {name: option(config, f"pair-{name}") for name in ("delta", "confidence")}
+    budget = option(config, "pair-budget")
+    try:
+        if budget is not None and not budget > 0:
+            raise ValueError(f"a budget is a positive number of seconds, got {budget:g}")
+        return Question(**{name: value for name, value in given.items() if value is not None})
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 @pytest.hookimpl(trylast=True)

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from harness import adopters, console, distributed
+from harness.bench import pair_record
 from harness.expectations import Outcome
 from harness.record import FAILING, Recorder, new_run_id
 
 VERDICT: pytest.StashKey[Any] = pytest.StashKey()
 BENCH: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
+PAIR: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 _STATE: pytest.StashKey[_State] = pytest.StashKey()
 _RUN_DIRECTORY = pytest.StashKey[Path]()
 LEAVING = ("FAIL", "CRASHED")  # a capsule
@@ -119,7 +121,10 @@ def _write(item: pytest.Item, recorder: Recorder, outcome: Outcome, duration: fl
         recorder.write("check", **identity, **about, **measured, expected=outcome.expected, capsule=capsule)
     else:
         identity |= {"workload": identity.pop("check").removeprefix("BENCH-")}
-        recorder.write("bench", **(identity | about | item.stash.get(BENCH, {}) | {"status": status, "reason": reason}))
+        ending = {"status": status, "reason": reason}
+        recorder.write("bench", **(identity | about | item.stash.get(BENCH, {}) | ending))
+        if PAIR in item.stash:
+            pair_record.write(recorder.directory, **(identity | about | item.stash[PAIR] | ending))
 
 
 def _capsule(item: pytest.Item, identity: dict[str, Any], about: dict[str, Any], directory: Path) -> str | None:
@@ -152,11 +157,21 @@ def _reproduce(config: pytest.Config, identity: dict[str, Any]) -> str:
     command = "bench" if identity["check"].startswith("BENCH-") else "run"
     name = identity["node"].split("::")[-1].split("[")[0]
     own = [path for path in getattr(config.option, "moe_checkpoint", None) or () if Path(path).resolve().name == identity["case"]]
-    words = ["moe-harness", command, "--backend", identity["backend"], "--dtype", identity["dtype"]]
-    words += _worker(config, identity["backend"])
+    pair = getattr(config.option, "moe_pair", None)
+    subjects = pair or [identity["backend"]]
+    words = ["moe-harness", command, *(["--pair", *pair] if pair else ["--backend", *subjects]), "--dtype", identity["dtype"]]
+    for subject in dict.fromkeys(subjects):
+        words += _worker(config, subject)
+    words += _bench_set(config) if command == "bench" else []
     if own:
         return shlex.join([*words, "--checkpoint", str(own[0]), "-k", name])
     return shlex.join([*words, "-k", f"{name} and {identity['case']}"])
+
+
+def _bench_set(config: pytest.Config) -> list[str]:
+    """The options that say which benchmarks there are."""
+    trace = getattr(config.option, "moe_routing_trace", None)
+    return [*(["--wide"] if getattr(config.option, "moe_wide", False) else []), *(["--routing-trace", trace] if trace else [])]
 
 
 def _worker(config: pytest.Config, backend: str) -> list[str]:

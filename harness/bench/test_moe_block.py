@@ -1,22 +1,24 @@
-"""MoE block: router, experts and combine of the first MoE layer over many tokens, without attention."""
+"""MoE block: router, experts and combine of the first MoE layer, without attention, from one token to thousands, by its own router."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
+from harness.bench import traffic
+from harness.bench.loads import count
+from harness.bench.measure import measure
+from harness.bench.states import hidden_states, probe_of
 from harness.bench.timing import Timing
-from harness.dtypes import round_to
 from harness.subject import Subject
-from implementations.interface import Probe
 
-TOKENS = 512
+WIDE = pytest.mark.asked("wide")
+TOKENS = [tokens if tokens in (1, 64, 1024) else pytest.param(tokens, marks=WIDE) for tokens in (1, 4, 16, 64, 256, 1024, 4096)]
 
 
-@pytest.mark.workload("moe_block")
-def test_moe_block(subject: Subject, timing: Timing) -> None:
-    subject.needs("probe")
-    model = timing.model
-    assert isinstance(model, Probe)
-    x_TD = round_to(np.random.default_rng(6).standard_normal((TOKENS, subject.config.hidden_size), np.float32), subject.dtype)
-    timing.run(step=lambda: model.moe_block(0, x_TD), prepare=lambda: None, tokens=TOKENS, batch=1, sequence=TOKENS)
+@pytest.mark.workload("moe_block", layers=True)
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_moe_block(subject: Subject, timing: Timing, tokens: int) -> None:
+    probe, x_TD = probe_of(subject, timing.model), hidden_states(subject, tokens)
+    loads_E = count(probe.route(0, x_TD).topk_ids_LTK, subject.config.routing.num_experts)
+    work = traffic.moe_block(subject.config, subject.dtype, tokens, loads_E)
+    measure(timing, lambda: probe.moe_block(0, x_TD), None, tokens, work, batch=1, sequence=tokens, routing="own")

@@ -1,15 +1,29 @@
-"""Times one workload with pytest-benchmark, behind the gate. Seconds per round, wall-clock: a call ends with its result on the host."""
+"""Times one workload with pytest-benchmark, between two askings of the gate. Wall-clock seconds a step: a call ends with its result on the
+host."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.bench.gate import gate
+from harness.bench import canary
+from harness.bench.clock import Arm, no_collection, repeats
+from harness.bench.gate import gate, gate_after
+from harness.bench.quantiles import percentiles
+from harness.bench.warmup import warm_up
+from harness.bench.workload import Workload
 from harness.subject import Subject
+from implementations.interface import Model
 
-WARM_UP, ROUNDS = 3, 12
-MAX_LENGTH = 512
+FEWEST_ROUNDS, MOST_ROUNDS = 12, 400
+TIMED_S = 2.0  # of rounds, unless FEWEST_ROUNDS take longer
+MAX_LENGTH, MAX_BATCH = 512, 8
+
+
+def load(subject: Subject) -> Model:
+    """One model for all workloads of a subject."""
+    return subject.model(max_length=min(MAX_LENGTH, subject.config.max_position_embeddings), max_batch=MAX_BATCH)
 
 
 class Timing:
@@ -18,18 +32,64 @@ class Timing:
 
     def __init__(self, subject: Subject, benchmark: Any, record: dict[str, Any]):
         self.subject, self._benchmark, self.record = subject, benchmark, record
-        self.model = subject.model(max_length=min(MAX_LENGTH, subject.config.max_position_embeddings), max_batch=1)
+        self.model = load(subject)
 
-    def run(self, step: Callable[[], object], prepare: Callable[[], object], tokens: int, **parameters: int) -> None:
-        """Gates the model, then times `step` after an untimed `prepare` each round. `tokens` per round; VOID if the gate does not open."""
-        self.record |= {"unit": "s", "tokens": tokens, "parameters": parameters, "samples": []}
+    def run(
+        self,
+        step: Callable[[], object],
+        prepare: Callable[[], object] | None,
+        tokens: int,
+        work: Mapping[str, Any] | None = None,
+        **parameters: int | float | str,
+    ) -> None:
+        """Gates the model, times `step` after an untimed `prepare` each round (None: nothing to prepare), gates it again. `tokens` a step;
+        `work` is recorded as it is. VOID if a gate does not open."""
+        workload = Workload(self.subject, self.model, step, prepare, tokens, {**parameters, "cache": "warm"}, work)
+        self.record |= {**described(workload), "samples": []}
+        arm = workload.arm()
+        first_call_s = arm.time()  # before the gate, whose calls would be the first ones
         self.record |= gate(self.subject, self.model)
         if self.record.get("status") == "VOID":
             return
-        self._benchmark.extra_info.update(backend=self.subject.backend.name, tokens=tokens, **parameters)
         self._benchmark.group = f"{self.record['workload']} {self.subject.case.name} {self.subject.dtype}"
-        self._benchmark.pedantic(step, setup=lambda: (prepare(), None)[1], rounds=ROUNDS, warmup_rounds=WARM_UP)
-        if self._benchmark.stats is None:
+        self._benchmark.extra_info.update(backend=self.subject.backend.name, tokens=tokens, **workload.parameters)
+        if not self._benchmark.enabled:
+            self._benchmark.pedantic(arm.time)
             self.record |= {"status": "UNSUPPORTED", "reason": "timing is switched off (--benchmark-disable)"}
-        else:
-            self.record["samples"] = list(self._benchmark.stats.stats.data)
+            return
+        self.record |= {"first_call_s": first_call_s, **self._timed(arm)}
+        self._finish()
+
+    def _timed(self, arm: Arm) -> dict[str, Any]:
+        """Warms up and takes the rounds, a canary before and after them."""
+        arm = arm.repeated(repeats(arm))
+        samples: list[float] = []
+        with no_collection():
+            warm = warm_up(arm)
+            rounds = rounds_for(warm.cost)
+            reference, before = canary.reference(), canary.sing()
+            self._benchmark.pedantic(lambda: samples.append(arm.time()), rounds=rounds)
+            found = canary.Canary(before, canary.sing(), reference)
+        about = {"warmup": warm.rounds, "steady": warm.steady, "steps_per_round": arm.repeats, "canary": found.to_record()}
+        return {"samples": samples, "percentiles": percentiles(samples), **about}
+
+    def _finish(self) -> None:
+        """The gate again, and what pytest-benchmark's JSON says beside its own figures."""
+        self.record |= gate_after(self.subject, self.model)
+        if self.record.get("status") == "VOID":
+            self._benchmark.has_error = True  # keeps the number out of pytest-benchmark's tables and files
+            self.record |= {"samples": [], "percentiles": {}}
+            return
+        told = {name: self.record[name] for name in ("percentiles", "warmup", "steady", "first_call_s", "steps_per_round")}
+        self._benchmark.extra_info.update(told, disturbed=self.record["canary"]["disturbed"])
+
+
+def described(workload: Workload) -> dict[str, Any]:
+    """What the record says of a workload before it is timed."""
+    about = {"unit": "s", "tokens": workload.tokens, "parameters": dict(workload.parameters)}
+    return about if workload.work is None else about | {"work": workload.work}
+
+
+def rounds_for(round_s: float) -> int:
+    """How many rounds of so many seconds: enough to fill TIMED_S, within limits."""
+    return min(MOST_ROUNDS, max(FEWEST_ROUNDS, math.ceil(TIMED_S / max(round_s, 1e-9))))

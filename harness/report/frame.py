@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from harness.record import read_run
 from harness.report.clean import clean
 from harness.report.expected import merged
 from harness.report.metric import finite, judged, metrics_of, worst_metric
+from harness.report.shards import read
 from harness.report.status import NOT_RUN
 
 Record = Mapping[str, Any]
@@ -24,7 +24,7 @@ COLUMNS = (
     "id kind run machine node check topic title backend execution execution_note case dtype status reason metric value bound ratio "
     "metrics evidence maps grade duration_s parameters samples tokens reproduce expected capsule facts"
 ).split()
-FACTS = "first_call_s warmup canary work limit memory a b ratio low high confidence delta mde verdict disturbed".split()
+FACTS = "first_call_s warmup steady percentiles canary work limit memory a b ratio low high confidence delta mde verdict disturbed".split()
 KINDS = ("check", "bench", "pair")
 _CHECK_ID = re.compile(r"([A-Z][A-Z0-9_]*)-\d+")
 
@@ -101,7 +101,7 @@ def once(run_ids: Iterable[str]) -> None:
 
 
 def _merged(run_directories: Sequence[Path]) -> Frame:
-    loaded = [(Path(directory), clean(read_run(directory))) for directory in run_directories]
+    loaded = [(Path(directory), clean(read(directory))) for directory in run_directories]
     loaded.sort(key=lambda each: (each[0].name, str(each[0])))  # by time, as runs are named: however they were listed, the same report
     runs = _with_unique_machines([_run(directory, records) for directory, records in loaded])
     rows = [_with_capsule(row, directory) for run, (directory, records) in zip(runs, loaded, strict=True) for row in _rows(run, records)]
@@ -134,7 +134,7 @@ def _run(directory: Path, records: Sequence[Record]) -> Run:
         shards=tuple(sorted(clean(shard.name) for shard in directory.glob("records-*.jsonl"))),
         truncated=tuple(record["shard"] for record in records if record["type"] == "truncated"),
         planned=len(_plan(records)),
-        open=tuple(sorted({record["shard"] for record in records} - _closed(ends))),
+        open=tuple(sorted({record["shard"] for record in records if "shard" in record} - _closed(ends))),
         exit_statuses=tuple(end["exit_status"] for end in ends),
         seconds=_seconds(records),
         started=records[0]["time"] if records else "",
@@ -169,11 +169,20 @@ def _plan(records: Iterable[Record]) -> dict[str, Record]:
 
 
 def _rows(run: Run, records: Sequence[Record]) -> list[dict[str, Any]]:
-    rows = [_row(run, record) for record in records if record["type"] in KINDS]
+    rows = _once([_row(run, record) for record in records if record["type"] in KINDS])
     seen = {row["node"] for row in rows}
     titles = {row["check"]: row["title"] for row in rows}
     missing = [_not_run(run, item, titles) for node, item in _plan(records).items() if node not in seen]
     return sorted(rows + missing, key=lambda row: (row["kind"], row["check"], row["backend"], row["case"], row["dtype"], row["node"]))
+
+
+def _once(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a pair's benchmark says by itself (VOID, no device, or FAIL where slower is one) is not said twice: such a pair is left out, or
+    counts as measured where it has an answer."""
+    ended = {row["node"]: row["status"] for row in rows if row["kind"] == "bench"}
+    twice = [row["kind"] == "pair" and row["status"] != "PASS" and row["status"] == ended.get(row["node"]) for row in rows]
+    kept = [(row, again) for row, again in zip(rows, twice, strict=True) if not again or row["facts"].get("ratio") is not None]
+    return [row | {"status": "PASS"} if again else row for row, again in kept]
 
 
 def _row(run: Run, record: Record) -> dict[str, Any]:

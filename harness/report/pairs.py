@@ -11,13 +11,14 @@ from harness.report.metric import finite
 from harness.report.order import place_key
 
 PAIRED = ("slower", "undecided", "equivalent", "faster")  # in this order on the page
+_MEASURED = ("PASS", "FAIL")  # FAIL: slower, where that was not to be
 _WORDS = {"slower": "slower", "faster": "faster", "equivalent": "equivalent", "inconclusive": "undecided"}
 
 
 @dataclass(frozen=True)
 class Pair:
     """b against a. `ratio`: b's time over a's with its interval [`low`, `high`]; `delta`: margin of equivalence; `mde`: smallest
-    change that these rounds would have seen; `disturbed`: blocks in which the machine was not quiet. Numbers are None unless it PASSes."""
+    change that these rounds would have seen; `disturbed`: blocks in which the machine was not quiet. Numbers are None where it is VOID."""
 
     row: Mapping[str, Any]
     a: str
@@ -39,7 +40,7 @@ class Pair:
 
 def pair_of(row: Mapping[str, Any]) -> Pair:
     """The pair of a row of that kind; "undecided" where the record names no verdict that is known here."""
-    facts, valid = row["facts"], row["status"] == "PASS"
+    facts, valid = row["facts"], row["status"] in _MEASURED
     numbers = {name: finite(facts.get(name)) if valid else None for name in ("ratio", "low", "high", "confidence", "delta", "mde")}
     word = _WORDS.get(str(facts.get("verdict")), "undecided") if valid else ""
     disturbed = facts.get("disturbed")
@@ -49,7 +50,7 @@ def pair_of(row: Mapping[str, Any]) -> Pair:
 
 def pairs(frame: Frame) -> list[Pair]:
     """All pairs that were timed or are VOID, by verdict, then by workload and place."""
-    found = [pair_of(row) for row in frame.of("pair", "PASS", "VOID")]
+    found = [pair_of(row) for row in frame.of("pair", *_MEASURED, "VOID")]
     return sorted(found, key=_key)
 
 

@@ -1,4 +1,4 @@
-"""How much longer the same block takes where some experts get more tokens than others: benchmark rows with a `skew` parameter."""
+"""How much longer the same block takes where some experts get more tokens than others: benchmark rows that pin a routing by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.report.order import Labels, short_dtype
 from harness.report.speed import Speed, speeds
 
 EVEN = ("balanced", "uniform")  # the first of these that was timed is what the others are divided by
-_OWN = ("skew", "ranks")  # parameters that say where tokens go
+_OWN = ("skew", "routing", "ranks")  # parameters that say where tokens go
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def panels(frame: Frame) -> list[Panel]:
     """Panels with at least two skews of one backend."""
     grouped: dict[str, list[Speed]] = {}
     for speed in speeds(frame):
-        if speed.median is not None and _parameters(speed.row).get("skew"):
+        if speed.median is not None and _skew(speed):
             grouped.setdefault(_title(speed.row), []).append(speed)
     found = [_panel(title, members, Labels(frame)) for title, members in grouped.items()]
     return [panel for panel in found if panel.curves and len(panel.skews) > 1]
@@ -79,7 +79,10 @@ def _parameters(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _skew(speed: Speed) -> str:
-    return _parameters(speed.row)["skew"]
+    """Nothing where the model's own router decides."""
+    found = _parameters(speed.row)
+    name = found.get("skew") or found.get("routing") or ""
+    return "" if name == "own" else name
 
 
 def _title(row: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from harness.report.metric import finite
 from harness.report.status import SKIPPED
 
 PEER = "hf"  # the reference implementation's backends: hf, hf:eager, hf:grouped_mm, ...
-WORKLOADS = ("ttft", "prefill", "tpot", "decode", "end_to_end", "moe_block", "router")  # shown in this order, others behind
+WORKLOADS = ("ttft", "prefill", "tpot", "decode", "end_to_end", "moe_block", "router", "conversion")  # shown in this order, others behind
 Group = tuple[str, str, str, str, str]
 
 
@@ -21,7 +21,7 @@ class Speed:
     """One benchmark row. Seconds per round. Every number is None unless the status is PASS: a speed without conformance is no speed.
     `ratio`: how many times as fast as `peer`; `distinct`: their intervals do not overlap; `note`: why a number is missing. `share`: of the
     machine's limit, which is one of `limited_by` (compute, bandwidth); `memory`: peak bytes, the device's if there is one; `disturbed`: the
-    machine was not quiet meanwhile."""
+    machine was not quiet meanwhile; `p99`: as recorded, or why there is none."""
 
     row: Mapping[str, Any]
     group: Group
@@ -39,6 +39,8 @@ class Speed:
     first_call: float | None = None
     memory: float | None = None
     disturbed: bool = False
+    p99: float | None = None
+    no_p99: str = ""
 
 
 def speeds(frame: Frame) -> list[Speed]:
@@ -72,6 +74,7 @@ def _measured(row: Mapping[str, Any]) -> Speed:
     median, low, high = median_interval(samples)
     rate = row["tokens"] / median if row["tokens"] and median > 0 else None
     note = "" if low is not None else f"no interval under {SMALLEST} rounds"
+    note = "still warming up" if row["facts"].get("steady") is False else note
     return replace(speed, rounds=len(samples), median=median, low=low, high=high, tokens_per_s=rate, note=note, **_about(row["facts"]))
 
 
@@ -84,7 +87,13 @@ def _about(facts: Mapping[str, Any]) -> dict[str, Any]:
         "first_call": finite(facts.get("first_call_s")),
         "memory": finite(peak),
         "disturbed": canary.get("disturbed") is True,
+        **_tail(facts.get("percentiles")),
     }
+
+
+def _tail(percentiles: Any) -> dict[str, Any]:
+    found = percentiles.get("p99") if isinstance(percentiles, Mapping) else None
+    return {"p99": finite(found.get("value")), "no_p99": str(found.get("reason") or "")} if isinstance(found, Mapping) else {}
 
 
 def _peers(measured: Sequence[Speed]) -> dict[Group, Speed]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.record import RecordError
 from harness.report.build import build
 from harness.report.frame import Frame, load_frame
 from harness.report.page import page
@@ -83,6 +84,48 @@ def test_a_gate_that_shuts_afterwards_makes_a_speed_void_whatever_its_record_say
     (row,) = frame.of("bench")
     assert row["status"] == "VOID" and "pinned_nmse is over its bound" in row["reason"]
     assert speeds(frame)[0].median is None and speeds(frame)[0].share is None
+
+
+def test_a_benchmark_and_its_pair_are_not_two_failures(tmp_path: Path):
+    """What recorded them: the challenger's benchmark has the pair's ending."""
+    slower = {"status": "FAIL", "reason": "slower than hf: +8 %, in two series of blocks", "node": "test_decode.py::test_decode[x]"}
+    void = {"status": "VOID", "reason": "gate", "node": "test_ttft.py::test_ttft[x]"}
+    records = [measured("decode", "native", 0.1, **slower), pair("slower", 1.08) | slower]
+    records += [measured("prefill", "native", 0.1, **void), pair("void", 1.0) | void | {"ratio": None}]
+    frame = frame_of(tmp_path, *records)
+    counts = verdict(frame).counts
+    assert (counts["failed"], counts["void"], counts["slower"]) == (1, 1, 1)
+    assert [found.verdict for found in pairs(frame)] == ["slower"]
+
+
+def test_a_pair_without_a_benchmark_of_its_own_keeps_its_failure(tmp_path: Path):
+    frame = frame_of(tmp_path, pair("slower", 1.08, status="FAIL", reason="slower"))
+    assert verdict(frame).counts["failed"] == 1 and pairs(frame)[0].gain == "+8.0 %"
+
+
+def test_pairs_in_files_of_their_own_are_read(tmp_path: Path):
+    run = write_run(tmp_path / "run", [check("ROUTE-01", "native", "mixtral", "float32"), pair("faster", 0.9)])
+    shard = next(run.glob("records-*.jsonl"))
+    lines = shard.read_text().splitlines(keepends=True)
+    (run / "pairs-7.jsonl").write_text("".join(line for line in lines if '"type": "pair"' in line) + '{"cut off')
+    shard.write_text("".join(line for line in lines if '"type": "pair"' not in line))
+    assert [found.verdict for found in pairs(load_frame([run]))] == ["faster"]
+    assert verdict(load_frame([run])).code == 0
+    (run / "pairs-8.jsonl").write_text("[]\n")
+    with pytest.raises(RecordError, match=r"pairs-8\.jsonl:1: no pair record"):
+        load_frame([run])
+
+
+def test_a_missing_p99_says_why(tmp_path: Path):
+    text = section(frame_of(tmp_path, measured("prefill", "native", 0.4)), "speed")
+    assert "–: p99 needs 299 rounds, there are 30." in text
+    known = measured("prefill", "native", 0.4, percentiles={"p99": {"value": 0.47}})
+    assert "470.0 ms" in section(frame_of(tmp_path / "b", known), "speed")
+
+
+def test_a_speed_that_never_got_steady_says_so(tmp_path: Path):
+    (speed,) = speeds(frame_of(tmp_path, measured("prefill", "native", 0.4, steady=False)))
+    assert speed.note == "still warming up"
 
 
 def test_limit_first_call_memory_and_a_disturbed_canary_are_shown(tmp_path: Path):

@@ -23,8 +23,8 @@ DEFAULT_TIMEOUT = 600.0  # seconds a call; loading or converting a large checkpo
 
 @dataclass
 class Handle:
-    """A thing on the far side. `seconds`: how long its last call took over there. `dropped` collects the numbers of things no longer wanted
-    here, which the next request tells."""
+    """A thing on the far side. `seconds`: how long its last call took over there, `total`: all its calls. `dropped` collects the numbers
+    of things no longer wanted here, which the next request tells."""
 
     child: Child
     number: int
@@ -32,6 +32,7 @@ class Handle:
     timeout: float
     dropped: List[int] = field(default_factory=list)
     seconds: float = 0.0
+    total: float = 0.0
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """The method's result, a near-side object where the thing made stays over there. Raises what the backend raised; InvalidInput for
@@ -45,6 +46,7 @@ class Handle:
         request = {"object": self.number, "method": method, "release": released, **coded}
         reply, answers = self.child.exchange(request, arrays, self.timeout)
         self.seconds = float(reply["seconds"])
+        self.total += self.seconds
         result, raised = self.child.understood(method, lambda: self._read(method, reply, answers))
         if raised is not None:
             raise raised
@@ -56,7 +58,7 @@ class Handle:
             return None, rebuild(reply["error"])
         if method in MAKES:
             made = reply["made"]
-            return MADE[made["kind"]](replace(self, number=made["object"], methods=made["methods"], seconds=0.0)), None
+            return MADE[made["kind"]](replace(self, number=made["object"], methods=made["methods"], seconds=0.0, total=0.0)), None
         return values.decode(reply["result"], arrays), None
 
     def __del__(self) -> None:
@@ -87,6 +89,11 @@ class RemoteModel:
     def last_call_seconds(self) -> float:
         """Wall-clock time of the last call, measured in the worker: without the way there and back."""
         return self._handle.seconds
+
+    @property
+    def called_seconds(self) -> float:
+        """That of all calls so far: a clock that stands still outside them."""
+        return self._handle.total
 
     def capabilities(self) -> ModelCapabilities:
         return self._handle.call("capabilities")

@@ -12,7 +12,7 @@ from harness.report.speed import Speed, speeds
 TITLE = "Speed"
 ORDER = 50
 SHOWN = 150
-_OPTIONAL = ("share", "first_call", "memory", "disturbed")  # columns that are there if one speed has them
+_OPTIONAL = ("p99", "no_p99", "share", "first_call", "memory", "disturbed")  # columns that are there if one speed has them
 
 
 def render(frame: Frame) -> str:
@@ -22,8 +22,10 @@ def render(frame: Frame) -> str:
     labels = Labels(frame)
     groups = [list(members) for _, members in groupby(found[:SHOWN], key=lambda speed: speed.group)]
     tables = [[(speed, labels(speed.row), _share(speed, members)) for speed in members] for members in groups]
-    shown = {name: any(getattr(speed, name) not in (None, False) for speed in found[:SHOWN]) for name in _OPTIONAL}
-    return template.render("speed", groups=tables, left_out=len(found) - len(found[:SHOWN]), shown=shown)
+    shown = {name: any(getattr(speed, name) not in (None, False, "") for speed in found[:SHOWN]) for name in _OPTIONAL}
+    shown["p99"] |= shown.pop("no_p99")
+    few = next((speed.no_p99 for speed in found if speed.no_p99), "")
+    return template.render("speed", few=few, groups=tables, left_out=len(found) - len(found[:SHOWN]), shown=shown)
 
 
 def _share(speed: Speed, members: list[Speed]) -> float | None:

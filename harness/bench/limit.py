@@ -1,0 +1,37 @@
+"""How near a speed is to what the machine allows (the roofline model, Williams, Waterman, Patterson 2009)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness.bench.machine import Machine
+from harness.bench.traffic import Work
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The shortest time that the work allows: the longer of operations over the rate of products and bytes over the rate of reading.
+
+    `flops_per_s` None: no product was measured in this dtype, so that bytes alone limit. `share`: that time over the measured one; near 1
+    is near the limit, and above 1 the probe was slower than the model (a disturbed machine, or weights that a cache held)."""
+
+    flops_per_s: float | None
+    bytes_per_s: float
+    seconds: float
+    share: float
+    by: str
+
+    def to_record(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def limit(work: Work, machine: Machine, dtype: str, measured: float) -> Limit:
+    """`measured`: seconds of a round. The reads are held against a buffer as large as what they can come from: the bytes of a round, or,
+    where the calls of a round read the same weights again, all the weights."""
+    flops_per_s = machine.gemm_flops_per_s.get(dtype)
+    bytes_per_s = machine.read_bytes_per_s(min(work.bytes, work.weights) if work.weights else work.bytes)
+    compute = work.flops / flops_per_s if flops_per_s else 0.0
+    reading = work.bytes / bytes_per_s
+    seconds = max(compute, reading)
+    return Limit(flops_per_s, bytes_per_s, seconds, seconds / measured, "compute" if compute > reading else "bandwidth")

@@ -1,0 +1,41 @@
+"""MoE block under routings from even to extreme (skew.py): the same tokens, the same number of token-expert pairs, other loads. Pinned, so
+that every backend does exactly the same work; the loads are verified before timing and stand in the record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.bench import pins, traffic
+from harness.bench.measure import measure
+from harness.bench.skew import SKEWS, pin
+from harness.bench.states import hidden_states, probe_of
+from harness.bench.timing import Timing
+from harness.bench.trace import read
+from harness.options import option
+from harness.subject import Subject
+from implementations.interface import PinnedRouting
+
+WIDE = pytest.mark.asked("wide")
+DEFAULT = ("uniform", "zipf", "hot-rank")
+AXIS = [skew if skew in DEFAULT else pytest.param(skew, marks=WIDE) for skew in SKEWS]
+
+
+@pytest.mark.workload("moe_block", layers=True)
+@pytest.mark.parametrize("tokens", [pytest.param(16, marks=WIDE), 256, pytest.param(1024, marks=WIDE)])
+@pytest.mark.parametrize("skew", [*AXIS, pytest.param("trace", marks=pytest.mark.asked("routing-trace"))])
+def test_skew(subject: Subject, timing: Timing, request: pytest.FixtureRequest, skew: str, tokens: int) -> None:
+    subject.needs("pinned")
+    probe, config = probe_of(subject, timing.model), subject.config
+    given = option(request.config, "routing-trace")
+    chosen = pin(skew, tokens, config.routing, trace=read(Path(given)) if given else None)
+    work = traffic.moe_block(config, subject.dtype, tokens, chosen.loads_E)
+    if reason := pins.broken(subject, probe):
+        timing.record |= {"status": "VOID", "reason": f"no number: {reason}"}
+        return
+    x_TD, pinned = hidden_states(subject, tokens), PinnedRouting(chosen.ids_TK[None])
+    measure(
+        timing, lambda: probe.moe_block(0, x_TD, pinned), None, tokens, work,
+        batch=1, sequence=tokens, routing=skew, **chosen.about,
+    )  # fmt: skip

@@ -1,0 +1,33 @@
+"""Time to first token: a whole prompt in one prefill, last logits only."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness.bench import observed
+from harness.bench.measure import measure
+from harness.bench.prompts import prompt_length, random_ids
+from harness.bench.timing import Timing
+from harness.subject import Subject
+from implementations.interface import Request
+
+WIDE = pytest.mark.asked("wide")
+
+
+@pytest.mark.workload("ttft")
+@pytest.mark.parametrize("sequence", [pytest.param(32, marks=WIDE), pytest.param(128, marks=WIDE), 512])
+def test_ttft(subject: Subject, timing: Timing, sequence: int) -> None:
+    subject.needs("prefill")
+    model, length = timing.model, prompt_length(subject.config, sequence)
+    prompt_BS, lengths_B = random_ids(subject.config, 1, length, seed=4), np.array([length])
+    work = observed.prefill(subject, model, prompt_BS)
+    measure(
+        timing,
+        step=lambda: model.prefill(prompt_BS, lengths_B, Request(logits="last")),
+        prepare=model.reset,
+        tokens=length,
+        work=work,
+        batch=1,
+        sequence=length,
+    )

@@ -20,7 +20,6 @@ FOLDER = REPO / ".github" / "workflows"
 NAMES = sorted(path.name for path in FOLDER.glob("*.yml"))
 EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
 CONTEXTS = {"github", "matrix", "inputs", "vars", "env", "needs", "steps", "runner", "secrets"}
-PENDING = {"run": {"--budget"}, "diff": {"--markdown"}}  # options that the nightly workflow is written for and that are still to come
 FUNCTIONS = {"cancelled", "always", "success", "failure", "fromJSON", "toJSON", "contains", "format", "hashFiles"}
 
 
@@ -89,8 +88,7 @@ def options(text: str) -> set[str]:
 def known(command: str) -> set[str]:
     """The options of one of our commands; of an unknown command, none and so a complaint about its first one."""
     found = typer.main.get_command(application()).commands.get(command)  # type: ignore[attr-defined]
-    own = {option for parameter in found.params for option in parameter.opts} if found else set()
-    return own | PENDING.get(command, set())
+    return {option for parameter in found.params for option in parameter.opts} if found else set()
 
 
 def tox_environments() -> set[str]:

@@ -62,6 +62,16 @@ def status(record: Record) -> str:
     return "PASS" if recorded == "FAIL" and not record.get("reason") and not violated(metrics) else recorded
 
 
+def told_once(records: Sequence[Record]) -> list[Record]:
+    """What ended, for a report: what a pair's benchmark says by itself is not said twice. Such a pair is left out, or PASSes where it has
+    an answer."""
+    ended = [record for record in records if record["type"] in ("check", "bench", "pair")]
+    said = {str(record["node"]): record["status"] for record in ended if record["type"] == "bench"}
+    twice = [r["type"] == "pair" and r["status"] != "PASS" and r["status"] == said.get(str(r.get("node"))) for r in ended]
+    kept = [(record, again) for record, again in zip(ended, twice, strict=True) if not again or record.get("ratio") is not None]
+    return [{**record, "status": "PASS"} if again else record for record, again in kept]
+
+
 def finite_samples(record: Record) -> list[float]:
     """The seconds per round; none where one of them is no number."""
     samples = [number(sample) for sample in record.get("samples") or ()]

@@ -13,7 +13,6 @@ from harness.report.frame import load_frame
 from harness.report.verdict import verdict
 
 Record = Mapping[str, Any]
-_ENDED = ("check", "bench", "pair")
 _KNOWN = ("passed", "failed", "inconclusive", "void", "not run", "known", "unsupported", "unavailable", "measured")
 _LABELS = {"FAIL": "failed", "CRASHED": "failed", "TIMEOUT": "failed", "VOID": "void"}
 
@@ -22,7 +21,7 @@ def counts(runs: Sequence[Sequence[Record]]) -> Counter[str]:
     """Label -> number, over runs. A pair that PASSes is counted by its own verdict, and not here."""
     found: Counter[str] = Counter()
     for records in runs:
-        ended = [record for record in records if record["type"] in _ENDED and record["shard"].startswith("records-")]
+        ended = recompute.told_once(records)
         found.update(_label(record) for record in ended)
         planned = {str(item["node"]) for record in records if record["type"] == "plan" for item in record["items"]}
         found["not run"] += len(planned - {str(record.get("node")) for record in ended})

@@ -34,7 +34,7 @@ def csv_findings(out: Path, runs: Mapping[str, Sequence[Record]]) -> Iterator[Fi
             yield from _row(row, waiting.pop(0))
         elif row["status"] != "NOT RUN":
             yield Finding(CSV, row["kind"], row["node"], "row", "a row", "no record")
-    left = (record for waiting in owed.values() for record in waiting if record["type"] != "pair")
+    left = (record for waiting in owed.values() for record in waiting)
     yield from (Finding(CSV, str(record["type"]), str(record["node"]), "row", "no row", "a record") for record in left)
     yield from _peer_findings(rows)
 
@@ -42,9 +42,8 @@ def csv_findings(out: Path, runs: Mapping[str, Sequence[Record]]) -> Iterator[Fi
 def _owed(runs: Mapping[str, Sequence[Record]]) -> dict[tuple[str, str, str], list[Record]]:
     owed: dict[tuple[str, str, str], list[Record]] = {}
     for run, records in runs.items():
-        for record in records:
-            if record["type"] in ("check", "bench", "pair"):
-                owed.setdefault((run, str(record["type"]), str(record.get("node"))), []).append(record)
+        for record in recompute.told_once(records):
+            owed.setdefault((run, str(record["type"]), str(record.get("node"))), []).append(record)
     return owed
 
 

@@ -274,6 +274,18 @@ def test_a_pair_is_estimated_again_from_its_samples() -> None:
     assert found({}, lambda given: given["blocks"]) == ["samples"]
 
 
+@pytest.mark.parametrize(
+    ("status", "ratio", "told"),
+    [("FAIL", 1.2, ["FAIL", "PASS"]), ("VOID", None, ["VOID"]), ("PASS", 1.0, ["PASS", "PASS"])],
+)
+def test_what_a_pair_and_its_benchmark_both_say_is_told_once(status: str, ratio: float | None, told: list[str]) -> None:
+    ended: list[dict[str, Any]] = [
+        {"type": "bench", "node": "n", "status": status},
+        {"type": "pair", "node": "n", "status": status, "ratio": ratio},
+    ]
+    assert [record["status"] for record in recompute.told_once([*ended, {"type": "end", "exit_status": 0}])] == told
+
+
 def test_an_exit_status_of_0_beside_a_failure_is_found() -> None:
     from harness.history.verify_records import record_findings
 

@@ -32,7 +32,7 @@ def bench(
     delta: Annotated[float | None, typer.Option(metavar="SHARE", help="With --pair: a change that counts as none (default: 0.02).")] = None,
     confidence: Annotated[float | None, typer.Option(metavar="P", help="With --pair: of the ratio's interval (default: 0.95).")] = None,
     budget: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="With --pair: of a series (default: 20 blocks of 4 to 32 rounds).")
+        float | None, typer.Option(metavar="SECONDS", help="With --pair: of a series (default: 20 blocks of 4 to 48 rounds).")
     ] = None,
     self_test: Annotated[bool, typer.Option("--self-test", help="How often A/A is flagged and +5 % is seen, on this machine.")] = False,
     trials: Annotated[int, typer.Option(min=1, metavar="N", help="With --self-test: A/A trials; of +5 %, a third.")] = 90,

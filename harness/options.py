@@ -24,7 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--pair": dict(nargs=2, metavar=("A", "B"), help="with --benchmark: time two backends in turn and judge B against A"),
     "--pair-delta": dict(type=float, metavar="SHARE", help="change that counts as none (default: 0.02)"),
     "--pair-confidence": dict(type=float, metavar="P", help="of the interval of the ratio, two-sided (default: 0.95)"),
-    "--pair-budget": dict(type=float, metavar="SECONDS", help="of a series of blocks (default: 20 blocks of 4 to 32 rounds)"),
+    "--pair-budget": dict(type=float, metavar="SECONDS", help="of a series of blocks (default: 20 blocks of 4 to 48 rounds)"),
     "--run-dir": dict(metavar="DIR", help="where records go (default: reports/runs/<id>)"),
     "--thorough": dict(action="store_true", help="twenty times the property-based examples, with fresh seeds (nightly)"),
 }  # fmt: skip

@@ -15,7 +15,7 @@ from harness.bench.clock import Arm, no_collection
 from harness.bench.ratio import FEWEST_BLOCKS
 from harness.bench.warmup import WarmUp
 
-BLOCKS, QUADS = 20, 8  # of a series, unless a budget is given
+BLOCKS, QUADS = 20, 12  # of a series, unless a budget is given
 LONG_S = 2.0  # where a series of undisturbed rounds takes longer, blocks have fewer quads, at least one
 MOST_QUADS = 64  # a block, with a budget
 ORDERS = ((0, 1, 1, 0), (1, 0, 0, 1))

@@ -13,7 +13,7 @@ from harness.checks.against_oracle import judge_routing_inside, judge_traces
 from harness.checks.passes import Trace, prefill_and_decode, request
 from harness.judge.limit import Blind
 from harness.subject import Subject
-from harness.verdict import Verdict, Violation
+from harness.verdict import Verdict
 from implementations.interface import Model
 
 PROMPT, DECODED = 24, 4
@@ -41,8 +41,8 @@ def _ask(subject: Subject, model: Model, whom: str) -> tuple[list[dict[str, Any]
     closed: dict[str, Any] = {}
     try:
         _judge(subject, model, verdict)
-    except Violation as violation:
-        closed = {"status": "VOID", "reason": f"no number: {whom} is wrong: {violation}"}
+    except AssertionError as wrong:  # a Violation, or routing that is none
+        closed = {"status": "VOID", "reason": f"no number: {whom} is wrong: {wrong}"}
     except Blind as blind:
         closed = {"status": "VOID", "reason": f"no number: {whom} cannot be judged: {blind}"}
     return verdict.to_record()["metrics"], closed

@@ -16,7 +16,7 @@ import numpy as np
 from harness.bench.clock import Arm
 
 SMALLEST_SHIFT = 0.02  # of the level: a smaller change is no warm-up worth waiting for
-PENALTY = 4.0  # times variance times log n; Yao's is 2 for normal noise of known variance, ours is estimated and heavy-tailed
+PENALTY = 6.0  # times variance times log n; Yao's is 2 for normal noise of known variance, ours is estimated and heavy-tailed
 TAIL = 10  # rounds without a change that make a steady state
 CHUNK, CHUNK_S = 15, 0.1  # rounds and seconds before the series is looked at again
 MOST_ROUNDS, MOST_S = 400, 5.0
@@ -61,8 +61,8 @@ def _chunk(time_round: Callable[[], float], end: float) -> list[float]:
 
 def steady_from(seconds: list[float]) -> int:
     """Index of the first round after the last change-point; 0 where there is none."""
-    levels = np.log(_without_spikes(np.asarray(seconds, float)))
-    start, noise = 0, _noise(levels)
+    times = np.asarray(seconds, float)
+    levels, noise, start = np.log(_without_spikes(times)), _noise(np.log(times)), 0
     while (cut := _change(levels[start:], noise)) is not None:
         start += cut
     return start
@@ -73,15 +73,17 @@ def _without_spikes(seconds: np.ndarray) -> np.ndarray:
     return np.minimum(seconds, np.append(seconds[1:], seconds[-1:]))
 
 
-def _noise(levels: np.ndarray) -> float:
-    """Variance, from the differences of neighbours: a step or a slope is no noise. Median-based, so that spikes are none either."""
-    if len(levels) < 3:
+def _noise(logs: np.ndarray) -> float:
+    """Variance of a round, from the differences of neighbours: a step or a slope is no noise. Median-based, so that spikes are none
+    either."""
+    if len(logs) < 3:
         return 0.0
-    return float((1.4826 * np.median(np.abs(np.diff(levels)))) ** 2 / 2)
+    return float((1.4826 * np.median(np.abs(np.diff(logs)))) ** 2 / 2)
 
 
 def _change(levels: np.ndarray, noise: float) -> int | None:
-    """The best split by least squares, if it pays its penalty and the levels differ by enough to matter."""
+    """The best split by least squares, if it pays its penalty and the levels differ by enough to matter. The last slow round, which took
+    the value of the fast one behind it, goes with the slow ones."""
     n = len(levels)
     if n < 3:
         return None
@@ -90,5 +92,7 @@ def _change(levels: np.ndarray, noise: float) -> int | None:
     before, after = sums[:-1] / left, (sums[-1] - sums[:-1]) / (n - left)
     gain = left * (n - left) / n * (before - after) ** 2  # how much the sum of squares falls
     best = int(np.argmax(gain))
-    matters = abs(before[best] - after[best]) > np.log1p(SMALLEST_SHIFT)
-    return int(left[best]) if matters and gain[best] > PENALTY * noise * np.log(n) else None
+    faster = float(before[best] - after[best])
+    if abs(faster) <= np.log1p(SMALLEST_SHIFT) or gain[best] <= PENALTY * noise * np.log(n):
+        return None
+    return int(left[best]) + (faster > 0)

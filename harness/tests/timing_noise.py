@@ -40,9 +40,11 @@ def rounds(rng: np.random.Generator, level: np.ndarray, noise: float = 0.02) -> 
     return 1e-3 * np.exp(level + rng.normal(0, noise, len(level))) * interrupted
 
 
-def series(rng: np.random.Generator, drift: Drift, effect: float = 1.0, blocks: int = 20, quads: int = 3) -> tuple[Samples, Samples]:
-    """As `blocks.Series` takes them; B takes `effect` times as long."""
-    order = np.concatenate([ORDERS[rng.integers(2)] for _ in range(blocks * quads)])
+def series(
+    rng: np.random.Generator, drift: Drift, effect: float = 1.0, blocks: int = 20, quads: int = 3, drawn: bool = True
+) -> tuple[Samples, Samples]:
+    """As `blocks.Series` takes them; B takes `effect` times as long. Not `drawn`: A B B A every time."""
+    order = np.concatenate([ORDERS[rng.integers(2) if drawn else 0] for _ in range(blocks * quads)])
     seconds = rounds(rng, drift(rng, len(order))) * np.where(order == 1, effect, 1.0)
     a, b = (seconds[order == arm].reshape(blocks, -1).tolist() for arm in (0, 1))
     return a, b

@@ -70,7 +70,7 @@ def _is_own(path: Path) -> bool:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Makes `-k ROUTE-04`, `-k routing` and `-k prefill` select."""
+    """Makes `-k ROUTE-04`, `-k routing` and `-k ttft` select."""
     if _is_own(item.path) and (marker := item.get_closest_marker("clause")):
         item.extra_keyword_matches.add(marker.args[0])
 

@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 from harness.checks.watermark import compare
+from harness.dtypes import numpy_dtype
 from harness.subject import Subject, Unavailable
 from harness.synthetic import synthesize
 from implementations.interface import Backend, ModelConfig, Unsupported
@@ -62,8 +63,8 @@ class Conversion:
         return ", ".join(f"{metric.name.replace('_', ' ')}: {metric.value:g}" for metric in wrong)
 
     def against_copy(self, samples: list[float]) -> dict[str, Any]:
-        """{bytes: of the source, samples: seconds of the copies that went before these conversions, ratio: bytes per second of the
-        conversion over those of the copy}. Rounds that a warm-up threw away are the earlier ones."""
+        """{bytes: of the source, samples: seconds of as many copies, the last ones, which were taken in turn with these conversions, ratio:
+        bytes per second of the conversion over those of the copy}."""
         copies = self.copy_s[-len(samples) :]
         return {"bytes": size_of(self.source), "samples": copies, "ratio": median(copies) / median(samples)}
 
@@ -84,13 +85,14 @@ def original(subject: Subject, whole: bool) -> Path:
     """The case's own checkpoint where it is small, or where it is asked for; else one made of a layer of its shapes. Raises Unsupported
     where that is still too large, Unavailable where the disk does not hold three of it."""
     config, own = sample(subject.config), size_of(subject.case.checkpoint)
-    size = own if whole or own <= LARGEST else 2 * parameter_counts(config)[0]
-    if size > LARGEST and not whole:
+    is_own = whole or own <= LARGEST
+    size = own if is_own else numpy_dtype(config.dtype).itemsize * parameter_counts(config)[0]
+    if size > LARGEST and not is_own:
         raise Unsupported(f"one layer of this model is {size} bytes, more than the {LARGEST} that are converted without --wide")
     free = shutil.disk_usage(subject.workshop.directory).free
     if 3 * size > free:
         raise Unavailable(f"converting needs {3 * size} bytes of disk, {free} are free")
-    if size == own:
+    if is_own:
         return subject.case.checkpoint
     return subject.workshop.once(f"conversion-{subject.case.checkpoint}", lambda target: synthesize(config, target))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +13,9 @@ from harness.options import option
 from implementations import registry
 from implementations.interface import Backend, Capabilities
 from implementations.worker import DEFAULT_TIMEOUT, RemoteError, WorkerBackend, WorkerCrashed
+
+if TYPE_CHECKING:
+    from harness.subject import Subject, Workshop
 
 
 class Hosts:
@@ -72,6 +76,19 @@ def hosts(config: pytest.Config) -> Hosts:
         pythons = parse(option(config, "python") or (), option(config, "pair") or option(config, "backend") or registry.names())
         config.stash[_HOSTS] = Hosts(pythons, _timeout(option(config, "worker-timeout"), bool(pythons)))
     return config.stash[_HOSTS]
+
+
+def available(config: pytest.Config, param: tuple[str, Any, str], workshop: Workshop) -> Subject:
+    """The subject of (backend name, case, dtype). Raises Unavailable where it cannot run or a device is required and missing."""
+    from harness.subject import Subject, Unavailable
+
+    name, case, dtype = param
+    chosen = Subject(hosts(config).backend(name), case, dtype, workshop)
+    if reason := chosen.capabilities.unavailable:
+        raise Unavailable(reason)
+    if option(config, "require") == "device" and chosen.capabilities.execution != "device":
+        raise Unavailable(f"--require device: {name} runs as {chosen.capabilities.execution} here")
+    return chosen
 
 
 def _timeout(given: float | None, workers: bool) -> float:

@@ -3,7 +3,6 @@ projects alone: only items under `harness/checks` and `harness/bench` are ever t
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import adopters, budget, recording
+from harness import adopters, budget, pairs, recording
 from harness.options import CLASH, add_options, option
 
 if TYPE_CHECKING:
     from harness.bench.pairing import PairTiming
-    from harness.bench.ratio import Question
     from harness.bench.timing import Timing
     from harness.cases import Case, RouterCase
     from harness.subject import Subject, Workshop
@@ -155,7 +153,7 @@ def _validate(config: pytest.Config) -> None:
     _validate_trace(config)
     _cases(config)
     if option(config, "pair"):
-        _question(config)
+        pairs.question(config)
 
 
 def _validate_trace(config: pytest.Config) -> None:
@@ -217,20 +215,9 @@ def workshop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def subject(request: pytest.FixtureRequest, workshop: Workshop) -> Subject:
     """The backend under judgement, in one case and dtype. Raises Unavailable where it cannot run or a device is required and missing."""
-    return _available(request.config, request.param, workshop)
+    from harness.hosts import available
 
-
-def _available(config: pytest.Config, param: tuple[str, Any, str], workshop: Workshop) -> Subject:
-    from harness.hosts import hosts
-    from harness.subject import Subject, Unavailable
-
-    name, case, dtype = param
-    chosen = Subject(hosts(config).backend(name), case, dtype, workshop)
-    if reason := chosen.capabilities.unavailable:
-        raise Unavailable(reason)
-    if option(config, "require") == "device" and chosen.capabilities.execution != "device":
-        raise Unavailable(f"--require device: {name} runs as {chosen.capabilities.execution} here")
-    return chosen
+    return available(request.config, request.param, workshop)
 
 
 @pytest.fixture
@@ -251,37 +238,9 @@ def timing(request: pytest.FixtureRequest, subject: Subject) -> Timing | PairTim
     ensure(subject.case, subject.dtype)
     record = request.node.stash[recording.BENCH] = {"workload": request.node.get_closest_marker("workload").args[0]}
     benchmark = request.getfixturevalue("benchmark")
-    return _pair(request, subject, benchmark, record) if option(request.config, "pair") else Timing(subject, benchmark, record)
-
-
-def _pair(request: pytest.FixtureRequest, subject: Subject, benchmark: Any, record: dict[str, Any]) -> PairTiming:
-    from harness.bench.pairing import Asked, PairTiming, Request
-
-    name, (_, case, dtype) = option(request.config, "pair")[0], request.node.callspec.params["subject"]
-    base = _available(request.config, (name, case, dtype), subject.workshop)
-
-    def ask(asked: Asked) -> None:
-        """The benchmark's own function, on the other subject."""
-        given = request.node.funcargs | {"subject": base, "timing": asked}
-        request.node.obj(**{name: given[name] for name in inspect.signature(request.node.obj).parameters})
-
-    found = PairTiming(subject, benchmark, record, Request(base, ask, _question(request.config), option(request.config, "pair-budget")))
-    request.node.stash[recording.PAIR] = found.pair
-    return found
-
-
-def _question(config: pytest.Config) -> Question:
-    """UsageError for a margin, a confidence or a budget that makes no sense."""
-    from harness.bench.ratio import Question
-
-    given = {name: option(config, f"pair-{name}") for name in ("delta", "confidence")}
-    budget = option(config, "pair-budget")
-    try:
-        if budget is not None and not budget > 0:
-            raise ValueError(f"a budget is a positive number of seconds, got {budget:g}")
-        return Question(**{name: value for name, value in given.items() if value is not None})
-    except ValueError as error:
-        raise pytest.UsageError(str(error)) from error
+    if not option(request.config, "pair"):
+        return Timing(subject, benchmark, record)
+    return pairs.timing(request, subject, benchmark, record)
 
 
 @pytest.hookimpl(trylast=True)

@@ -18,6 +18,7 @@ from implementations.interface import Model
 
 FEWEST_ROUNDS, MOST_ROUNDS = 12, 400
 TIMED_S = 2.0  # of rounds, unless FEWEST_ROUNDS take longer
+PATIENCE_S, PATIENT_ROUNDS = 60.0, 6  # where FEWEST_ROUNDS take longer than that: no fewer give the median an interval
 MAX_LENGTH, MAX_BATCH = 512, 8
 
 
@@ -92,4 +93,5 @@ def described(workload: Workload) -> dict[str, Any]:
 
 def rounds_for(round_s: float) -> int:
     """How many rounds of so many seconds: enough to fill TIMED_S, within limits."""
-    return min(MOST_ROUNDS, max(FEWEST_ROUNDS, math.ceil(TIMED_S / max(round_s, 1e-9))))
+    fewest = FEWEST_ROUNDS if FEWEST_ROUNDS * round_s <= PATIENCE_S else PATIENT_ROUNDS
+    return min(MOST_ROUNDS, max(fewest, math.ceil(TIMED_S / max(round_s, 1e-9))))

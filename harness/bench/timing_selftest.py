@@ -36,7 +36,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Trial:
-    """One comparison. `flags`: the names of the peers that call the arms different, in any direction."""
+    """One comparison. `peers`: the names of the peers that call the arms different, in any direction."""
 
     answer: Answer
     peers: frozenset[str]

@@ -13,7 +13,7 @@ from harness.bench import canary, quantiles
 from harness.bench.blocks import BLOCKS, QUADS, Plan, Series, plan
 from harness.bench.clock import LONG, Arm, repeats, tick
 from harness.bench.ratio import FEWEST_BLOCKS
-from harness.bench.timing import FEWEST_ROUNDS, MOST_ROUNDS, rounds_for
+from harness.bench.timing import FEWEST_ROUNDS, MOST_ROUNDS, PATIENT_ROUNDS, rounds_for
 from harness.bench.warmup import WarmUp, steady_from, warm_up
 from harness.report.interval import median_interval
 
@@ -175,7 +175,7 @@ def test_a_budget_is_seconds(budget: float, expected: Plan) -> None:
     assert plan(of(0.001, cost=0.01), of(0.001, cost=0.01), budget) == expected
 
 
-@pytest.mark.parametrize("seconds, rounds", [(1e-6, MOST_ROUNDS), (0.05, 40), (10.0, FEWEST_ROUNDS)])
+@pytest.mark.parametrize("seconds, rounds", [(1e-6, MOST_ROUNDS), (0.05, 40), (1.0, FEWEST_ROUNDS), (10.0, PATIENT_ROUNDS)])
 def test_rounds_fill_the_time_within_limits(seconds: float, rounds: int) -> None:
     assert rounds_for(seconds) == rounds
 

@@ -149,6 +149,8 @@ def test_time_is_taken_in_the_worker(third_party):
     began = time.perf_counter()
     model.reset()
     assert 0.2 <= model.last_call_seconds <= time.perf_counter() - began
+    model.reset()
+    assert 0.4 <= model.called_seconds <= time.perf_counter() - began and model.last_call_seconds < model.called_seconds
 
 
 def test_large_arrays_cross_both_ways(third_party):

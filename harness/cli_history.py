@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -100,19 +98,14 @@ def since(base: list[Path], runs: list[Path], out: Path) -> int:
 
 def verified(runs: list[Path], out: Path, baseline: list[str] | None, history: Path, anchor: str | None) -> NoReturn:
     """Exits with 1 where a number is not what its raw data say, else with 0. `baseline`: as the report was built with."""
+    from harness.bench.compare import again
     from harness.history.verify import Question, verify
 
     with _readable_errors():
-        found = verify(Question(runs, out, chosen(baseline or [], history, runs), anchor, _pairs_again()))
+        found = verify(Question(runs, out, chosen(baseline or [], history, runs), anchor, again))
     for line in (*found.findings, *found.notes, found.sentence):
         typer.echo(str(line))
     raise typer.Exit(1 if found.findings else 0)
-
-
-def _pairs_again() -> Callable[[Mapping[str, Any]], Any] | None:
-    """How the benchmarks estimate a pair."""
-    name = "harness.bench.compare"
-    return getattr(import_module(name), "again", None) if find_spec(name) else None
 
 
 def history(

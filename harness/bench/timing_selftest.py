@@ -44,18 +44,18 @@ class Trial:
 
 def measure(trials: int, console: Console) -> dict[str, Any]:
     """The `timing_selftest` record, of `trials` with equal arms and a third as many with a slower one. Some four seconds a trial."""
-    step = _step()
+    step = moe_blocks()
     load_before, began = os.getloadavg(), datetime.now(UTC)
     kinds: dict[str, list[Trial]] = {"equal": [], "slower": []}
-    ready = {name: _ready(step, more) for name, more in (("equal", 0), ("slower", MORE))}
+    arms = {name: ready(step, more) for name, more in (("equal", 0), ("slower", MORE))}
     for number in track(range(trials), "trials", console=console):
         for name in ("equal", "slower") if number % SLOWER_EVERY == 0 else ("equal",):
-            kinds[name].append(_trial(ready[name], number))
+            kinds[name].append(trial(arms[name], number))
     about = {"time": began.isoformat(timespec="seconds"), "load_before": load_before, "load_after": os.getloadavg()}
     return {"type": "timing_selftest", "schema": 1, **about, **figures(kinds["equal"], kinds["slower"])}
 
 
-def _step() -> Callable[[int], None]:
+def moe_blocks() -> Callable[[int], None]:
     """Calls a MoE block so many times. The model and the input are always the same."""
     from harness.cases import golden_cases
     from implementations import registry
@@ -72,14 +72,18 @@ def _step() -> Callable[[int], None]:
     return step
 
 
-def _ready(step: Callable[[int], None], more: int) -> Prepared:
-    return prepared(Arm("a", lambda: step(STEP)), Arm("b", lambda: step(STEP + more)))
+def arm(step: Callable[[int], object], more: int) -> Arm:
+    return Arm("equal" if not more else "slower", lambda: step(STEP + more))
 
 
-def _trial(ready: Prepared, number: int) -> Trial:
-    answer = compare(ready, Question(), seed=2 * number)
+def ready(step: Callable[[int], object], more: int) -> Prepared:
+    return prepared(arm(step, 0), arm(step, more))
+
+
+def trial(arms: Prepared, number: int) -> Trial:
+    answer = compare(arms, Question(), seed=2 * number)
     with no_collection():
-        a, b = (np.array([arm.time() for _ in range(SEQUENTIAL)]) for arm in ready.arms)
+        a, b = (np.array([arm.time() for _ in range(SEQUENTIAL)]) for arm in arms.arms)
     return Trial(answer, frozenset(name for name, differs in PEERS.items() if differs(a, b)))
 
 

@@ -31,14 +31,12 @@ def last_green(history: Path, like: Frame) -> Baseline:
     """The newest green run under `history` that began before `like` did. Raises FileNotFoundError where there is no such directory."""
     if not history.is_dir():
         raise FileNotFoundError(f"{history}: no such directory of runs")
-    own = {run.run_id for run in like.runs}
     passed: list[tuple[str, str]] = []
     for directory in candidates(history):
-        if directory.name in own:
-            continue
-        if not (reason := unfit(directory, like)):
+        reason = unfit(directory, like)
+        if reason is None:
             return Baseline(directory, tuple(passed))
-        passed.append((directory.name, reason))
+        passed += [(directory.name, reason)] if reason else []
     return Baseline(None, tuple(passed))
 
 
@@ -47,13 +45,19 @@ def candidates(history: Path) -> list[Path]:
     return sorted((path for path in history.iterdir() if path.is_dir() and any(path.glob("records-*.jsonl"))), reverse=True)
 
 
-def unfit(directory: Path, like: Frame) -> str:
-    """Why a run is no baseline for `like`; "" if it is one."""
+def unfit(directory: Path, like: Frame) -> str | None:
+    """Why a run is no baseline for `like`, None if it is one; "" for `like` itself and what began later, which nobody would expect."""
     try:
         frame = load_frame([directory])
     except RecordError as error:
         return f"unreadable: {error}"
-    return not_green(frame) or next(_differences(frame, like), "")
+    if _started(frame) >= _started(like):
+        return ""
+    return not_green(frame) or next(_differences(frame, like), None)
+
+
+def _started(frame: Frame) -> str:
+    return min(run.started for run in frame.runs)
 
 
 def not_green(frame: Frame) -> str:
@@ -65,11 +69,9 @@ def not_green(frame: Frame) -> str:
 
 
 def _differences(frame: Frame, like: Frame) -> Iterator[str]:
-    if min(run.started for run in frame.runs) >= min(run.started for run in like.runs):
-        yield "it is not older"
-    for what, before, now in zip(("profile", "backends", "selection"), asked(frame.runs, frame), asked(like.runs, like), strict=True):
+    for what, before, now in zip(("profiles", "backends", "selections"), asked(frame.runs, frame), asked(like.runs, like), strict=True):
         if before != now:
-            yield f"another {what}: {', '.join(before) or 'none'} instead of {', '.join(now) or 'none'}"
+            yield f"asked for other {what}: {', '.join(before) or 'none'} instead of {', '.join(now) or 'none'}"
     if missing := sorted(set(like.rows["kind"]) - set(frame.rows["kind"])):
         yield f"it has no {' and no '.join(missing)}"
 

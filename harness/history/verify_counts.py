@@ -22,7 +22,7 @@ def counts(runs: Sequence[Sequence[Record]]) -> Counter[str]:
     """Label -> number, over runs. A pair that PASSes is counted by its own verdict, and not here."""
     found: Counter[str] = Counter()
     for records in runs:
-        ended = [record for record in records if record["type"] in _ENDED]
+        ended = [record for record in records if record["type"] in _ENDED and record["shard"].startswith("records-")]
         found.update(_label(record) for record in ended)
         planned = {str(item["node"]) for record in records if record["type"] == "plan" for item in record["items"]}
         found["not run"] += len(planned - {str(record.get("node")) for record in ended})

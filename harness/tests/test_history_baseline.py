@@ -52,7 +52,7 @@ def test_the_newest_that_fits_and_why_not_the_others(history: Path) -> None:
     expected = {
         "02": "FAIL",
         "03": "INCOMPLETE",
-        "04": "another backends: te",
+        "04": "asked for other backends: te",
         "05": "nothing passed",
         "06": "-k ROUTE",
         "07": "unreadable",
@@ -64,7 +64,7 @@ def test_the_newest_that_fits_and_why_not_the_others(history: Path) -> None:
 def test_a_later_run_is_no_baseline(history: Path) -> None:
     write_run(history / "09-later", [GOOD])
     found = last_green(history, load_frame([history / "08-now"]))
-    assert found.directory == history / "01-green" and dict(found.passed_over)["09-later"] == "it is not older"
+    assert found.directory == history / "01-green" and "09-later" not in dict(found.passed_over)
 
 
 def test_a_run_without_benchmarks_is_no_baseline_for_one_with(history: Path, tmp_path: Path) -> None:

@@ -32,7 +32,18 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def paired(pytester: pytest.Pytester, a: str, b: str, *arguments: str) -> tuple[pytest.RunResult, Records, Records]:
     """The run, its `pair` records and its `bench` records."""
-    options = ("-q", "--benchmark", "--pair", a, b, "-k", "moe_block", "--run-dir=run", f"--checkpoint={CHECKPOINT}", "--dtype=float32")
+    options = (
+        "-q",
+        "--benchmark",
+        "--pair",
+        a,
+        b,
+        "-k",
+        "moe_block and float32-64",
+        "--run-dir=run",
+        f"--checkpoint={CHECKPOINT}",
+        "--dtype=float32",
+    )
     result = pytester.runpytest_subprocess(*options, *arguments)
     directory = pytester.path / "run"
     if not directory.exists():

@@ -48,7 +48,14 @@ def report(folder: Path, run: str, *words: str) -> Path:
 
 
 def photograph(browser: str, page: Path, name: str) -> None:
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={SIZE}"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        f"--window-size={SIZE}",
+        "--run-all-compositor-stages-before-draw",
+    ]
     subprocess.run([browser, *flags, f"--screenshot={PICTURES / name}", page.as_uri()], check=True, capture_output=True)
     Image.open(PICTURES / name).convert("RGB").quantize(96).save(PICTURES / name, optimize=True)
 

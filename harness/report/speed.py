@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,6 +59,7 @@ def _key(speed: Speed) -> tuple[Any, ...]:
         rank,
         speed.group[1:3],
         not speed.group[3],
+        [(len(part), part) for part in re.split(r"(\d+)", speed.group[3]) if part],
         speed.group,
         speed.median is None,
         speed.median or 0.0,

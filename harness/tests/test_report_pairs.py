@@ -123,6 +123,15 @@ def test_a_missing_p99_says_why(tmp_path: Path):
     assert "470.0 ms" in section(frame_of(tmp_path / "b", known), "speed")
 
 
+def test_parameters_of_all_are_said_once_and_sizes_stand_in_order(tmp_path: Path):
+    sizes = [measured("moe_block", "native", 0.1, node=str(n), parameters={"batch": 1, "tokens": n}) for n in (1024, 64, 256)]
+    frame = frame_of(tmp_path, *sizes)
+    assert [speed.group[3] for speed in speeds(frame)] == [f"batch=1 tokens={n}" for n in (64, 256, 1024)]
+    text = section(frame, "speed")
+    assert text.count("batch=1") == 1 and "All: batch=1." in text and '<span class="quiet">tokens=64</span>' in text
+    assert "Against the peer" not in text
+
+
 def test_a_speed_that_never_got_steady_says_so(tmp_path: Path):
     (speed,) = speeds(frame_of(tmp_path, measured("prefill", "native", 0.4, steady=False)))
     assert speed.note == "still warming up"

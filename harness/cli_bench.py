@@ -10,6 +10,7 @@ import typer
 
 from harness.cli import OUT, Backends, Checkpoints, Device, Dtypes, Keyword, Out, Pythons, Require, RunDir, Timeout, finish
 from harness.launch import Launch, launch
+from harness.record import read_run
 
 Pair = Annotated[
     tuple[str, str] | None,
@@ -64,10 +65,9 @@ def _usage(sentence: str) -> None:
 
 def _show_pairs(run: Path) -> None:
     """A line for each pair."""
-    from harness.bench import pair_record
-
-    for record in pair_record.read(run):
-        typer.echo(pair_line(record))
+    for record in read_run(run):
+        if record["type"] == "pair":
+            typer.echo(pair_line(record))
 
 
 def pair_line(record: dict[str, Any]) -> str:

@@ -18,9 +18,11 @@ A run directory holds `records-<pid>.jsonl` shards. Every record has `schema`, `
   makes it KNOWN), capsule (None, or the path in the run's directory of the evidence of a FAIL: see harness/capsule)
 - `bench`: node, workload, backend, execution, execution_note, case, dtype, parameters, status, reason, unit ("s"), samples (per round),
   tokens (per round), gate (metrics of the timed object), reproduce
-- `pair`: workload, case, dtype, parameters, a, b (backends), samples_a and samples_b (seconds per round, in blocks), ratio (b's time over
-  a's), low, high, confidence, delta, mde, verdict ("faster" | "slower" | "equivalent" | "inconclusive": b against a), disturbed (blocks),
-  status, reason: two backends timed in turn
+- `pair`: two backends timed in turn. Who and how as in `bench` (node, workload, case, dtype, parameters, status, reason, reproduce); a, b
+  (backends); samples_a, samples_b ([seconds a step] per block, in order of time); blocks (of each series, whose samples follow one
+  another); canaries ([seconds] of each series, one before its first block and one after each); disturbed (numbers of blocks); ratio (b's
+  time over a's), low, high, confidence, delta, mde, verdict (faster | slower | equivalent | inconclusive, of b against a); first_call_s,
+  warmup, steady ([a's, b's]); sameness {routing, distance, difference}. Numbers are null where there is no answer
 - `timing_selftest`: figures: how often such verdicts are wrong
 - `end`: exit_status (pytest's own number), duration_s, lost [shard]: of workers that died; the controller wrote the record they owed
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from harness import adopters, console, distributed
-from harness.bench import pair_record
 from harness.expectations import Outcome
 from harness.record import FAILING, Recorder, new_run_id
 
@@ -124,7 +123,7 @@ def _write(item: pytest.Item, recorder: Recorder, outcome: Outcome, duration: fl
         ending = {"status": status, "reason": reason}
         recorder.write("bench", **(identity | about | item.stash.get(BENCH, {}) | ending))
         if PAIR in item.stash:
-            pair_record.write(recorder.directory, **(identity | about | item.stash[PAIR] | ending))
+            recorder.write("pair", **(identity | about | item.stash[PAIR] | ending))
 
 
 def _capsule(item: pytest.Item, identity: dict[str, Any], about: dict[str, Any], directory: Path) -> str | None:

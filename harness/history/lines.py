@@ -40,12 +40,6 @@ def of_type(directory: Path, kind: str) -> list[dict[str, Any]]:
     return [line.record for line in lines(directory) if line.record is not None and line.record.get("type") == kind]
 
 
-def beside(directory: Path) -> list[dict[str, Any]]:
-    """Records of shards that the reader of runs leaves alone, with `shard`: pairs may lie in files of their own."""
-    found = (line for line in lines(directory) if not line.shard.startswith("records-"))
-    return [line.record | {"shard": line.shard} for line in found if line.record is not None]
-
-
 def run_id(directory: Path) -> str:
     """As its records call it, or else as its directory is called."""
     return next((str(record["run_id"]) for record in of_type(directory, "run")), directory.name)

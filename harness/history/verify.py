@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.history import schema, seal
 from harness.history.finding import Finding
-from harness.history.lines import beside, run_id
+from harness.history.lines import run_id
 from harness.history.verify_counts import count_findings
 from harness.history.verify_records import Again, record_findings
 from harness.history.verify_report import csv_findings, file_findings, is_of
@@ -46,7 +46,7 @@ class Question:
 
 def verify(asked: Question) -> Verification:
     """Raises RecordError for what cannot be read."""
-    runs = {run_id(directory): [*read_run(directory), *beside(directory)] for directory in asked.runs}
+    runs = {run_id(directory): read_run(directory) for directory in asked.runs}
     found: list[Finding] = []
     notes: list[str] = []
     for directory, records in zip(asked.runs, runs.values(), strict=True):

@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
+from harness.record import read_run
 from harness.report.clean import clean
 from harness.report.expected import merged
 from harness.report.metric import finite, judged, metrics_of, worst_metric
-from harness.report.shards import read
 from harness.report.status import NOT_RUN
 
 Record = Mapping[str, Any]
@@ -101,7 +101,7 @@ def once(run_ids: Iterable[str]) -> None:
 
 
 def _merged(run_directories: Sequence[Path]) -> Frame:
-    loaded = [(Path(directory), clean(read(directory))) for directory in run_directories]
+    loaded = [(Path(directory), clean(read_run(directory))) for directory in run_directories]
     loaded.sort(key=lambda each: (each[0].name, str(each[0])))  # by time, as runs are named: however they were listed, the same report
     runs = _with_unique_machines([_run(directory, records) for directory, records in loaded])
     rows = [_with_capsule(row, directory) for run, (directory, records) in zip(runs, loaded, strict=True) for row in _rows(run, records)]

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.bench import pair_record
 from harness.bench.compare import again
 from harness.bench.same_work import FARTHEST, arrays, declared_difference, sameness
 from harness.bench.workload import Workload
 from harness.cases import golden_root
 from harness.cli_bench import pair_line
-from harness.record import RecordError, read_run
+from harness.record import read_run
 from implementations.interface import StepOutput
 
 pytest_plugins = ["pytester"]
@@ -48,7 +47,8 @@ def paired(pytester: pytest.Pytester, a: str, b: str, *arguments: str) -> tuple[
     directory = pytester.path / "run"
     if not directory.exists():
         return result, [], []
-    return result, pair_record.read(directory), [each for each in read_run(directory) if each["type"] == "bench"]
+    records = read_run(directory)
+    return result, *([each for each in records if each["type"] == kind] for kind in ("pair", "bench"))
 
 
 def test_one_backend_twice(pytester: pytest.Pytester) -> None:
@@ -142,12 +142,3 @@ def test_arrays_of_outputs_are_found_wherever_they_are() -> None:
     logits = np.ones((1, 1, 4), np.float32)
     assert [a.shape for a in arrays([StepOutput(logits), StepOutput(logits)])] == [(1, 1, 4)] * 2
     assert 0.14 < FARTHEST < np.sqrt(2)
-
-
-def test_a_damaged_line_is_named(tmp_path: Any) -> None:
-    pair_record.write(tmp_path, a="x", ratio=float("nan"))
-    (shard,) = tmp_path.glob("pairs-*.jsonl")
-    with shard.open("a") as file:
-        file.write("{\n")
-    with pytest.raises(RecordError, match="jsonl:2: not JSON"):
-        pair_record.read(tmp_path)

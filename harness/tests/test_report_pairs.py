@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from harness.record import RecordError
 from harness.report.build import build
 from harness.report.frame import Frame, load_frame
 from harness.report.page import page
@@ -101,19 +100,6 @@ def test_a_benchmark_and_its_pair_are_not_two_failures(tmp_path: Path):
 def test_a_pair_without_a_benchmark_of_its_own_keeps_its_failure(tmp_path: Path):
     frame = frame_of(tmp_path, pair("slower", 1.08, status="FAIL", reason="slower"))
     assert verdict(frame).counts["failed"] == 1 and pairs(frame)[0].gain == "+8.0 %"
-
-
-def test_pairs_in_files_of_their_own_are_read(tmp_path: Path):
-    run = write_run(tmp_path / "run", [check("ROUTE-01", "native", "mixtral", "float32"), pair("faster", 0.9)])
-    shard = next(run.glob("records-*.jsonl"))
-    lines = shard.read_text().splitlines(keepends=True)
-    (run / "pairs-7.jsonl").write_text("".join(line for line in lines if '"type": "pair"' in line) + '{"cut off')
-    shard.write_text("".join(line for line in lines if '"type": "pair"' not in line))
-    assert [found.verdict for found in pairs(load_frame([run]))] == ["faster"]
-    assert verdict(load_frame([run])).code == 0
-    (run / "pairs-8.jsonl").write_text("[]\n")
-    with pytest.raises(RecordError, match=r"pairs-8\.jsonl:1: no pair record"):
-        load_frame([run])
 
 
 def test_a_missing_p99_says_why(tmp_path: Path):

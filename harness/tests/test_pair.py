@@ -48,7 +48,8 @@ def paired(pytester: pytest.Pytester, a: str, b: str, *arguments: str) -> tuple[
     if not directory.exists():
         return result, [], []
     records = read_run(directory)
-    return result, *([each for each in records if each["type"] == kind] for kind in ("pair", "bench"))
+    pairs, benchmarks = ([each for each in records if each["type"] == kind] for kind in ("pair", "bench"))
+    return result, pairs, benchmarks
 
 
 def test_one_backend_twice(pytester: pytest.Pytester) -> None:

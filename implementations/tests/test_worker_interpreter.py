@@ -31,16 +31,25 @@ def test_this_one_is_good():
     assert found.python == ".".join(map(str, sys.version_info[:2])) and inspect("") == found
 
 
-def test_a_link_stays_a_link(tmp_path):
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """An environment whose python is a link to this one, which has its libraries whatever this Python makes of links to links."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "our-python").symlink_to(sys.executable)
+    if (config := Path(sys.prefix) / "pyvenv.cfg").exists():
+        (tmp_path / "pyvenv.cfg").write_text(config.read_text())
+        (tmp_path / "lib").symlink_to(Path(sys.prefix) / "lib")
+    return tmp_path / "bin" / "our-python"
+
+
+def test_a_link_stays_a_link(linked: Path):
     """A virtual environment's python is one; resolved, it would be another environment's."""
-    (tmp_path / "python").symlink_to(sys.executable)
-    assert inspect(str(tmp_path / "python")).path == str(tmp_path / "python")
+    assert inspect(str(linked)).path == str(linked)
 
 
-def test_a_bare_name_is_looked_up(tmp_path, monkeypatch):
-    (tmp_path / "our-python").symlink_to(sys.executable)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert inspect("our-python").path == str(tmp_path / "our-python")
+def test_a_bare_name_is_looked_up(linked: Path, monkeypatch):
+    monkeypatch.setenv("PATH", str(linked.parent), prepend=":")
+    assert inspect("our-python").path == str(linked)
 
 
 def test_what_the_program_prints_before_does_no_harm(program):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -84,7 +85,19 @@ def _checked(name: str, origin: str, load: Callable[[], Any]) -> Factory:
         raise BrokenBackend(f"backend {name!r} ({origin}) cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(factory):
         raise BrokenBackend(f"backend {name!r} ({origin}) is {factory!r}, not a callable that takes a variant")
+    if not _takes_a_variant(factory):
+        raise BrokenBackend(f"backend {name!r} ({origin}) cannot be called with a variant: factory(variant), where variant is a str or None")
     return factory
+
+
+def _takes_a_variant(factory: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(factory).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # built in, without a signature: its call will tell
+        return True
+    return True
 
 
 def _in_tree() -> Dict[str, str]:

@@ -28,6 +28,9 @@ not_callable = 3
 
 def not_a_backend(variant=None):
     return object()
+
+def without_variant():
+    return Made(None)
 """
 
 
@@ -113,6 +116,11 @@ def test_broken_plugin_is_reported_when_asked_for_and_breaks_nothing_else(plugin
     with pytest.raises(registry.BrokenBackend, match=name.split(":")[0]) as caught:
         registry.backend(name)
     assert caught.value.__cause__ is not None and str(caught.value.__cause__) in str(caught.value)
+
+
+def test_a_factory_that_takes_no_variant_is_refused(plugin: str):
+    with pytest.raises(registry.BrokenBackend, match="cannot be called with a variant"):
+        registry.backend(f"{plugin}:without_variant")
 
 
 @pytest.mark.parametrize("attribute", ["not_callable", "not_a_backend"])

@@ -86,7 +86,7 @@ def _checked(name: str, origin: str, load: Callable[[], Any]) -> Factory:
     if not callable(factory):
         raise BrokenBackend(f"backend {name!r} ({origin}) is {factory!r}, not a callable that takes a variant")
     if not _takes_a_variant(factory):
-        raise BrokenBackend(f"backend {name!r} ({origin}) cannot be called with a variant: factory(variant), where variant is a str or None")
+        raise BrokenBackend(f"backend {name!r} ({origin}) cannot be called with a variant (a str or None)")
     return factory
 
 

@@ -51,6 +51,11 @@ def start(config: pytest.Config, items: list[pytest.Item], requested: dict[str, 
     recorder.write("selftest", **summary(golden_root()))
     for kind, fields in adopters.records(config, planned):
         recorder.write(kind, **fields)
+    if getattr(config.option, "moe_benchmark", False):
+        from harness.timing_figures import of_this_machine
+
+        for figures in of_this_machine():
+            recorder.write("timing_selftest", figures=figures)
 
 
 def _open(config: pytest.Config, requested: dict[str, Any]) -> _State:

@@ -81,32 +81,10 @@ def run(
     common = (backend, checkpoint, dtype, device, golden, require, keyword, thorough, python, timeout)
     asked = Launch(*common, expect=expect, profile=profile, workers=workers, budget=budget)
     if ray is not None:
-        finish([_fan_out(asked, ray, bench, run_dir)], out, baseline, history)
+        from harness.cli_fleet import fleet
+
+        finish([fleet(asked, ray, bench, run_dir)], out, baseline, history)
     finish(launch(asked, ["checks", "bench"] if bench else ["checks"], run_dir), out, baseline, history)
-
-
-def _fan_out(asked: Launch, address: str, bench: bool, run_dir: Path | None) -> Path:
-    from harness.fleet.cluster import NoCluster
-    from harness.fleet.fan_out import Fleet, fan_out
-    from harness.fleet.plan import planned
-    from harness.history.seal import seal
-    from harness.record import new_run_directory
-
-    if bench:
-        raise typer.BadParameter("--bench times one process at a time on one machine; run it there", param_hint="--ray")
-    if asked.budget:
-        raise typer.BadParameter("--budget is of this machine's time; a fleet has none in common", param_hint="--ray")
-    items = planned(asked)
-    directory = run_dir or new_run_directory(RUNS)
-    try:
-        fan_out(asked, Fleet(address), items, directory)
-    except NoCluster as error:
-        if directory.is_dir() and not any(directory.iterdir()):
-            directory.rmdir()
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    typer.echo(f"seal: {seal(directory)}")
-    return directory
 
 
 @app.command()

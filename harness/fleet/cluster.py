@@ -6,6 +6,7 @@ Ray is imported here alone, and only when a fleet is asked for.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 LOCAL = "local"  # an own cluster on this machine, for the length of the run
+REACHED_IN = 10.0  # seconds
 RETRIES = 1  # of a share whose machine was lost
 
 
@@ -42,6 +44,7 @@ def connected(address: str) -> Iterator[ModuleType]:
         yield ray
         return
     try:
+        _reach(address)
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except Exception as error:  # ConnectionError, ValueError for an address, RuntimeError for versions that differ
         raise NoCluster(f"no Ray cluster at {address}: {' '.join(str(error).split())}") from error
@@ -49,6 +52,13 @@ def connected(address: str) -> Iterator[ModuleType]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nobody listens at HOST:PORT: Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=REACHED_IN).close()
 
 
 def _ray() -> ModuleType:

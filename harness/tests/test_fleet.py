@@ -71,6 +71,13 @@ def test_what_a_device_needs(device: str, wanted: dict):
     assert needs(device) == {"num_cpus": 1, "max_retries": 1, **wanted}
 
 
+def test_where_nobody_listens_is_said_at_once():
+    began = time.monotonic()
+    with pytest.raises(NoCluster, match="no Ray cluster at 127.0.0.1:1: .*refused"), connected("127.0.0.1:1"):
+        pass
+    assert time.monotonic() - began < PATIENCE / 2
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head that does no work; tests add and remove the machines that do."""

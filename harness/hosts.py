@@ -86,9 +86,16 @@ def available(config: pytest.Config, param: tuple[str, Any, str], workshop: Work
     chosen = Subject(hosts(config).backend(name), case, dtype, workshop)
     if reason := chosen.capabilities.unavailable:
         raise Unavailable(reason)
-    if option(config, "require") == "device" and chosen.capabilities.execution != "device":
-        raise Unavailable(f"--require device: {name} runs as {chosen.capabilities.execution} here")
+    execution = runs_as(chosen.capabilities, workshop.device)
+    if option(config, "require") == "device" and execution != "device":
+        raise Unavailable(f"--require device: {name} runs as {execution} here")
     return chosen
+
+
+def runs_as(capabilities: Capabilities, device: str) -> str:
+    """device | cpu | emulated: where models are that are loaded onto `device`."""
+    chosen = device.partition(":")[0] in capabilities.devices
+    return "cpu" if chosen and device == "cpu" else capabilities.execution
 
 
 def _timeout(given: float | None, workers: bool) -> float:

@@ -27,7 +27,8 @@ def _backend_row(name: str) -> list[str]:
         found = registry.backend(name).capabilities()
     except Exception as error:  # a broken plug-in is shown, it does not hide the others
         return [f"broken: {error}", *[""] * 6]
-    runs_on = found.execution + (f" ({found.execution_note})" if found.execution_note else "")
+    runs_on = " | ".join(found.devices) or found.execution
+    runs_on += f" ({found.execution_note})" if found.execution_note else ""
     lists = (found.variants, found.dtypes, found.families, found.features)
     return [found.unavailable or "yes", runs_on, grade(found), *(", ".join(values) for values in lists)]
 

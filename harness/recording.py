@@ -13,6 +13,7 @@ import pytest
 
 from harness import adopters, console, distributed
 from harness.expectations import Outcome
+from harness.options import option
 from harness.record import FAILING, Recorder, new_run_id
 
 VERDICT: pytest.StashKey[Any] = pytest.StashKey()
@@ -148,13 +149,14 @@ def _capsule(item: pytest.Item, identity: dict[str, Any], about: dict[str, Any],
 
 def _execution(config: pytest.Config, name: str) -> dict[str, Any]:
     from harness.grades import grade
-    from harness.hosts import hosts
+    from harness.hosts import hosts, runs_as
 
     try:
         capabilities = hosts(config).declared(name)
     except Exception as error:  # a backend may crash anywhere; its record is written all the same
         return {"execution": "", "execution_note": f"capabilities() raised {type(error).__name__}", "grade": ""}
-    return {"execution": capabilities.execution, "execution_note": capabilities.execution_note, "grade": grade(capabilities)}
+    execution = runs_as(capabilities, option(config, "device"))
+    return {"execution": execution, "execution_note": capabilities.execution_note, "grade": grade(capabilities)}
 
 
 def _reproduce(config: pytest.Config, identity: dict[str, Any]) -> str:
@@ -164,6 +166,8 @@ def _reproduce(config: pytest.Config, identity: dict[str, Any]) -> str:
     pair = getattr(config.option, "moe_pair", None)
     subjects = pair or [identity["backend"]]
     words = ["moe-harness", command, *(["--pair", *pair] if pair else ["--backend", *subjects]), "--dtype", identity["dtype"]]
+    device = option(config, "device")
+    words += [] if device == "cpu" else ["--device", device]
     for subject in dict.fromkeys(subjects):
         words += _worker(config, subject)
     words += _bench_set(config) if command == "bench" else []

@@ -102,7 +102,8 @@ class Capabilities:
     `features`: prefill, decode, reset, chunked_prefill, left_padding, right_padding, nan_pads (a NaN in the embedding of a padding token
     reaches no valid position), pinned, probe, routing, generate, packed, loss, router, train.
     `logits`: what a Request may ask for: all, last, top-<n> (an endpoint that tells the n likeliest tokens and no more).
-    `execution`: device | cpu | emulated (a CPU stands in for the device), detail in `execution_note`.
+    `execution`: device | cpu | emulated (a CPU stands in for the device), detail in `execution_note`. `devices`: the kinds that
+    LoadSpec.device may name (cpu, cuda, ...) where it chooses; with cpu the backend then runs on a cpu whatever `execution` says.
     `reads_hf`: `load` takes an HF directory as it is. `lossy`: what conversion does not preserve, one sentence each.
     `unavailable`: why it cannot run here, or None.
     """
@@ -118,6 +119,7 @@ class Capabilities:
     reads_hf: bool = False
     lossy: Tuple[str, ...] = ()
     unavailable: Optional[str] = None
+    devices: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,25 @@ class Backend(Protocol):
 
     def load(self, path: str, spec: LoadSpec) -> Model:
         """Loads what `from_hf` wrote (with `reads_hf`, an HF directory too). Strict: a missing or unknown tensor is a CheckpointError."""
+        ...
+
+
+@runtime_checkable
+class Gauge(Protocol):
+    """What a device can do, measured through a backend's own framework: what its speeds are held against. Not a feature: a backend has
+    these methods or has not."""
+
+    def product_flops_per_s(self, dtype: str, device: str) -> float:
+        """Of a large matrix product of this dtype, a multiplication and an addition counting as two."""
+        ...
+
+    def read_bytes_per_s(self, size: int, device: str) -> float:
+        """Of a buffer of `size` bytes that is read again and again."""
+        ...
+
+    def device_peak_bytes(self, device: str) -> Optional[int]:
+        """The most of the device's memory that was in use at one time since the last call, all models of the process together; None of a
+        host."""
         ...
 
 

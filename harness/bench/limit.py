@@ -1,11 +1,11 @@
-"""How near a speed is to what the machine allows (the roofline model, Williams, Waterman, Patterson 2009)."""
+"""How near a speed is to what the place it runs at allows (the roofline model, Williams, Waterman, Patterson 2009)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from harness.bench.machine import Machine
+from harness.bench.place import Place
 from harness.bench.traffic import Work
 
 
@@ -13,7 +13,7 @@ from harness.bench.traffic import Work
 class Limit:
     """The shortest time that the work allows: the longer of operations over the rate of products and bytes over the rate of reading.
 
-    `flops_per_s` None: no product was measured in this dtype, so that bytes alone limit. `share`: that time over the measured one; near 1
+    `flops_per_s` None: nobody multiplies this dtype here, so that bytes alone limit. `share`: that time over the measured one; near 1
     is near the limit, and above 1 the probe was slower than the model (a disturbed machine, or weights that a cache held)."""
 
     flops_per_s: float | None
@@ -26,12 +26,11 @@ class Limit:
         return dict(vars(self))
 
 
-def limit(work: Work, machine: Machine, dtype: str, measured: float) -> Limit:
+def limit(work: Work, place: Place, measured: float) -> Limit:
     """`measured`: seconds of a round. The reads are held against a buffer as large as what they can come from: the bytes of a round, or,
     where the calls of a round read the same weights again, all the weights."""
-    flops_per_s = machine.gemm_flops_per_s.get(dtype)
-    bytes_per_s = machine.read_bytes_per_s(min(work.bytes, work.weights) if work.weights else work.bytes)
-    compute = work.flops / flops_per_s if flops_per_s else 0.0
+    bytes_per_s = place.read(min(work.bytes, work.weights) if work.weights else work.bytes)
+    compute = work.flops / place.flops_per_s if place.flops_per_s else 0.0
     reading = work.bytes / bytes_per_s
     seconds = max(compute, reading)
-    return Limit(flops_per_s, bytes_per_s, seconds, seconds / measured, "compute" if compute > reading else "bandwidth")
+    return Limit(place.flops_per_s, bytes_per_s, seconds, seconds / measured, "compute" if compute > reading else "bandwidth")

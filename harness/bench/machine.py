@@ -1,8 +1,7 @@
-"""What this machine can do, measured here and now: a matrix product and a read of memory. Host only; no framework.
+"""What the host can do, measured here and now: a matrix product and a read of memory. No framework.
 
 The product is numpy's in float32, through whatever BLAS numpy was built with, on the threads this process may use. numpy has no product in
-bfloat16 or float16, and processors with instructions for them are several times as fast there: so the rate stands for float32 alone, and
-other dtypes have no limit by compute.
+bfloat16 or float16.
 
 The read is the fastest of three reductions over a buffer, split over the same threads. Its size matters: what fits into a cache is read
 from there, by the workload as by the probe. A workload is therefore held against a buffer of its own size.
@@ -13,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -27,34 +25,22 @@ SMALLEST, LARGEST = 1 << 20, 1 << 30  # bytes of the buffer that is read
 SPARED = 4  # the buffer takes at most this part of the memory that is free
 
 
-@dataclass(frozen=True)
-class Machine:
-    """`gemm_flops_per_s`: by dtype, of those that were measured. `threads`: on how many."""
-
-    gemm_flops_per_s: dict[str, float]
-    threads: int
-
-    def read_bytes_per_s(self, size: int) -> float:
-        """Of a buffer of `size` bytes, rounded up to a power of two and kept between SMALLEST and LARGEST; each measured once."""
-        return _read_rate(buffer_size(size), self.threads)
-
-
 @cache
-def machine() -> Machine:
-    """Measured on the first call of a session, in some tenths of a second; sizes of buffers are measured as they are asked for."""
-    return Machine({"float32": _gemm_rate()}, threads() or 1)
+def flops_per_s() -> float:
+    """Of a product of float32: 2 n^3 operations, n^2 results of n multiplications and n additions each."""
+    a, b = np.random.default_rng(0).standard_normal((2, GEMM, GEMM), np.float32)
+    out = np.empty_like(a)
+    return 2 * GEMM**3 / best_time(lambda: np.matmul(a, b, out=out))
+
+
+def bytes_per_s(size: int) -> float:
+    """Of a buffer of `size` bytes, rounded up to a power of two and kept between SMALLEST and LARGEST; each measured once."""
+    return _read_rate(buffer_size(size), threads() or 1)
 
 
 def buffer_size(size: int) -> int:
     largest = min(LARGEST, (available_bytes() or SPARED * LARGEST) // SPARED)
     return max(min(1 << max(size - 1, 0).bit_length(), 1 << (largest.bit_length() - 1)), SMALLEST)
-
-
-def _gemm_rate() -> float:
-    """2 n^3 operations: n^2 results of n multiplications and n additions each."""
-    a, b = np.random.default_rng(0).standard_normal((2, GEMM, GEMM), np.float32)
-    out = np.empty_like(a)
-    return 2 * GEMM**3 / best_time(lambda: np.matmul(a, b, out=out))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""One workload from end to end: gate and clock (timing.py), then what the number is held against: peak memory and the machine's limit."""
+"""One workload from end to end: gate and clock (timing.py), then what the number is held against: peak memory and a limit."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from statistics import median
 
 from harness.bench import peak
 from harness.bench.limit import limit
-from harness.bench.machine import machine
+from harness.bench.place import place_of
 from harness.bench.timing import Timing
 from harness.bench.traffic import Work
+from harness.subject import Subject
+from implementations.interface import Gauge
 from implementations.worker import WorkerBackend
 
 
@@ -22,7 +24,7 @@ def measure(
     **parameters: int | str,
 ) -> None:
     """As `Timing.run`. `work` None: the backend does not show which experts it used, so there is no limit either. The peak is that of one
-    more round, which is not timed; of a backend in another process it is not known here. A limit stands for the host's processor alone."""
+    more round, which is not timed; of a backend in another process it is not known here."""
     timing.run(step, prepare, tokens, work=work.to_record() if work else None, **parameters)
     record, subject = timing.record, timing.subject
     if not record.get("samples") or record.get("status", "PASS") != "PASS":
@@ -30,6 +32,11 @@ def measure(
     if not isinstance(subject.backend, WorkerBackend):
         if prepare:
             prepare()
-        record["memory"] = peak.during(step)
-    if work and subject.capabilities.execution == "cpu":
-        record["limit"] = limit(work, machine(), subject.dtype, median(record["samples"])).to_record()
+        record["memory"] = peak.during(step, _device_peak(subject))
+    if work and (place := place_of(subject)):
+        record["limit"] = limit(work, place, median(record["samples"])).to_record()
+
+
+def _device_peak(subject: Subject) -> Callable[[], int | None]:
+    backend, device = subject.backend, subject.workshop.device
+    return (lambda: backend.device_peak_bytes(device)) if isinstance(backend, Gauge) else (lambda: None)

@@ -1,4 +1,4 @@
-"""Peak memory of a call. Host: the resident set of this process, the harness's own arrays included. Device: the contract does not tell."""
+"""Peak memory of a call. Host: the resident set of this process, the harness's own arrays included. Device: as a backend's gauge tells."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ RESET_PEAK = "5"  # to clear_refs: sets VmHWM to the present size (Linux 4.0, pr
 RESET, SINCE_START = "VmHWM, reset before the round", "ru_maxrss, since the process began"
 
 
-def during(call: Callable[[], object]) -> dict[str, Any]:
-    """Runs it and returns {host_peak_bytes, host_before_bytes, device_peak_bytes, method}. Where the kernel lets nobody reset the peak, it
-    is that of the whole process so far: an upper bound, and `method` says so. `host_before_bytes` None: the system does not tell."""
+def during(call: Callable[[], object], device_peak: Callable[[], int | None] = lambda: None) -> dict[str, Any]:
+    """Runs it and returns {host_peak_bytes, host_before_bytes, device_peak_bytes, device_before_bytes, method}. Where the kernel lets
+    nobody reset the peak, it is that of the whole process so far: an upper bound, and `method` says so. `host_before_bytes` None: the
+    system does not tell. `device_peak`: as Gauge's; None: there is no device, or it does not tell."""
     before, was_reset = _status("VmRSS"), _reset()
+    _, device_before = device_peak(), device_peak()  # the first call forgets what was before
     call()
+    found = {"device_peak_bytes": device_peak(), "device_before_bytes": device_before}
     peak = _status("VmHWM") if was_reset else _since_start()
-    method = RESET if was_reset else SINCE_START
-    return {"host_peak_bytes": peak, "host_before_bytes": before, "device_peak_bytes": None, "method": method}
+    return {"host_peak_bytes": peak, "host_before_bytes": before, **found, "method": RESET if was_reset else SINCE_START}
 
 
 def available_bytes() -> int | None:

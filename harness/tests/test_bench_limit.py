@@ -10,7 +10,8 @@ import pytest
 
 from harness.bench import machine, peak
 from harness.bench.limit import limit
-from harness.bench.machine import GEMM, LARGEST, SMALLEST, Machine, best_time, buffer_size
+from harness.bench.machine import GEMM, LARGEST, SMALLEST, best_time, buffer_size
+from harness.bench.place import Place
 from harness.bench.traffic import Work
 
 MB = 1 << 20
@@ -20,38 +21,31 @@ def work(flops: int, moved: int, weights: int = 10**6) -> Work:
     return Work(flops, moved, 1, np.array([[1]]), weights)
 
 
-@pytest.fixture
-def fixed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A machine that reads 1000 bytes a second; the sizes that were asked for."""
-    asked: list[int] = []
-
-    def read_rate(size: int, workers: int) -> float:
-        asked.append(size)
-        return 1000.0
-
-    monkeypatch.setattr(machine, "_read_rate", read_rate)
-    return asked
-
-
-def test_the_longer_of_both_times_is_the_limit(fixed: list[int]):
-    known = Machine({"float32": 500.0}, threads=2)
-    by_bytes = limit(work(flops=1000, moved=4000), known, "float32", measured=8.0)
+def test_the_longer_of_both_times_is_the_limit():
+    place = Place(500.0, lambda size: 1000.0)
+    by_bytes = limit(work(flops=1000, moved=4000), place, measured=8.0)
     assert (by_bytes.seconds, by_bytes.share, by_bytes.by) == (4.0, 0.5, "bandwidth")
-    by_compute = limit(work(flops=3000, moved=4000), known, "float32", measured=8.0)
+    by_compute = limit(work(flops=3000, moved=4000), place, measured=8.0)
     assert (by_compute.seconds, by_compute.share, by_compute.by) == (6.0, 0.75, "compute")
     assert by_compute.to_record() == {"flops_per_s": 500.0, "bytes_per_s": 1000.0, "seconds": 6.0, "share": 0.75, "by": "compute"}
 
 
-def test_a_product_in_float32_says_nothing_about_bfloat16(fixed: list[int]):
-    found = limit(work(flops=10**9, moved=4000), Machine({"float32": 500.0}, threads=2), "bfloat16", measured=8.0)
+def test_where_nobody_multiplies_this_dtype_bytes_alone_limit():
+    found = limit(work(flops=10**9, moved=4000), Place(None, lambda size: 1000.0), measured=8.0)
     assert found.flops_per_s is None and found.by == "bandwidth" and found.share == 0.5
 
 
-def test_reads_are_held_against_a_buffer_of_what_they_can_come_from(fixed: list[int]):
-    known = Machine({}, threads=1)
-    limit(work(0, moved=3 * MB, weights=100 * MB), known, "float32", 1.0)
-    limit(work(0, moved=900 * MB, weights=5 * MB), known, "float32", 1.0)
-    assert fixed == [4 * MB, 8 * MB]
+def test_reads_are_held_against_a_buffer_of_what_they_can_come_from():
+    asked: list[int] = []
+
+    def read(size: int) -> float:
+        asked.append(size)
+        return 1000.0
+
+    place = Place(None, read)
+    limit(work(0, moved=3 * MB, weights=100 * MB), place, 1.0)
+    limit(work(0, moved=900 * MB, weights=5 * MB), place, 1.0)
+    assert asked == [3 * MB, 5 * MB]
 
 
 def test_buffers_are_powers_of_two_within_bounds(monkeypatch: pytest.MonkeyPatch):
@@ -64,7 +58,7 @@ def test_buffers_are_powers_of_two_within_bounds(monkeypatch: pytest.MonkeyPatch
 
 def test_rates_are_operations_and_bytes_over_the_best_time(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "best_time", lambda call: call() is None or 0.5)
-    assert machine._gemm_rate() == 2 * GEMM**3 / 0.5
+    assert machine.flops_per_s.__wrapped__() == 2 * GEMM**3 / 0.5
     assert machine._read_rate.__wrapped__(4 * MB, 2) == 4 * MB / 0.5
 
 
@@ -76,10 +70,8 @@ def test_the_best_time_leaves_out_the_first_call(monkeypatch: pytest.MonkeyPatch
 
 
 def test_this_machine_multiplies_and_reads():
-    found = machine.machine()
-    assert found is machine.machine() and found.threads >= 1
-    assert 1e8 < found.gemm_flops_per_s["float32"] < 1e15
-    assert 1e8 < found.read_bytes_per_s(MB) < 1e13
+    assert 1e8 < machine.flops_per_s() < 1e15
+    assert 1e8 < machine.bytes_per_s(MB) < 1e13
 
 
 def hold(size: int) -> Callable[[], object]:
@@ -93,7 +85,13 @@ def test_peak_sees_what_a_call_held_and_forgets_what_was_before():
         pytest.skip("this kernel does not reset a process's peak")
     grown = [found["host_peak_bytes"] - found["host_before_bytes"] for found in (small, large)]
     assert grown[0] < 64 * MB and 90 * MB < grown[1] < 160 * MB
-    assert large["device_peak_bytes"] is None
+    assert large["device_peak_bytes"] is None and large["device_before_bytes"] is None
+
+
+def test_a_devices_peak_forgets_what_was_before_the_call():
+    told = iter([900, 100, 160])
+    found = peak.during(lambda: None, lambda: next(told))
+    assert (found["device_before_bytes"], found["device_peak_bytes"]) == (100, 160)
 
 
 def test_without_the_kernels_help_the_peak_is_an_upper_bound_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

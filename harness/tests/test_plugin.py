@@ -61,7 +61,13 @@ def test_record_holds_metrics_evidence_and_how_to_repeat_it(project: pytest.Pyte
     metric = {"name": "uncertified_selections", "value": 0.0, "bound": 0, "noise": None, "visible": None, "kind": "judged"}
     assert metric in check["metrics"]
     assert check["evidence"]["tokens"] >= 64
-    assert check["reproduce"].startswith("moe-harness run --backend harness.faults")
+    assert check["reproduce"].startswith("moe-harness run --backend harness.faults") and "--device" not in check["reproduce"]
+
+
+def test_a_failure_on_a_device_is_repeated_there(project: pytest.Pytester) -> None:
+    project.runpytest_subprocess("-q", "--backend", HONEST, "--device=cuda:1", "-k", "ROUTE-04 and mixtral and float32")
+    (check,) = (record for record in records(project) if record["type"] == "check")
+    assert "--device cuda:1" in check["reproduce"]
 
 
 def test_failure_keeps_its_measured_value(project: pytest.Pytester) -> None:

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from implementations import families
 from implementations.interface import DTYPES, Capabilities, LoadSpec, Model, ModelConfig, Router, RouterWeights, RoutingSpec, Unsupported
+from implementations.torch_gauge import TorchGauge
 
 # transformers' `experts_implementation`: a loop over experts, one batched product, one grouped product (integrations/moe.py).
 KERNELS = ("eager", "batched_mm", "grouped_mm")
@@ -30,8 +31,8 @@ def backend(variant: str | None = None) -> HFBackend:
 
 
 @dataclass(frozen=True)
-class HFBackend:
-    """Backend, RouterBuilder and GoldenTrainer of interface.py. `kernel`: transformers' `experts_implementation`."""
+class HFBackend(TorchGauge):
+    """Backend, Gauge, RouterBuilder and GoldenTrainer of interface.py. `kernel`: transformers' `experts_implementation`."""
 
     name: str
     kernel: str
@@ -45,10 +46,10 @@ class HFBackend:
             dtypes=DTYPES,
             variants=KERNELS,
             execution=device,
-            execution_note="LoadSpec.device chooses: cpu or cuda" if device == "device" else "",
             reads_hf=True,
             lossy=LOSSY,
             unavailable=reason,
+            devices=("cpu", "cuda") if device == "device" else ("cpu",),
         )
 
     def from_hf(self, src: str, dst: str) -> None:

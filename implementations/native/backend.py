@@ -17,6 +17,7 @@ from implementations.checkpoint import Checkpoint
 from implementations.checkpoint_writer import convert
 from implementations.interface import DTYPES, Backend, Capabilities, LoadSpec, Model, Router, RouterWeights, RoutingSpec, Unsupported
 from implementations.native.layout import native_layout
+from implementations.torch_gauge import TorchGauge
 from implementations.weights import Placement, scatter
 
 # nan_pads: keys and values of pads never enter the cache, and everything but attention works row by row.
@@ -32,22 +33,22 @@ def backend(variant: str | None = None) -> Backend:
     return NativeBackend()
 
 
-class NativeBackend:
+class NativeBackend(TorchGauge):
     """A factory of native models. See `implementations.interface.Backend`."""
 
     name = "native"
 
     def capabilities(self) -> Capabilities:
-        """Decided by importing torch, here and not before. The CUDA path is written but has not yet been run on hardware."""
+        """Decided by importing torch, here and not before."""
         device, reason = _torch_device()
         return Capabilities(
             features=tuple(FEATURES),
             families=tuple(sorted(families.families())),
             dtypes=DTYPES,
             execution="device" if device == "cuda" else "cpu",
-            execution_note="CUDA found; LoadSpec.device chooses between cpu and cuda" if device == "cuda" else "",
             reads_hf=True,
             unavailable=reason,
+            devices=("cpu", "cuda") if device == "cuda" else ("cpu",),
         )
 
     def from_hf(self, src: str, dst: str) -> None:

@@ -101,7 +101,7 @@ class LoopExperts:
 
 @dataclass(frozen=True)
 class GroupedExperts:
-    """All experts in one grouped matrix product, without a word from the host: made for CUDA, where it has not yet been run on hardware."""
+    """All experts in one grouped matrix product, without a word from the host: made for CUDA."""
 
     gate_up_E2FD: Tensor
     down_EDF: Tensor

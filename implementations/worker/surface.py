@@ -21,8 +21,9 @@ class Kind:
         return [name for name in self.required + self.optional if callable(getattr(thing, name, None))]
 
 
+GAUGE = ("product_flops_per_s", "read_bytes_per_s", "device_peak_bytes")
 KINDS: Dict[str, Kind] = {
-    "backend": Kind(("capabilities", "from_hf", "to_hf", "load"), ("router", "train")),
+    "backend": Kind(("capabilities", "from_hf", "to_hf", "load"), ("router", "train", *GAUGE)),
     "model": Kind(("capabilities", "prefill", "decode", "reset", "close"), ("route", "moe_block", "generate", "prefill_packed", "loss")),
     "router": Kind(("route",)),
 }

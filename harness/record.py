@@ -1,6 +1,7 @@
 """Records: versioned JSONL, one shard per process, one unbuffered line per record, so that a killed run keeps what it recorded.
 
-A run directory holds `records-<pid>.jsonl` shards. Every record has `schema`, `type`, `time` (UTC, ISO 8601) and the fields of its type:
+A run directory holds shards `records-<pid>.jsonl` (see shard.py). Every record has `schema`, `type`, `time` (UTC, ISO 8601) and the fields
+of its type:
 
 - `run`: run_id, command (argv), environment (see environment.py), requested {backends, dtypes, checkpoints, pythons, require: None |
   "device"}, worker (xdist's worker, "" without)
@@ -36,6 +37,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -44,6 +46,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.plain import json_safe
+from harness.shard import Shard, shards
 from harness.statuses import BENCH_STATUSES, CHECK_STATUSES
 from harness.statuses import FAILING as FAILING  # whoever reads records asks for it
 
@@ -61,6 +64,7 @@ REQUIRED = {
     "end": ("exit_status",),
 }
 _STATUSES = {"check": CHECK_STATUSES, "bench": BENCH_STATUSES, "pair": BENCH_STATUSES}
+_ID = re.compile(r"\d{8}T\d{6}\.\d+Z-[0-9a-f]{4}")  # as new_run_id makes them
 _RESERVED = frozenset({"schema", "type", "time", "shard"})
 
 
@@ -135,13 +139,13 @@ def read_run(directory: Path) -> list[dict[str, Any]]:
     directory = Path(directory)
     if not directory.is_dir():
         raise RecordError(f"{directory}: no such run directory")
-    records = [record for shard in sorted(directory.glob("records-*.jsonl")) for record in _read_shard(shard)]
+    records = [record for shard in shards(directory) for record in _read_shard(shard)]
     return sorted(records, key=lambda record: record["time"])
 
 
-def _read_shard(shard: Path) -> list[dict[str, Any]]:
+def _read_shard(shard: Shard) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
-    lines = shard.read_bytes().split(b"\n")
+    lines = _content(shard).split(b"\n")
     for number, line in enumerate(lines, start=1):
         last = number == len(lines)  # what stands behind the last newline: empty unless the writer was killed
         if last and not line:
@@ -153,8 +157,15 @@ def _read_shard(shard: Path) -> list[dict[str, Any]]:
             time = records[-1]["time"] if records else ""
             records.append({"schema": SCHEMA, "type": "truncated", "time": time, "shard": shard.name, "line": number})
         else:
-            raise RecordError(f"{shard}:{number}: {problem}")
+            raise RecordError(f"{shard.path}:{number}: {problem}")
     return records
+
+
+def _content(shard: Shard) -> bytes:
+    try:
+        return shard.content()
+    except ValueError as error:
+        raise RecordError(str(error)) from error
 
 
 def _parse(line: bytes) -> tuple[dict[str, Any], str | None]:
@@ -185,6 +196,12 @@ def _problem(record: Mapping[str, Any]) -> str | None:
 
 def new_run_id() -> str:
     return f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}-{secrets.token_hex(2)}"
+
+
+def run_name(recorded: object, directory: Path) -> str:
+    """What a run is called: the id that was made for it, wherever it lies now; or else, where its user named the directory, as that is
+    named now, since several machines may use one name."""
+    return str(recorded) if _ID.fullmatch(str(recorded)) else directory.name
 
 
 def new_run_directory(root: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.record import RecordError
 from harness.report.frame import Frame, Run, load_frame
 from harness.report.verdict import verdict
+from harness.shard import shards
 
 LAST_GREEN = "last-green"
 
@@ -42,7 +43,7 @@ def last_green(history: Path, like: Frame) -> Baseline:
 
 def candidates(history: Path) -> list[Path]:
     """Run directories, newest first: their names begin with the time."""
-    return sorted((path for path in history.iterdir() if path.is_dir() and any(path.glob("records-*.jsonl"))), reverse=True)
+    return sorted((path for path in history.iterdir() if path.is_dir() and shards(path)), reverse=True)
 
 
 def unfit(directory: Path, like: Frame) -> str | None:

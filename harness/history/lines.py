@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.record import RecordError
+from harness import shard
+from harness.record import RecordError, run_name
+from harness.shard import Shard
 
 
 @dataclass(frozen=True)
@@ -21,18 +23,18 @@ class Line:
     record: dict[str, Any] | None
 
 
-def shards(directory: Path) -> list[Path]:
-    """Every JSONL file of a run. Raises RecordError where there is no such directory."""
+def shards(directory: Path) -> list[Shard]:
+    """Raises RecordError where there is no such directory."""
     if not directory.is_dir():
         raise RecordError(f"{directory}: no such run directory")
-    return sorted(directory.glob("*.jsonl"))
+    return shard.shards(directory)
 
 
 def lines(directory: Path) -> Iterator[Line]:
     """Shard by shard."""
-    for shard in shards(directory):
-        for number, text in enumerate(shard.read_bytes().splitlines(), start=1):
-            yield Line(shard.name, number, text, _parsed(text))
+    for each in shards(directory):
+        for number, text in enumerate(each.content().splitlines(), start=1):
+            yield Line(each.name, number, text, _parsed(text))
 
 
 def of_type(directory: Path, kind: str) -> list[dict[str, Any]]:
@@ -41,8 +43,8 @@ def of_type(directory: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def run_id(directory: Path) -> str:
-    """As its records call it, or else as its directory is called."""
-    return next((str(record["run_id"]) for record in of_type(directory, "run")), directory.name)
+    """See `run_name`."""
+    return run_name(next((record["run_id"] for record in of_type(directory, "run")), None), directory)
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.history.lines import shards
 from harness.record import SCHEMA, RecordError
+from harness.shard import Shard
 
 Record = dict[str, Any]
 _ABSENT: Mapping[str, Mapping[str, Any]] = {
@@ -43,21 +44,21 @@ def migrate_run(directory: Path, target: Path) -> int:
     target.mkdir(parents=True)
     count = 0
     for shard in shards(directory):
-        *whole, rest = shard.read_bytes().split(b"\n")
+        *whole, rest = shard.content().split(b"\n")
         migrated = [_line(shard, number, line) for number, line in enumerate(whole, start=1)]
         (target / shard.name).write_bytes(b"".join(migrated) + rest)
         count += len(migrated)
     return count
 
 
-def _line(shard: Path, number: int, line: bytes) -> bytes:
+def _line(shard: Shard, number: int, line: bytes) -> bytes:
     try:
         record = json.loads(line)
         if not isinstance(record, dict):
             raise RecordError("not a JSON object")
         return (json.dumps(migrate(record), allow_nan=False) + "\n").encode("ascii")
     except (ValueError, RecordError) as error:
-        raise RecordError(f"{shard}:{number}: {error}") from error
+        raise RecordError(f"{shard.path}:{number}: {error}") from error
 
 
 def _to_1(record: Record) -> Record:

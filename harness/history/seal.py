@@ -20,6 +20,7 @@ from typing import Any
 
 from harness.history.lines import shards
 from harness.record import RecordError
+from harness.shard import Shard
 
 FILE, SCHEMA = "seal.json", 1
 SHORT = 16
@@ -51,8 +52,9 @@ def read(directory: Path) -> dict[str, Any] | None:
 
 def compute(directory: Path) -> dict[str, Any]:
     """The seal of what stands there now."""
-    sealed = {shard.name: _shard(shard) for shard in shards(directory)}
-    others = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.suffix != ".jsonl" and not path.name.startswith("."))
+    found = shards(directory)
+    sealed, records = {shard.name: _shard(shard) for shard in found}, {shard.path for shard in found}
+    others = (path for path in sorted(directory.rglob("*")) if path.is_file() and path not in records and not path.name.startswith("."))
     files = {path.relative_to(directory).as_posix(): _sha(path.read_bytes()) for path in others if path.name != FILE}
     body = {"schema": SCHEMA, "shards": sealed, "files": files}
     return body | {"digest": digest(body)}
@@ -73,8 +75,8 @@ def changed_lines(sealed: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator
         yield from (("added", 0, line + 1) for line in range(c + both, d))
 
 
-def _shard(path: Path) -> dict[str, Any]:
-    content = path.read_bytes()
+def _shard(shard: Shard) -> dict[str, Any]:
+    content = shard.content()
     digests = [_sha(line) for line in content.splitlines()]
     chain = ""
     for each in digests:

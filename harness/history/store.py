@@ -15,6 +15,7 @@ from harness.record import RecordError
 from harness.report.frame import Frame, load_frame
 from harness.report.speed import speeds
 from harness.report.verdict import verdict
+from harness.shard import shards
 
 FILE, SCHEMA = ".series.jsonl", 1  # hidden, so that reports/runs/* are runs
 Entry = dict[str, Any]
@@ -67,7 +68,7 @@ def _short(value: float) -> float:
 
 def _digest(directory: Path) -> str:
     """Of names, sizes and times: a run that goes on is read again."""
-    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(directory.glob("*.jsonl"))]
+    facts = [(shard.name, shard.path.stat().st_size, shard.path.stat().st_mtime_ns) for shard in shards(directory)]
     return sha256(repr(facts).encode()).hexdigest()[:16]
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from harness.record import read_run
+from harness.record import read_run, run_name
 from harness.report.clean import clean
 from harness.report.expected import merged
 from harness.report.metric import finite, judged, metrics_of, worst_metric
 from harness.report.status import NOT_RUN
+from harness.shard import shards
 
 Record = Mapping[str, Any]
 
@@ -126,12 +127,12 @@ def _run(directory: Path, records: Sequence[Record]) -> Run:
     head: Record = heads[0] if heads else {}
     environment = head.get("environment") or {}
     return Run(
-        run_id=str(head.get("run_id") or clean(directory.name)),
+        run_id=clean(run_name(head.get("run_id"), directory)),
         machine=str(environment.get("hostname") or "unknown machine"),
         environment=environment,
         commands=tuple(dict.fromkeys(tuple(str(word) for word in each.get("command") or ()) for each in heads)),
         requested=head.get("requested") or {},
-        shards=tuple(sorted(clean(shard.name) for shard in directory.glob("records-*.jsonl"))),
+        shards=tuple(clean(shard.name) for shard in shards(directory)),
         truncated=tuple(record["shard"] for record in records if record["type"] == "truncated"),
         planned=len(_plan(records)),
         open=tuple(sorted({record["shard"] for record in records if "shard" in record} - _closed(ends))),

@@ -132,7 +132,7 @@ def rules_of_today_are_pure(module: Module) -> list[str]:
 def report_reads_records_only(module: Module) -> list[str]:
     if not within(module.name, "harness.report"):
         return []
-    allowed = ("harness.record", "harness.report", "harness.history", "pandas", "numpy", "jinja2", "matplotlib")
+    allowed = ("harness.record", "harness.shard", "harness.report", "harness.history", "pandas", "numpy", "jinja2", "matplotlib")
     return _complain(module, lambda name: not within(name, *allowed) and not _is_standard(name), "the report sees records only")
 
 
@@ -140,7 +140,17 @@ def history_reads_records_and_reports(module: Module) -> list[str]:
     """Runs are compared by what they recorded; jsonschema is an extra."""
     if not within(module.name, "harness.history"):
         return []
-    allowed = ("harness.record", "harness.report", "harness.history", "pandas", "numpy", "scipy", "jsonschema", "referencing")
+    allowed = (
+        "harness.record",
+        "harness.shard",
+        "harness.report",
+        "harness.history",
+        "pandas",
+        "numpy",
+        "scipy",
+        "jsonschema",
+        "referencing",
+    )
     return _complain(module, lambda name: not within(name, *allowed) and not _is_standard(name), "history sees records and reports only")
 
 

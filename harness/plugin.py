@@ -289,6 +289,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    recording.seal_up(config)
     if option(config, "python"):
         from harness.hosts import close
 

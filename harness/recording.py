@@ -15,6 +15,7 @@ from harness import adopters, console, distributed
 from harness.expectations import Outcome
 from harness.options import option
 from harness.record import FAILING, Recorder, new_run_id
+from harness.shard import shards
 
 VERDICT: pytest.StashKey[Any] = pytest.StashKey()
 BENCH: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
@@ -214,6 +215,15 @@ def finish(session: pytest.Session, exitstatus: int) -> None:
         state.recorder.close()
     if _stale(session.config):
         session.exitstatus = session.exitstatus or 1
+
+
+def seal_up(config: pytest.Config) -> None:
+    """Seals what a session wrote, when all of its processes have: a worker leaves that to its controller."""
+    directory = config.stash.get(_RUN_DIRECTORY, None)
+    if directory is not None and shards(directory) and not distributed.worker_name(config):
+        from harness.history.seal import seal
+
+        seal(directory)
 
 
 def _device_missing(config: pytest.Config) -> bool:

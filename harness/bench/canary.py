@@ -32,7 +32,7 @@ class Canary:
         return max(self.before, self.after) > TOLERANCE * self.reference
 
     def to_record(self) -> dict[str, Any]:
-        return {**vars(self), "disturbed": self.disturbed}
+        return {**vars(self), "tolerance": TOLERANCE, "disturbed": self.disturbed}
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from harness.bench.machine import LARGEST
 from harness.bench.place import Place
 from harness.bench.traffic import Work
 
@@ -26,10 +27,11 @@ class Limit:
         return dict(vars(self))
 
 
-def limit(work: Work, place: Place, measured: float) -> Limit:
+def limit(work: Work, place: Place, measured: float, cold: bool = False) -> Limit:
     """`measured`: seconds of a round. The reads are held against a buffer as large as what they can come from: the bytes of a round, or,
-    where the calls of a round read the same weights again, all the weights."""
-    bytes_per_s = place.read(min(work.bytes, work.weights) if work.weights else work.bytes)
+    where the calls of a round read the same weights again, all the weights. `cold`: against one that no cache holds."""
+    source = min(work.bytes, work.weights) if work.weights else work.bytes
+    bytes_per_s = place.read(max(source, LARGEST) if cold else source)
     compute = work.flops / place.flops_per_s if place.flops_per_s else 0.0
     reading = work.bytes / bytes_per_s
     seconds = max(compute, reading)

@@ -34,7 +34,7 @@ def measure(
             prepare()
         record["memory"] = peak.during(step, _device_peak(subject))
     if work and (place := place_of(subject)):
-        record["limit"] = limit(work, place, median(record["samples"])).to_record()
+        record["limit"] = limit(work, place, median(record["samples"]), parameters.get("cache") == "cold").to_record()
 
 
 def _device_peak(subject: Subject) -> Callable[[], int | None]:

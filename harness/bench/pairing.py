@@ -36,7 +36,7 @@ class Asked:
         work: Mapping[str, Any] | None = None,
         **parameters: int | float | str,
     ) -> None:
-        self.workload = Workload(self.subject, self.model, step, prepare, tokens, {**parameters, "cache": "interleaved"}, work)
+        self.workload = Workload(self.subject, self.model, step, prepare, tokens, {"cache": "interleaved", **parameters}, work)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Timing:
     ) -> None:
         """Gates the model, times `step` after an untimed `prepare` each round (None: nothing to prepare), gates it again. `tokens` a step;
         `work` is recorded as it is. VOID if a gate does not open."""
-        workload = Workload(self.subject, self.model, step, prepare, tokens, {**parameters, "cache": "warm"}, work)
+        workload = Workload(self.subject, self.model, step, prepare, tokens, {"cache": "warm", **parameters}, work)
         self.record |= {**described(workload), "samples": []}
         arm = workload.arm()
         first_call_s = arm.time()  # before the gate, whose calls would be the first ones

@@ -30,6 +30,7 @@ def record_findings(records: Sequence[Record], sealed: bool, again: Again | None
             yield from _limit(record)
             yield from _work(record)
             yield from _percentiles(record)
+            yield from _canary(record)
         if record["type"] == "pair":
             yield from _pair(record)
             yield from _estimate(record, again) if again is not None else ()
@@ -106,6 +107,16 @@ def _percentiles(record: Record) -> Iterator[Finding]:
         for field, value in (found or {}).items() if "reason" not in stated else ():
             if not _close(stated.get(field), value):
                 yield finding.of(record, f"percentiles.{name}.{field}", stated.get(field), value)
+
+
+def _canary(record: Record) -> Iterator[Finding]:
+    """Disturbed: a canary took longer than its reference times the tolerance. Records of before 2026-12 do not state the tolerance."""
+    canary = record.get("canary") or {}
+    before, after, reference, tolerance = (recompute.number(canary.get(name)) for name in ("before", "after", "reference", "tolerance"))
+    if not math.isfinite(before + after + reference + tolerance):
+        return
+    if (disturbed := max(before, after) > tolerance * reference) != canary.get("disturbed"):
+        yield finding.of(record, "canary.disturbed", canary.get("disturbed"), disturbed)
 
 
 def _pair(record: Record) -> Iterator[Finding]:

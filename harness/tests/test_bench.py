@@ -42,7 +42,7 @@ def test_workloads_are_gated_timed_and_recorded(pytester: pytest.Pytester) -> No
     for record in found.values():
         assert record["status"] == "PASS" and FEWEST_ROUNDS <= len(record["samples"]) <= MOST_ROUNDS and min(record["samples"]) > 0
         assert record["tokens"] > 0 and record["parameters"]["cache"] == "warm" and record["first_call_s"] > 0
-        assert record["warmup"] >= 0 and record["canary"].keys() == {"before", "after", "reference", "disturbed"}
+        assert record["warmup"] >= 0 and record["canary"].keys() == {"before", "after", "reference", "tolerance", "disturbed"}
         for gate in ("gate", "gate_after"):
             assert record[gate] and all(metric["value"] <= metric["bound"] for metric in record[gate])
 

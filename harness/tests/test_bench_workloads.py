@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from statistics import median
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from harness.bench import cold
 from harness.bench.same_work import declared_difference
 from harness.cases import golden_root
 from harness.record import read_run
+from harness.subject import Subject
+from implementations.interface import Unsupported
 
 pytest_plugins = ["pytester"]
 HONEST = "harness.faults.catalogue:backend"
@@ -72,6 +75,19 @@ def test_a_block_on_a_processor_is_held_against_its_limit(pytester: pytest.Pytes
     assert limit["seconds"] == pytest.approx(max(work["flops"] / limit["flops_per_s"], work["bytes"] / limit["bytes_per_s"]))
     assert limit["share"] == pytest.approx(limit["seconds"] / median(record["samples"]))
     assert record["memory"]["host_peak_bytes"] > 10**7
+
+
+def test_a_cold_block_is_emptied_before_each_round_and_held_against_memory(pytester: pytest.Pytester):
+    pytester.makeconftest(FEW_ROUNDS + "from harness.bench import cold\ncold.SIZE = 1 << 20\n")
+    backend = altered(pytester, "declare(backend, execution='cpu')")
+    (record,) = bench(pytester, "test_moe_block and 64-cold", "--wide", backend=backend)
+    assert record["status"] == "PASS" and record["parameters"]["cache"] == "cold" and record["steps_per_round"] == 1
+    assert record["limit"]["share"] == pytest.approx(record["limit"]["seconds"] / median(record["samples"]))
+
+
+def test_other_caches_than_ours_cannot_be_emptied():
+    with pytest.raises(Unsupported, match="not emptied from here"):
+        cold.needs_cold_caches(cast(Subject, SimpleNamespace(backend=None, workshop=SimpleNamespace(device="cuda"))))
 
 
 def test_whole_models_count_the_experts_of_every_call(pytester: pytest.Pytester):

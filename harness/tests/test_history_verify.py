@@ -223,6 +223,7 @@ def pair(**fields: Any) -> dict[str, Any]:
 LIMIT = {"flops_per_s": 1e9, "bytes_per_s": 1e8, "seconds": 0.05, "share": 0.5, "by": "bandwidth"}
 WORK = {"flops": 1e7, "bytes": 5e6, "experts_touched": 3, "loads": [[2, 0], [1, 1]]}
 PERCENTILES = {"p50": {"value": 0.1, "low": 0.1, "high": 0.1}, "p90": {"reason": "p90 needs 29 rounds, there are 7"}}
+CANARY = {"before": 1.0, "after": 1.3, "reference": 1.0, "tolerance": 1.25, "disturbed": True}
 TIMED = {"type": "bench", "status": "PASS", "samples": [0.1] * 7, "gate": [METRIC], "limit": LIMIT, "work": WORK}
 
 
@@ -245,6 +246,10 @@ TIMED = {"type": "bench", "status": "PASS", "samples": [0.1] * 7, "gate": [METRI
         (TIMED | {"percentiles": PERCENTILES | {"p50": {"value": 0.09, "low": 0.1, "high": 0.1}}}, ["percentiles.p50.value"]),
         (TIMED | {"percentiles": PERCENTILES | {"p90": {"value": 0.1, "low": None, "high": None}}}, ["percentiles.p90"]),
         (TIMED | {"samples": [0.1, "nan"], "limit": {}}, ["status"]),
+        (TIMED | {"canary": CANARY}, []),
+        (TIMED | {"canary": CANARY | {"disturbed": False}}, ["canary.disturbed"]),
+        (TIMED | {"canary": CANARY | {"after": 1.2}}, ["canary.disturbed"]),
+        (TIMED | {"canary": {"before": 1.0, "after": 1.3, "reference": 1.0, "disturbed": False}}, []),  # an old one
         ({"type": "check", "status": "KNOWN", "expected": None, "metrics": [FAILED], "reason": "x"}, ["status"]),
         ({"type": "check", "status": "INCONCLUSIVE", "metrics": [FAILED], "reason": "x"}, ["status"]),
         ({"type": "check", "status": "FAIL", "metrics": [METRIC], "reason": ""}, ["status"]),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.history.seal import compute, read
 from harness.record import read_run
 
 pytest_plugins = ["pytester"]
@@ -52,6 +53,8 @@ def test_backend_without_a_path_means_our_checks(project: pytest.Pytester) -> No
     result.assert_outcomes(passed=1)
     kinds = [record["type"] for record in records(project)]
     assert kinds == ["run", "plan", "selftest", "check", "end"]
+    (run,) = (project.path / "reports" / "runs").iterdir()
+    assert read(run) == compute(run)
 
 
 def test_record_holds_metrics_evidence_and_how_to_repeat_it(project: pytest.Pytester) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 
 from harness.cases import Case, golden_root
 from harness.floors.reference import LONGEST, Errors, Reference, can_refer
-from harness.floors.table import FILE, Table, read
+from harness.floors.table import FILE, LONG_ENOUGH, SHORT, Table, read
 from harness.judge.limit import Limit, Limits
-from harness.judge.names import BLOCK, FREE, PASS
+from harness.judge.names import BLOCK, FREE, PASS, of_short
 from implementations.interface import PinnedRouting
 
 
@@ -34,10 +34,10 @@ class CaseFloors:
 
     def forward(self, input_ids_S: np.ndarray, pinned: PinnedRouting | None = None, at: slice = slice(None)) -> Limits:
         """Of a sequence through the whole model; of the positions `at`."""
-        tokens = len(input_ids_S[at])
-        if self.reference is None or len(input_ids_S) > LONGEST:
+        tokens, length = len(input_ids_S[at]), len(input_ids_S)
+        if self.reference is None or length > LONGEST:
             return self.typical(PASS, tokens)
-        return self.over(self.reference.forward(input_ids_S, pinned).errors(at), tokens)
+        return self.over(self.reference.forward(input_ids_S, pinned).errors(at), tokens, length)
 
     def free(self, input_ids_BS: np.ndarray) -> Limits:
         """Of free-running distributions: the median position of the quietest row."""
@@ -46,9 +46,9 @@ class CaseFloors:
         quietest = min(self.reference.forward(row_S).divergence for row_S in input_ids_BS)
         return self.over({"median_kl_nats": quietest}, input_ids_BS.shape[1])
 
-    def over(self, errors: Errors, tokens: int) -> Limits:
-        """What honest implementations may show where the reference shows these errors."""
-        return {metric: self._limit(metric, value, tokens) for metric, value in errors.items()}
+    def over(self, errors: Errors, tokens: int, length: int = LONG_ENOUGH) -> Limits:
+        """What honest implementations may show where the reference shows these errors. `length`: of the sequence that the tokens are of."""
+        return {metric: self._limit(_measured(metric, length), value, tokens) for metric, value in errors.items()}
 
     def typical(self, metrics: tuple[str, ...], tokens: int) -> Limits:
         """Without a reference: the typical error of the cases that were measured, and how far cases lie apart."""
@@ -61,8 +61,8 @@ class CaseFloors:
         blind = {key: key[0] not in FREE and bound >= 1 for key, bound in bounds.items()}
         return {key: Limit(math.exp(floor.spread.mean), bounds[key], blind[key]) for key, floor in found.items()}
 
-    def _limit(self, metric: str, value: float, tokens: int) -> Limit:
-        floors = self.table.around(self.dtype, metric, tokens)
+    def _limit(self, metrics: list[str], value: float, tokens: int) -> Limit:
+        floors = [floor for metric in metrics for floor in self.table.around(self.dtype, metric, tokens)]
         return Limit(value * math.exp(max(f.spread.mean for f in floors)), value * math.exp(max(f.limit for f in floors)))
 
     def share_within(self, metric: str, value: float, noise: float, tokens: int) -> float:
@@ -70,6 +70,13 @@ class CaseFloors:
         floors = self.table.around(self.dtype, metric, tokens)
         above = math.log(value / noise) if value > 0 and noise > 0 else math.inf if value > 0 else -math.inf
         return min(floor.share_within(above + floor.spread.mean) for floor in floors)
+
+
+def _measured(metric: str, length: int) -> list[str]:
+    """The names under which a metric was measured on sequences about as long: of what lies between short and long, both."""
+    if metric not in PASS or length >= LONG_ENOUGH:
+        return [metric]
+    return [of_short(metric)] if length <= SHORT else [metric, of_short(metric)]
 
 
 def floors_of(case: Case, dtype: str) -> CaseFloors:

@@ -17,11 +17,13 @@ from harness.dtypes import round_to
 from harness.faults.seams import Seams
 from harness.faults.subject import SubjectBackend, SubjectModel
 from harness.floors.reference import Errors, Pass, Reference
-from harness.floors.table import TOKENS
+from harness.floors.table import SHORT, TOKENS
 from harness.judge.block import block_errors
+from harness.judge.names import of_short
 from implementations.interface import LoadSpec, PinnedRouting, Request
 
 WINDOW, WINDOWS = 64, 2  # tokens of one stretch of text, stretches per draw
+SHORTS = 4  # more stretches, of which the first SHORT tokens are a sequence
 LONG = 300  # positions of the long pass
 PINNED_PER_EXPERT = 4
 
@@ -83,6 +85,14 @@ def samples(draw: Draw, windows_NS: np.ndarray, long: bool) -> Iterator[Sample]:
     for seen, reference in passes:
         for size, at in _subsets(rng, len(seen.logits_SV)):
             yield from draw.sample(seen.errors(at), reference.errors(at), size)
+    for window_S in windows_NS[rng.choice(len(windows_NS), SHORTS, replace=False)]:
+        seen, reference = _pass(draw, model, window_S[:SHORT]), draw.reference.forward(window_S[:SHORT])
+        for size, at in _subsets(rng, SHORT):
+            yield from draw.sample(*(_named_short(side.errors(at)) for side in (seen, reference)), size)
+
+
+def _named_short(errors: Errors) -> Errors:
+    return {of_short(metric): value for metric, value in errors.items()}
 
 
 def many_tokens(draw: Draw) -> Iterator[Sample]:

@@ -18,6 +18,7 @@ from harness.floors.tolerance import Spread
 
 SCHEMA, FILE = 1, "floors.json"
 TOKENS = (1, 4, 16, 64, 256, 2048)  # sizes at which floors are measured
+SHORT, LONG_ENOUGH = 16, 64  # tokens: of a sequence that is short, and of one that is not
 FALSE_ALARMS, CONFIDENCE = 1e-4, 0.95  # per run of one backend, family and dtype; of the tolerance limits
 COMPARISONS = 2000  # numbers that such a run holds against floors, at most
 RARE = 1e-5  # share of the samples of a kind or case that may exceed the limits made without it

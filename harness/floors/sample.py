@@ -88,7 +88,7 @@ def samples(draw: Draw, windows_NS: np.ndarray, long: bool) -> Iterator[Sample]:
     for window_S in windows_NS[rng.choice(len(windows_NS), SHORTS, replace=False)]:
         seen, reference = _pass(draw, model, window_S[:SHORT]), draw.reference.forward(window_S[:SHORT])
         for size, at in _subsets(rng, SHORT):
-            yield from draw.sample(*(_named_short(side.errors(at)) for side in (seen, reference)), size)
+            yield from draw.sample(_named_short(seen.errors(at)), _named_short(reference.errors(at)), size)
 
 
 def _named_short(errors: Errors) -> Errors:

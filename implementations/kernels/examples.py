@@ -29,7 +29,7 @@ def native(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, w_gate_up: Tensor,
     from implementations.native.linear import PlainLinear
 
     experts = tuple(MLP(PlainLinear(gate_up), PlainLinear(down)) for gate_up, down in zip(w_gate_up, w_down))
-    return combine(LoopExperts(experts, least_rows(x.dtype, packed=False))(x, topk_ids), topk_weights)
+    return combine(LoopExperts(experts, least_rows(x.dtype, x.device, False, x.shape[1], w_down.shape[2]))(x, topk_ids), topk_weights)
 
 
 def routed_in_torch(x: Tensor, router_logits: Tensor, top_k: int, renormalize: bool, w_gate_up: Tensor, w_down: Tensor) -> Tensor:

@@ -9,14 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from implementations.native.linear import Linear
+from implementations.native.linear import Linear, steady_rows
 from implementations.native.sigmoid import sigmoid
 
 
-def least_rows(dtype: torch.dtype, packed: bool) -> int:
-    """Rows from which on a row's result does not depend on how many there are. Float32 kernels round few rows otherwise: measured for 1-3,
-    5-7 and 9-11 rows in MKL (row-major weights) and for 1 row in oneDNN (packed ones). bfloat16 and float16 kernels do not."""
-    return 1 if dtype != torch.float32 else 2 if packed else 12
+def least_rows(dtype: torch.dtype, device: torch.device, packed: bool, *columns: int) -> int:
+    """Rows from which on the result of a row does not depend on how many there are, in products over so many columns. Of float32 on a CPU;
+    elsewhere nothing is promised."""
+    if dtype != torch.float32 or device.type != "cpu":
+        return 1
+    return max(steady_rows(each, dtype, packed) for each in columns)
 
 
 class Experts(Protocol):

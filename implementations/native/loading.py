@@ -153,14 +153,18 @@ class _Builder:
 
     def _shared(self, name: str) -> SharedExpert:
         gate = self._linear(self._tensor(f"{name}.gate.weight")) if self._config.shared_expert == "gated" else None
-        return SharedExpert(self._mlp(name), gate, least_rows(self._plan.dtype, self._plan.pack))
+        return SharedExpert(self._mlp(name), gate, self._least_rows(self._config.shared_expert_intermediate_size))
 
     def _experts(self, gate_up: str, down: str) -> Experts:
         if self._plan.grouped:
             return GroupedExperts(self._tensor(gate_up), self._tensor(down))
         gate_ups = [self._linear(weight) for weight in self._tensor(gate_up)]
         experts = tuple(MLP(g, self._linear(d)) for g, d in zip(gate_ups, self._tensor(down), strict=True))
-        return LoopExperts(experts, least_rows(self._plan.dtype, self._plan.pack))
+        return LoopExperts(experts, self._least_rows(self._config.moe_intermediate_size))
+
+    def _least_rows(self, inner: int) -> int:
+        plan = self._plan
+        return least_rows(plan.dtype, plan.device, plan.pack, self._config.hidden_size, inner)
 
     def _mlp(self, name: str) -> MLP:
         return MLP(self._linear(self._tensor(f"{name}.gate_up.weight")), self._linear(self._tensor(f"{name}.down.weight")))

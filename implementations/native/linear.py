@@ -69,8 +69,8 @@ def _linear(weight_OI: Tensor, bias_O: Tensor | None, packed: bool) -> Linear:
 @lru_cache(maxsize=None)
 def keeps_rows_apart(columns: int, dtype: torch.dtype, packed: bool) -> bool:
     """Whether products over so many columns keep a NaN in its row. oneDNN's AMX kernels (seen in bfloat16, with torch 2.11 always, with
-    2.13 where weights are packed) read past the end of a row whose length is no multiple of 32, and multiply what stands there, the next row,
-    by zero."""
+    2.13 where weights are packed) read past the end of a row whose length is no multiple of 32, and multiply what stands there, the next
+    row, by zero."""
     x_TI = torch.zeros(33, columns, dtype=dtype)
     x_TI[16] = torch.nan
     y_TO = _linear(torch.zeros(32, columns, dtype=dtype), None, packed)(x_TI)

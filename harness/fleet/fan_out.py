@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import distributed
+from harness import distributed, expectations
+from harness.checks import clauses
 from harness.environment import environment
+from harness.expectations import Expectation
 from harness.fleet.cluster import Lost, connected, done, needs, require
 from harness.fleet.perform import Files, perform
 from harness.fleet.share import Identity, Share, shares
@@ -18,7 +20,7 @@ from harness.launch import Launch
 from harness.record import Recorder
 
 UNSAID: Mapping[str, Any] = {
-    "execution": "", "execution_note": "", "metrics": [], "evidence": {}, "maps": {}, "expected": None, "capsule": None,
+    "execution": "", "execution_note": "", "metrics": [], "evidence": {}, "maps": {}, "capsule": None,
 }  # fmt: skip
 
 
@@ -33,11 +35,12 @@ class Fleet:
 def fan_out(asked: Launch, fleet: Fleet, items: list[Identity], directory: Path) -> None:
     """Runs the planned checks into a run directory. Raises NoCluster before anything is written."""
     began, given, options = time.monotonic(), shares(items), needs(asked.device)
+    known = expectations.load(asked.expect or (), set(clauses()))
     with connected(fleet.address) as ray, Recorder(directory) as recorder:
         require(ray, options)
         _open(recorder, asked, items)
         answers = done(ray, fleet.work, [(asked, share, directory.name) for share in given], options)
-        cut_off = [name for number, answer in answers for name in _settle(recorder, given[number], number, answer)]
+        cut_off = [name for number, answer in answers for name in _settle(recorder, known, given[number], number, answer)]
         recorder.write("end", exit_status=0, duration_s=time.monotonic() - began, lost=sorted(cut_off))
 
 
@@ -48,7 +51,7 @@ def _open(recorder: Recorder, asked: Launch, items: list[Identity]) -> None:
     recorder.write("plan", items=items)
 
 
-def _settle(recorder: Recorder, share: Share, number: int, answer: Files | Lost) -> list[str]:
+def _settle(recorder: Recorder, known: list[Expectation], share: Share, number: int, answer: Files | Lost) -> list[str]:
     """Writes what a share brought, and a record for each check that it owes. Names of its shards that were cut off."""
     files: Files = {} if isinstance(answer, Lost) else answer
     names = [_keep(recorder.directory, path, data, number) for path, data in files.items()]
@@ -57,7 +60,8 @@ def _settle(recorder: Recorder, share: Share, number: int, answer: Files | Lost)
     reason = answer.reason if isinstance(answer, Lost) else "the process died in this check or before it"
     for item in share.items:
         if item["node"] not in judged:
-            recorder.write("check", **item, **UNSAID, grade="", status="CRASHED", reason=reason, duration_s=0.0, reproduce="")
+            outcome = expectations.judge(known, item, "CRASHED", reason)
+            recorder.write("check", **item, **UNSAID, **vars(outcome), grade="", duration_s=0.0, reproduce="")
     ended = {record["shard"] for record in written if record["type"] == "end"}
     return [name for name in names if name.startswith("records-") and name not in ended]
 

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,13 @@ ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 from ray.cluster_utils import Cluster  # noqa: E402
 
 ROUTE_04 = Launch([SPECIFICATION], None, ["float32"], "cpu", None, None, "ROUTE-04 and (mixtral or olmoe)", False)
+KNOWN = """[[expect]]
+check = "ROUTE-01"
+signature = "disk full"
+reason = "the disks of the old machines are small"
+url = "https://example.org/1"
+expires = 2999-01-01
+"""
 PATIENCE = 120.0  # seconds
 
 
@@ -171,6 +179,10 @@ def test_a_share_that_raises_is_not_tried_again(cluster: Cluster, machines: dict
     fan_out(ROUTE_04, Fleet("auto", broken), items("mixtral"), tmp_path / "run")
     reasons = {r["reason"] for r in read_run(tmp_path / "run") if r["type"] == "check"}
     assert len(reasons) == 1 and "disk full" in reasons.pop()
+    (tmp_path / "known.toml").write_text(KNOWN, encoding="utf-8")
+    fan_out(replace(ROUTE_04, expect=[tmp_path / "known.toml"]), Fleet("auto", broken), items("mixtral"), tmp_path / "known")
+    ended = {r["check"]: (r["status"], bool(r["expected"])) for r in read_run(tmp_path / "known") if r["type"] == "check"}
+    assert ended.pop("ROUTE-01") == ("KNOWN", True) and set(ended.values()) <= {("CRASHED", False)}
 
 
 def test_what_no_machine_has_is_said_at_once(cluster: Cluster, machines: dict, tmp_path: Path):

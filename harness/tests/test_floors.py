@@ -14,11 +14,12 @@ from harness.floors.case import CaseFloors, floors_of
 from harness.floors.make import HELDOUT, calibration_windows, tabulate
 from harness.floors.reference import Reference
 from harness.floors.sample import Sample
-from harness.floors.table import FILE, RARE, TOKENS, FloorsError, read, write
+from harness.floors.table import FILE, LONG_ENOUGH, RARE, SHORT, TOKENS, FloorsError, read, write
 from harness.floors.tolerance import Spread, spread
 from harness.judge.limit import Blind
 from harness.judge.metric import Metric
 from harness.judge.names import BLOCK, FREE, PASS
+from harness.selftest.trial import Trial, hold
 from harness.status import classify
 from harness.synthetic import PEAKED, small, synthesize
 from implementations.interface import DTYPES
@@ -88,6 +89,21 @@ def test_every_metric_has_a_limit_for_every_number_of_tokens(dtype: str) -> None
         for limits in (floors.over(dict.fromkeys(BLOCK + PASS, 0.01), tokens), floors.typical(BLOCK + PASS, tokens)):
             assert limits.keys() == {*BLOCK, *PASS}
             assert all(0 < limit.noise < limit.bound for limit in limits.values()), (tokens, limits)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_short_sequence_has_limits_of_its_own(dtype: str) -> None:
+    """One position makes its error, so honest implementations lie further apart on it. What lies between is held against both."""
+    floors = CaseFloors(read(golden_root() / FILE), dtype, None)
+    short, between, long = (floors.over(dict.fromkeys(PASS, 0.01), 16, length) for length in (SHORT, SHORT + 1, LONG_ENOUGH))
+    assert short["logit_error"].bound > 1.2 * long["logit_error"].bound
+    assert all(between[metric].bound == max(short[metric].bound, long[metric].bound) for metric in PASS)
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("softmax-in-float64", 1936), ("activations-in-float32", 50), ("weighted-before-down", 1982)])
+def test_honest_runs_that_alarmed_under_the_limits_of_long_sequences(tmp_path: Path, kind: str, seed: int) -> None:
+    (found,) = hold(tmp_path, Trial(f"{kind}#{seed}", "mixtral", "float32", ("PARITY-08",), seed))
+    assert found.status == "PASS", found.reason
 
 
 def test_limits_follow_the_reference_and_are_wider_without_one() -> None:

@@ -20,7 +20,7 @@ def skew_plot(panel: Panel, title: str) -> str:
     """Factors over skews, from even to extreme."""
     with drawing():
         figure = Figure(figsize=_SIZE)
-        axes = figure.add_axes((0.08, 0.2, 0.56, 0.68))
+        axes = figure.add_axes((0.08, 0.2, 0.5, 0.68))
         names = [name for name, _ in panel.skews]
         for number, curve in enumerate(panel.curves):
             points = [(names.index(name), factor) for name, factor in curve.factors.items()]

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from harness.record import RecordError, read_run
+from harness.threads import THREADS
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 RESTARTS = 100  # an abort costs one check and a new worker; a backend that aborts in every check ends the run in the end
 LOST: pytest.StashKey[list[str]] = pytest.StashKey()  # names of the dead workers whose check has its record
 

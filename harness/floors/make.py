@@ -21,6 +21,7 @@ from harness.floors.sample import WINDOW, Draw, Sample, many_tokens, samples
 from harness.floors.table import COMPARISONS, CONFIDENCE, FALSE_ALARMS, Floor, Table
 from harness.floors.tolerance import spread
 from harness.synthetic import FLAT, PEAKED, small, synthesize
+from harness.threads import one_thread_each
 from implementations.interface import DTYPES
 
 SEEDS, MANY_SEEDS = 10, 4  # draws of each kind; of these on many tokens, which take long
@@ -43,7 +44,7 @@ def calibrate(golden: Path, seeds: int = SEEDS, kinds: Sequence[str] | None = No
     chosen = tuple(kind.id for kind in SEEDED_KINDS) if kinds is None else tuple(kinds)
     with TemporaryDirectory() as scratch:
         shares = list(_shares(golden, Path(scratch), chosen, seeds, dtypes))
-        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        with one_thread_each(), ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
             found = [sample for part in pool.map(_sampled, shares) for sample in part]
     return tabulate(found, {"kinds": sorted(chosen), "seeds": seeds})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from harness.distributed import THREADS
+from harness.threads import one_thread_each
 
 Mapper = Callable[[Callable[[Path, Any], Any], Sequence[Any]], Iterator[Any]]
 
@@ -26,19 +25,5 @@ def pool(workers: int) -> Iterator[Mapper]:
         if workers <= 1:
             yield lambda work, tasks: map(partial(work, directory), tasks)
             return
-        with _one_thread_each(), ProcessPoolExecutor(workers, get_context("spawn")) as executor:
+        with one_thread_each(), ProcessPoolExecutor(workers, get_context("spawn")) as executor:
             yield lambda work, tasks: executor.map(partial(work, directory), tasks)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -7,7 +7,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parents[1]
 PACKAGES = ("capsule", "checks", "diagnosis", "faults", "floors", "judge", "oracle", "prompts", "selftest")
-MODULES = "cases dtypes grades margins memory plain status statuses strategies subject suite synthetic tensors verdict".split()
+MODULES = "cases dtypes grades margins memory plain status statuses strategies subject suite synthetic tensors threads verdict".split()
 
 
 def judging_files() -> list[Path]:

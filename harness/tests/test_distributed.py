@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness import distributed
+from harness import distributed, threads
 from harness.cli import application
 from harness.launch import Launch, launch
 from harness.record import read_run
@@ -105,7 +105,7 @@ def test_one_worker_per_core_unless_a_device_is_shared() -> None:
 
 
 def test_checks_use_one_thread_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in distributed.THREADS:
+    for name in threads.THREADS:
         monkeypatch.delenv(name, raising=False)
     assert distributed.environment(True)["OMP_NUM_THREADS"] == distributed.environment(True)["MKL_NUM_THREADS"] == "1"
     assert "OMP_NUM_THREADS" not in distributed.environment(False)

@@ -12,8 +12,8 @@ def floors(
     golden: Annotated[Path | None, typer.Option(metavar="DIR", help="Golden data (default: the packaged ones).")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Draws of every kind of honest implementation.")] = 10,
 ) -> None:
-    """Measure every kind of honest implementation in every dtype and write floors.json. A quarter of an hour on two cores. Exit code 1 if more
-    than one in 100 000 samples of kinds, or of cases, exceed the limits made without them."""
+    """Measure every kind of honest implementation in every dtype and write floors.json. A quarter of an hour on two cores. Exit code 1 if
+    more than one in 100 000 samples of kinds, or of cases, exceed the limits made without them."""
     from harness.cases import golden_root
     from harness.floors import make, table
     from harness.golden import update_manifest

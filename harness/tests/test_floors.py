@@ -93,10 +93,10 @@ def test_every_metric_has_a_limit_for_every_number_of_tokens(dtype: str) -> None
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_short_sequence_has_limits_of_its_own(dtype: str) -> None:
-    """One position makes its error, so honest implementations lie further apart on it. What lies between is held against both."""
+    """One position makes its error, so that honest implementations lie further apart on it in float32. Between the lengths both hold."""
     floors = CaseFloors(read(golden_root() / FILE), dtype, None)
     short, between, long = (floors.over(dict.fromkeys(PASS, 0.01), 16, length) for length in (SHORT, SHORT + 1, LONG_ENOUGH))
-    assert short["logit_error"].bound > 1.2 * long["logit_error"].bound
+    assert dtype != "float32" or short["logit_error"].bound > 1.5 * long["logit_error"].bound
     assert all(between[metric].bound == max(short[metric].bound, long[metric].bound) for metric in PASS)
 
 

@@ -94,8 +94,7 @@ def available(config: pytest.Config, param: tuple[str, Any, str], workshop: Work
 
 def runs_as(capabilities: Capabilities, device: str) -> str:
     """device | cpu | emulated: where models are that are loaded onto `device`."""
-    chosen = device.partition(":")[0] in capabilities.devices
-    return "cpu" if chosen and device == "cpu" else capabilities.execution
+    return "cpu" if device == "cpu" and "cpu" in capabilities.devices else capabilities.execution
 
 
 def _timeout(given: float | None, workers: bool) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from harness.report.site.badge import badge
 from harness.report.site.build import build_site
 from harness.report.site.engine import engine, version
 from harness.report.site.names import slugs
-from harness.report.site.results import Line, lines, newest, results
+from harness.report.site.results import Line, Result, lines, newest, results
 from harness.tests import report_samples as samples
 from harness.tests import speed_samples
 from harness.tests.report_samples import ENVIRONMENT, check, write_run
@@ -251,3 +252,12 @@ def test_unreadable_runs_and_the_same_twice_are_errors_and_write_nothing(tmp_pat
     with pytest.raises(ValueError, match="no run directory"):
         build_site([], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_speeds_alone_replace_no_checks_unless_they_fail():
+    checks = Result("native", "all checks", "1.0", "vm", "cpu", "2026-11-28T08", "a", "green", "9 of 9 pass")
+    speeds = replace(checks, started="2026-11-28T09", page="b", word="2 of 2 pass", speeds_only=True)
+    failing = replace(speeds, colour="red", word="1 of 2 fail")
+    assert [line.results for line in lines([checks, speeds])] == [(checks,)]
+    assert [line.results for line in lines([checks, failing])] == [(failing,)]
+    assert [line.results for line in lines([speeds])] == [(speeds,)]

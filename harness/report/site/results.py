@@ -20,7 +20,8 @@ _JUDGED = (*FAILING, "PASS", "INCONCLUSIVE", "KNOWN")
 
 @dataclass(frozen=True)
 class Result:
-    """One engine in one run. `colour`: green | amber | red; `word`: what a badge says; `execution`: where it ran."""
+    """One engine in one run. `colour`: green | amber | red; `word`: what a badge says; `execution`: where it ran.
+    `speeds_only`: it was asked no check."""
 
     engine: str
     profile: str
@@ -31,6 +32,7 @@ class Result:
     page: str
     colour: str
     word: str
+    speeds_only: bool = False
 
     @property
     def symbol(self) -> str:
@@ -53,10 +55,12 @@ def results(pages: Mapping[str, Frame]) -> list[Result]:
 
 
 def lines(found: Iterable[Result]) -> list[Line]:
-    """By engine, then profile; of a version's several runs the newest one counts."""
+    """By engine, then profile; of a version's several runs the newest one counts, but speeds without a failure replace no checks."""
     grouped: dict[tuple[str, str], dict[str, Result]] = {}
     for result in sorted(found, key=lambda each: (each.started, each.page)):
         versions = grouped.setdefault((result.engine, result.profile), {})
+        if result.speeds_only and result.colour == "green" and result.version in versions:
+            continue
         versions.pop(result.version, None)
         versions[result.version] = result
     return [Line(*key, tuple(reversed(versions.values()))) for key, versions in sorted(grouped.items())]
@@ -82,7 +86,8 @@ def _of(page: str, frame: Frame) -> Iterable[Result]:
     for name, members in sorted(rows.items()):
         colour, word = _judged(members, _gaps(frame, name), bool(run_notes(frame, run)))
         executions = sorted({row["execution"] for row in members if row["execution"]})
-        yield Result(name, profile, version(name, run), run.machine, ", ".join(executions), run.started, page, colour, word)
+        speeds_only = not any(row["kind"] == "check" for row in members)
+        yield Result(name, profile, version(name, run), run.machine, ", ".join(executions), run.started, page, colour, word, speeds_only)
 
 
 def _gaps(frame: Frame, name: str) -> list[bool]:

@@ -45,7 +45,8 @@ def test_reads_are_held_against_a_buffer_of_what_they_can_come_from():
     place = Place(None, read)
     limit(work(0, moved=3 * MB, weights=100 * MB), place, 1.0)
     limit(work(0, moved=900 * MB, weights=5 * MB), place, 1.0)
-    assert asked == [3 * MB, 5 * MB]
+    limit(work(0, moved=3 * MB, weights=5 * MB), place, 1.0, cold=True)
+    assert asked == [3 * MB, 5 * MB, LARGEST]
 
 
 def test_buffers_are_powers_of_two_within_bounds(monkeypatch: pytest.MonkeyPatch):

@@ -18,6 +18,18 @@ from harness.record import read_run
 TOY = "implementations.tests.toy_backend:backend"
 MISBEHAVES = "implementations.tests.toy_misbehaves:backend"
 HERE = sys.executable
+CHOOSER = """from dataclasses import replace
+from harness.faults.subject import SubjectBackend
+
+
+class Chooser(SubjectBackend):
+    def capabilities(self):
+        return replace(super().capabilities(), execution="device", devices=("cpu", "cuda"))
+
+
+def backend(variant=None):
+    return Chooser("chooser:backend")
+"""
 
 
 @pytest.fixture
@@ -68,6 +80,16 @@ def test_a_worker_that_never_starts_is_recorded_not_refused(empty: Path, monkeyp
     words = ("--backend", "aborts:backend", "--python", "aborts:backend=", "--dtype=float32")
     code, checks = judged(empty / "run", *words, "-k", "mixtral and (BLOCK-01 or ROUTE-09)")
     assert code == 1 and [record["status"] for record in checks] == ["CRASHED", "CRASHED"]
+
+
+@pytest.mark.parametrize(("device", "statuses"), [("cpu", {"UNAVAILABLE"}), ("cuda", {"UNSUPPORTED"})])
+def test_a_device_that_was_not_asked_for_is_not_required_in_vain(empty: Path, monkeypatch: Any, device: str, statuses: set[str]) -> None:
+    """A backend that could run on a device, loaded onto the cpu, does not fulfil --require device. (The toy refuses cuda.)"""
+    (empty / "chooser.py").write_text(CHOOSER, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(empty), prepend=":")
+    words = ("--backend=chooser:backend", f"--device={device}", "--require=device", "--dtype=float32", "-k", "ROUTE-04 and mixtral")
+    code, checks = judged(empty / "run", *words)
+    assert {record["status"] for record in checks} == statuses and (code == 3) == (device == "cpu")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="the native backend needs the extra `native`")

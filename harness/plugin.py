@@ -24,7 +24,6 @@ HERE = Path(__file__).parent
 CHECKS, BENCH = HERE / "checks", HERE / "bench"
 ASKING = "backend checkpoint golden dtype python require expect profile thorough budget pair".split()  # any of these means our checks
 DEFAULT_DTYPES, TIMED_DTYPES = ("float32", "bfloat16"), ("bfloat16",)
-TIMED = pytest.StashKey[tuple[str, str, str]]()  # backend, case and dtype of the last benchmark
 
 
 @pytest.hookimpl(wrapper=True)
@@ -237,20 +236,12 @@ def timing(request: pytest.FixtureRequest, subject: Subject) -> Timing | PairTim
     from harness.bench.timing import Timing
 
     ensure(subject.case, subject.dtype)
-    _alone(request.config, subject)
+    subject.workshop.make_room(subject)
     record = request.node.stash[recording.BENCH] = {"workload": request.node.get_closest_marker("workload").args[0]}
     benchmark = request.getfixturevalue("benchmark")
     if not option(request.config, "pair"):
         return Timing(subject, benchmark, record)
     return pairs.timing(request, subject, benchmark, record)
-
-
-def _alone(config: pytest.Config, subject: Subject) -> None:
-    """Closes the models of the subject that was timed before this one: they would count as its memory."""
-    who = (subject.backend.name, subject.case.name, subject.dtype)
-    if config.stash.get(TIMED, who) != who:
-        subject.workshop.close()
-    config.stash[TIMED] = who
 
 
 @pytest.hookimpl(trylast=True)

@@ -36,6 +36,7 @@ class Workshop:
     gates: dict[int, dict[str, Any]] = field(default_factory=dict)  # by id of a kept model: what its conformance gate said
     _models: OrderedDict[tuple, Model] = field(default_factory=OrderedDict)
     _cases: OrderedDict[Path, Case] = field(default_factory=OrderedDict)
+    _timed: tuple[str, str, str] | None = None
 
     def case(self, name: str, key: str, make: Callable[[Path], object]) -> Case:
         """A checkpoint of `once`. The most recent few are the same objects every time, with their open files and what their oracles have
@@ -86,6 +87,13 @@ class Workshop:
                 shutil.rmtree(target, ignore_errors=True)
                 raise
         return target
+
+    def make_room(self, subject: Subject) -> None:
+        """Closes the models of the subject that was timed before this one: they would count as its memory."""
+        timed = (subject.backend.name, subject.case.name, subject.dtype)
+        if self._timed not in (None, timed):
+            self.close()
+        self._timed = timed
 
     def close(self) -> None:
         while self._models:

@@ -25,7 +25,7 @@ RARE = 1e-5  # share of the samples of a kind or case that may exceed the limits
 
 
 class FloorsError(Exception):
-    """Floors that cannot be read. `str()` names the file."""
+    """Floors that cannot be read, or that are not there. `str()` names the file or the metric."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,23 @@ class Table:
     facts: Mapping[str, Any]
 
     def around(self, dtype: str, metric: str, tokens: int) -> list[Floor]:
-        """The floors of the nearest measured numbers of tokens, below and above: means settle with more tokens, the worst one grows."""
+        """The floors of the nearest measured numbers of tokens, below and above: means settle with more tokens, the worst one grows.
+        Raises FloorsError."""
         measured = self._measured(dtype, metric)
         below = max((n for n in measured if n <= tokens), default=measured[0])
         above = min((n for n in measured if n >= tokens), default=measured[-1])
         return [self.floors[dtype, metric, n] for n in {below, above}]
 
     def nearest(self, dtype: str, metric: str, tokens: int) -> int:
-        """The largest measured number of tokens that is not above."""
+        """The largest measured number of tokens that is not above. Raises FloorsError."""
         measured = self._measured(dtype, metric)
         return max((n for n in measured if n <= tokens), default=measured[0])
 
     def _measured(self, dtype: str, metric: str) -> list[int]:
-        return [n for n in TOKENS if (dtype, metric, n) in self.floors]
+        measured = [n for n in TOKENS if (dtype, metric, n) in self.floors]
+        if not measured:
+            raise FloorsError(f"{FILE}: no floors of {metric} in {dtype}; `moe-harness golden floors` makes them")
+        return measured
 
 
 @lru_cache(maxsize=4)

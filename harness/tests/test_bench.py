@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from harness import plugin
 from harness.bench.timing import FEWEST_ROUNDS, MOST_ROUNDS
 from harness.cases import golden_root
 from harness.record import read_run
-from harness.subject import Subject
+from harness.subject import Subject, Workshop
+from implementations.interface import Model
 
 pytest_plugins = ["pytester"]
 HONEST = "harness.faults.catalogue:backend"
@@ -98,12 +99,13 @@ def test_without_the_flag_no_benchmark_runs(pytester: pytest.Pytester) -> None:
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def test_only_the_timed_subjects_models_are_in_memory() -> None:
+def test_only_the_timed_subjects_models_are_in_memory(tmp_path: Path) -> None:
     """Each backend's models are closed before the next one's are loaded; between two workloads of one they stay."""
     closed: list[str] = []
-    config = cast(pytest.Config, SimpleNamespace(stash=pytest.Stash()))
+    workshop = Workshop(tmp_path)
     for name in ("hf:eager", "hf:eager", "native", "native", "hf:eager"):
-        workshop = SimpleNamespace(close=lambda name=name: closed.append(name))
-        subject = SimpleNamespace(backend=SimpleNamespace(name=name), case=SimpleNamespace(name="m"), dtype="bfloat16", workshop=workshop)
-        plugin._alone(config, cast(Subject, subject))
-    assert closed == ["native", "hf:eager"]
+        workshop.make_room(
+            cast(Subject, SimpleNamespace(backend=SimpleNamespace(name=name), case=SimpleNamespace(name="m"), dtype="bfloat16"))
+        )
+        workshop._models[name,] = cast(Model, SimpleNamespace(close=lambda name=name: closed.append(name)))
+    assert closed == ["hf:eager", "native"]

@@ -18,7 +18,7 @@ from harness.floors.table import FILE, LONG_ENOUGH, RARE, SHORT, TOKENS, FloorsE
 from harness.floors.tolerance import Spread, spread
 from harness.judge.limit import Blind
 from harness.judge.metric import Metric
-from harness.judge.names import BLOCK, FREE, PASS
+from harness.judge.names import BLOCK, FREE, PASS, of_short
 from harness.selftest.trial import Trial, hold
 from harness.status import classify
 from harness.synthetic import PEAKED, small, synthesize
@@ -74,6 +74,13 @@ def test_unreadable_floors_name_the_file_and_the_command(tmp_path: Path) -> None
     (tmp_path / FILE).write_text("{}", encoding="utf-8")
     with pytest.raises(FloorsError, match=r"floors\.json.*golden floors"):
         read(tmp_path / FILE)
+
+
+def test_a_metric_that_was_not_measured_is_named() -> None:
+    table = read(golden_root() / FILE)
+    older = replace(table, floors={key: floor for key, floor in table.floors.items() if key[1] != of_short(PASS[0])})
+    with pytest.raises(FloorsError, match=rf"no floors of {of_short(PASS[0])} in float32.*golden floors"):
+        CaseFloors(older, "float32", None).over({PASS[0]: 0.01}, 4, length=SHORT)
 
 
 def test_packaged_floors_were_measured_as_the_design_asks_and_hold_for_what_they_have_not_seen() -> None:

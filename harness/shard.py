@@ -30,6 +30,6 @@ class Shard:
 
 
 def shards(directory: Path) -> list[Shard]:
-    """Every shard of a run, by name."""
-    found = (Shard(path) for suffix in ("", PACKED) for path in directory.glob(f"records-*.jsonl{suffix}"))
-    return sorted(found, key=lambda shard: shard.name)
+    """Every shard of a run, by name; of one that is there twice, the plain one: gzip may not be done with the other."""
+    found = {shard.name: shard for suffix in (PACKED, "") for shard in map(Shard, directory.glob(f"records-*.jsonl{suffix}"))}
+    return [found[name] for name in sorted(found)]

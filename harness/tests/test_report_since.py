@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from typer.testing import CliRunner
 from harness.cli import application
 from harness.report.build import build
 from harness.report.failures import groups
-from harness.report.frame import load_frame
+from harness.report.frame import Frame, load_frame
 from harness.report.markdown import markdown
 from harness.report.page import page
 from harness.report.since import Since, since
+from harness.report.trend import trends
 from harness.tests.report_samples import ENVIRONMENT, bench, check, write_run
 
 WRONG = {"status": "FAIL", "reason": "weights sum to 0.588"}
@@ -133,3 +135,23 @@ def test_a_run_is_not_compared_with_itself(tmp_path: Path):
     run = write_run(tmp_path / "run", [one()])
     with pytest.raises(ValueError, match="run given twice: run"):
         build([run], tmp_path / "out", [run])
+
+
+def nights(root: Path, seconds: list[float]) -> Frame:
+    """The last night, as a site shows it: with those before."""
+    *past, last = (load_frame([write_run(root / f"night{number:02}", [steady(value)])]) for number, value in enumerate(seconds))
+    return replace(last, past=tuple(past))
+
+
+def test_a_step_of_a_speed_is_marked_where_it_began(tmp_path: Path):
+    frame = nights(tmp_path, [0.1 + 0.0003 * (night % 3) + 0.02 * (night >= 6) for night in range(12)])
+    _, trend = trends(frame)
+    assert [point.step for point in trend.points] == [night == 6 for night in range(12)]
+    assert trend.steps == ("+19.9% from night06",)
+    text = page(frame)
+    assert "+19.9% from night06" in text and text.count('<path d="M') == 1
+
+
+def test_noise_and_few_nights_have_no_step(tmp_path: Path):
+    for name, seconds in {"noise": [0.1 + 0.003 * (night % 3) for night in range(12)], "few": [0.1] * 3 + [0.2] * 4}.items():
+        assert trends(nights(tmp_path / name, seconds))[1].steps == ()

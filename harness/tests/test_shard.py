@@ -47,6 +47,14 @@ def test_a_changed_record_of_a_packed_run_is_found_by_its_seal(run: Path, tmp_pa
     assert any((found.field, found.recomputed) == ("line", "changed since") for found in verify(Question([run], tmp_path)).findings)
 
 
+def test_a_shard_that_is_there_twice_counts_once(run: Path):
+    """As while `gzip` runs, or after `gzip --keep`."""
+    plain = read_run(run)
+    (shard,) = run.glob("*.jsonl")
+    (run / f"{shard.name}.gz").write_bytes(gzip.compress(shard.read_bytes())[:-20])
+    assert [each.path for each in shards(run)] == [shard] and read_run(run) == plain
+
+
 def test_half_a_gzip_file_is_said_to_be_one(run: Path):
     pack(run)
     (packed,) = (shard.path for shard in shards(run))

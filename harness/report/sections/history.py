@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.history.steps import FEWEST
 from harness.report import template
 from harness.report.frame import Frame
 from harness.report.trend import trends
@@ -12,5 +13,6 @@ SHOWN = 40
 
 
 def render(frame: Frame) -> str:
-    found = trends(frame)
-    return template.render("history", lines=found[:SHOWN], left_out=len(found[SHOWN:]), runs=len(frame.past) + 1) if found else ""
+    if not (found := trends(frame)):
+        return ""
+    return template.render("history", lines=found[:SHOWN], left_out=len(found[SHOWN:]), runs=len(frame.past) + 1, fewest=FEWEST)

@@ -1,7 +1,7 @@
 """The native backend as the registry sees it. Importing this module does not import torch.
 
-Reading order: loading (checkpoint -> network), network, attention, router, experts, linear; then model (the contract), batch, cache,
-blocks, packed, loss, generation, routers.
+Reading order: loading (checkpoint -> network), network, attention, router, experts, linear; then model (the contract), cache, blocks,
+packed, loss, routers.
 """
 
 from __future__ import annotations

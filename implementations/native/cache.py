@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from implementations.batch import Batch
 from implementations.interface import ModelConfig
-from implementations.native.batch import Batch
 
 
 @dataclass(frozen=True)

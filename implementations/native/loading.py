@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Dict, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from implementations.native.network import Layer, MoE, Network
 from implementations.native.norm import ProjectionNorm, RMSNorm
 from implementations.native.rope import Rope
 from implementations.native.router import Router, logits_dtype
+from implementations.torch_values import to_torch
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {"pack": ("auto", "true", "false"), "experts": ("auto", "loop", "grouped")}
 
@@ -81,13 +81,6 @@ def _device(name: str) -> torch.device:
 def check_supported(routing: RoutingSpec) -> None:
     if routing.scoring not in ("softmax", "sigmoid") or routing.scoring_dtype != "float32":
         raise Unsupported(f"{routing.scoring} scores in {routing.scoring_dtype}")
-
-
-def to_torch(array: np.ndarray) -> Tensor:
-    """Shares memory. NumPy knows bfloat16 through ml_dtypes only, which torch does not take: the bits pass as uint16."""
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
 
 
 def make_router(spec: RoutingSpec, plan: Plan, weight_ED: Tensor, bias_E: Tensor | None, correction_E: Tensor | None) -> Router:

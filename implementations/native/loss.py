@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from implementations.batch import check_range, integers
 from implementations.interface import InvalidInput
-from implementations.native.batch import check_range, integers
 
 IGNORED = -100
 

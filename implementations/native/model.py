@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Sequence, Tuple
+from typing import List, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from implementations.batch import Batch, check_prompt, check_room, check_tokens, place
+from implementations.generation import generate
 from implementations.interface import (
     GenerationSpec,
     InvalidInput,
@@ -16,16 +18,13 @@ from implementations.interface import (
     PinnedRouting,
     Request,
     Routing,
-    RoutingSpec,
     StepOutput,
 )
-from implementations.native.batch import Batch, check_prompt, check_room, check_tokens, place
 from implementations.native.cache import KVCache
-from implementations.native.generation import generate
 from implementations.native.loss import IGNORED, check_labels, cross_entropy
 from implementations.native.network import MoE, Network
 from implementations.native.packed import check_stream, valid_stream
-from implementations.native.router import Choice, Pin
+from implementations.torch_values import Choice, Pin, check_request, pins, routing_of, states
 
 
 class NativeModel:
@@ -87,7 +86,7 @@ class NativeModel:
     def prefill_packed(self, input_ids_T: np.ndarray, cu_seqlens: np.ndarray, request: Request) -> StepOutput:
         """Packed, see the contract."""
         stream = check_stream(input_ids_T, cu_seqlens, self.config.vocab_size, self._cache.max_length)
-        _check_request(request)
+        check_request(request)
         valid_T = np.ones(stream.ids_1T.size, bool)
         x_1TD, choices = self._network.hidden_packed(stream, self._pins(request.pinned, len(self.config.moe_layers), valid_T))
         if request.logits == "last":
@@ -111,7 +110,7 @@ class NativeModel:
 
     def _step(self, batch: Batch, request: Request) -> StepOutput:
         check_room(batch, self._cache.max_length)
-        _check_request(request)
+        check_request(request)
         pins = self._pins(request.pinned, len(self.config.moe_layers), batch.valid_BS.ravel())
         with torch.inference_mode():
             x_BSD, choices = self._network.hidden(batch, self._cache, pins)
@@ -127,19 +126,7 @@ class NativeModel:
         return self._network.logits(x_BSD).cpu().numpy()
 
     def _pins(self, pinned: PinnedRouting | None, L: int, valid_T: np.ndarray) -> Sequence[Pin]:
-        """One per MoE layer, or none. Entries at pads mean nothing and are moved into range."""
-        if pinned is None:
-            return ()
-        shape = (L, len(valid_T), self.config.routing.top_k)
-        weights_LTK = pinned.topk_weights_LTK
-        given_LTK = _checked("topk_ids_LTK", pinned.topk_ids_LTK, shape, np.integer)
-        ids_LTK = given_LTK.clip(0, self.config.routing.num_experts - 1).astype(np.int64)
-        if (ids_LTK != given_LTK)[:, valid_T].any():
-            raise InvalidInput(f"pinned experts must be in [0, {self.config.routing.num_experts})")
-        if weights_LTK is None:
-            return [Pin(self._to_device(ids_TK), None) for ids_TK in ids_LTK]
-        weights_LTK = _checked("topk_weights_LTK", weights_LTK, shape, np.floating).astype(np.float32)
-        return [Pin(self._to_device(i), self._to_device(w)) for i, w in zip(ids_LTK, weights_LTK, strict=True)]
+        return pins(pinned, L, valid_T, self.config.routing, self._network.embed_VD.device)
 
     def _moe(self, layer: int) -> MoE:
         moes = self._network.moes
@@ -155,38 +142,3 @@ class NativeModel:
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._network.embed_VD.device)
-
-
-def states(x_TD: np.ndarray, hidden_size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A probe's input on the device. Raises InvalidInput."""
-    x = np.asarray(x_TD)
-    _checked("x_TD", x, (x.shape[0] if x.ndim else 0, hidden_size), np.floating)
-    return torch.from_numpy(np.ascontiguousarray(x.astype(np.float32))).to(device).to(dtype)
-
-
-def routing_of(choices: Sequence[Choice], mask_T: np.ndarray, spec: RoutingSpec) -> Routing:
-    """On the host; L is the number of choices and may be 0."""
-    T, K, E = len(mask_T), spec.top_k, spec.num_experts
-    return Routing(
-        topk_ids_LTK=_stack([c.ids_TK for c in choices], (T, K), torch.int64),
-        topk_weights_LTK=_stack([c.weights_TK for c in choices], (T, K), torch.float32),
-        router_logits_LTE=_stack([c.logits_TE for c in choices], (T, E), torch.float32),
-        mask_T=mask_T,
-    )
-
-
-def _check_request(request: Request) -> None:
-    if request.logits not in ("all", "last", "none"):
-        raise InvalidInput(f"logits must be all, last or none, got {request.logits!r}")
-
-
-def _checked(name: str, array: Any, shape: tuple[int, ...], kind: type) -> np.ndarray:
-    array = np.asarray(array)
-    if array.shape != shape or not np.issubdtype(array.dtype, kind):
-        raise InvalidInput(f"{name} must be {kind.__name__} of shape {shape}, got {array.dtype} of shape {array.shape}")
-    return array
-
-
-def _stack(layers: List[Tensor], shape: Tuple[int, int], dtype: torch.dtype) -> np.ndarray:
-    """[L, *shape] on the host; L may be 0."""
-    return np.stack([layer.to("cpu", dtype).numpy() for layer in layers]) if layers else torch.empty(0, *shape, dtype=dtype).numpy()

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from implementations.batch import Batch
 from implementations.native.attention import Attention, View
-from implementations.native.batch import Batch
 from implementations.native.blocks import blocks
 from implementations.native.cache import KVCache, NoCache
 from implementations.native.experts import MLP, Experts, SharedExpert, combine
@@ -19,7 +19,8 @@ from implementations.native.linear import Linear
 from implementations.native.norm import RMSNorm
 from implementations.native.packed import Stream
 from implementations.native.rope import Rope
-from implementations.native.router import Choice, Pin, Router
+from implementations.native.router import Router
+from implementations.torch_values import Choice, Pin
 
 
 @dataclass(frozen=True)

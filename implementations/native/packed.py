@@ -8,8 +8,8 @@ from typing import Any, Iterator, List
 import numpy as np
 import torch
 
+from implementations.batch import Batch, check_range, integers, place
 from implementations.interface import InvalidInput
-from implementations.native.batch import Batch, check_range, integers, place
 from implementations.native.blocks import Block, blocks
 
 

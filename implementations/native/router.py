@@ -10,23 +10,7 @@ from torch import Tensor
 from implementations.interface import RoutingSpec
 from implementations.native.linear import Linear
 from implementations.native.sigmoid import sigmoid
-
-
-@dataclass(frozen=True)
-class Pin:
-    """Experts, and maybe weights, to use instead of the router's choice, for one MoE layer."""
-
-    ids_TK: Tensor
-    weights_TK: Tensor | None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """`logits_TE` in the router's dtype, `ids_TK` int64, `weights_TK` float32."""
-
-    logits_TE: Tensor
-    ids_TK: Tensor
-    weights_TK: Tensor
+from implementations.torch_values import Choice, Pin
 
 
 def logits_dtype(spec: RoutingSpec, dtype: torch.dtype) -> torch.dtype:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from implementations.interface import InvalidInput, LoadSpec, RouterWeights, Routing, RoutingSpec
 from implementations.native.loading import Plan, check_supported, make_plan, make_router
-from implementations.native.model import routing_of, states
 from implementations.native.router import Router
+from implementations.torch_values import routing_of, states
 
 
 class NativeRouter:

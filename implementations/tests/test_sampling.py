@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from implementations.interface import GenerationSpec
-from implementations.native.sampling import pick
+from implementations.sampling import pick
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.15, 0.3, 0.1], np.float32))
 

@@ -7,7 +7,7 @@ from typing import List, Tuple
 import numpy as np
 
 from implementations.interface import GenerationSpec, InvalidInput, Model, ModelConfig, Request
-from implementations.native.sampling import check_spec, pick
+from implementations.sampling import check_spec, pick
 
 Prompt = Tuple[np.ndarray, np.ndarray, str]  # ids_BS, lengths_B, padding side: checked
 

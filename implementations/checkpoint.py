@@ -122,7 +122,7 @@ def read_config(path: Path, name: str = CONFIG) -> Dict[str, Any]:
     """The directory's config.json as a dict. Raises CheckpointError: no such file, bad JSON, NaN or Infinity, a key given twice."""
     if not path.is_dir():
         raise CheckpointError(path, "not a directory")
-    return _read_json(path / name)
+    return read_json(path / name)
 
 
 def parse_config(raw: Mapping[str, Any], path: str | Path) -> Tuple[Family, ModelConfig]:
@@ -134,7 +134,8 @@ def parse_config(raw: Mapping[str, Any], path: str | Path) -> Tuple[Family, Mode
         raise CheckpointError(path, str(error)) from error
 
 
-def _read_json(path: Path) -> Dict[str, Any]:
+def read_json(path: Path) -> Dict[str, Any]:
+    """A JSON object, strictly. Raises CheckpointError."""
     try:
         value = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique)
     except FileNotFoundError as error:
@@ -196,7 +197,7 @@ def _shards(path: Path) -> Dict[Path, set[str] | None]:
 
 
 def _read_index(index: Path) -> Dict[Path, set[str] | None]:
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(index, "no weight_map")
     files: Dict[Path, set[str] | None] = {}

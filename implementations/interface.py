@@ -31,8 +31,11 @@ class CheckpointError(Exception):
     """A checkpoint cannot be read. Names the file and, where there is one, the tensor; nothing was loaded."""
 
     def __init__(self, path: object, message: str, tensor: Optional[str] = None):
-        self.path, self.tensor = str(path), tensor
+        self.path, self.message, self.tensor = str(path), message, tensor
         super().__init__(f"{self.path}: " + (f"tensor {tensor!r}: " if tensor else "") + message)
+
+    def __reduce__(self) -> Tuple[type, Tuple[str, str, Optional[str]]]:
+        return type(self), (self.path, self.message, self.tensor)  # it goes from process to process
 
 
 @dataclass(frozen=True)

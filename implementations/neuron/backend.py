@@ -1,0 +1,72 @@
+"""The Neuron backend as the registry sees it. Importing this module does not import torch.
+
+Reading order: loading (checkpoint -> modules; layout says which part of what), decoder, attention, past, cache, router, dispatch, experts,
+moe; graphs (what is compiled), engine (what runs them), model (the contract), seats and buckets (fixed shapes), mesh (processes).
+"""
+
+from __future__ import annotations
+
+from implementations.interface import DTYPES, Backend, Capabilities, LoadSpec, Model, Unsupported
+from implementations.neuron.settings import Variant
+
+FEATURES = "prefill decode reset chunked_prefill left_padding right_padding pinned probe routing generate".split()
+FAMILIES = ("dots1", "mixtral", "qwen2_moe", "qwen3_moe")
+NOTE = "a CPU stands in for the Neuron device; not yet run on hardware"
+
+
+def backend(variant: str | None = None) -> Backend:
+    """The entry point of the registry. `tpN`, `epN`, `all`, `selective`, `blockwise`, joined by commas; ValueError for any other."""
+    return NeuronBackend(Variant.parse(variant), "neuron" if variant is None else f"neuron:{variant}")
+
+
+class NeuronBackend:
+    """A factory of Neuron models. See `implementations.interface.Backend`."""
+
+    def __init__(self, variant: Variant, name: str):
+        self.variant, self.name = variant, name
+
+    def capabilities(self) -> Capabilities:
+        """Decided by importing torch, here and not before."""
+        return Capabilities(
+            features=tuple(FEATURES),
+            families=FAMILIES,
+            dtypes=DTYPES,
+            execution="emulated",
+            execution_note=NOTE,
+            reads_hf=True,
+            unavailable=_reason(),
+            devices=("cpu",),
+        )
+
+    def from_hf(self, src: str, dst: str) -> None:
+        """A file of weights for each of the variant's processes, and neuron_config.json. Raises CheckpointError, and Unsupported for sizes
+        that do not divide."""
+        from implementations.neuron.convert import from_hf
+
+        from_hf(src, dst, self.variant.tp, self.variant.ep)
+
+    def to_hf(self, src: str, dst: str) -> None:
+        """The inverse of `from_hf`, bit for bit."""
+        from implementations.neuron.convert import to_hf
+
+        to_hf(src, dst)
+
+    def load(self, path: str, spec: LoadSpec) -> Model:
+        """Loads an HF directory. CheckpointError as the contract says; InvalidInput for a bad spec, Unsupported without torch or the
+        device."""
+        reason = _reason()
+        if reason is not None:
+            raise Unsupported(reason)
+        from implementations.neuron.start import start
+
+        return start(path, self.variant, spec)
+
+
+def _reason() -> str | None:
+    """Why torch cannot be used, or None. Any failing import counts: a broken install raises OSError, not ImportError."""
+    try:
+        import torch  # noqa: F401
+
+        return None
+    except Exception as error:  # noqa: BLE001
+        return f"torch cannot be imported: {type(error).__name__}: {error}"

@@ -1,0 +1,43 @@
+"""What the processes of a mesh add up, and what they put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from implementations.neuron.mesh import Mesh
+
+
+def connected(tp: int, ep: int) -> Mesh:
+    """The mesh over torch.distributed's default group, which must have as many processes. Every one of them calls this once."""
+    rank = dist.get_rank()
+    groups = [dist.new_group(list(range(first, first + tp))) for first in range(0, tp * ep, tp)]
+    return Mesh(tp, ep, rank, groups[rank // tp])
+
+
+def sum_tp(x: Tensor, mesh: Mesh) -> Tensor:
+    """Over the tp processes."""
+    return x if mesh.tp == 1 else _sum(x, mesh.group)
+
+
+def sum_all(x: Tensor, mesh: Mesh) -> Tensor:
+    """Over every process."""
+    return x if mesh.size == 1 else _sum(x, None)
+
+
+def gather_tp(x: Tensor, mesh: Mesh) -> Tensor:
+    """All tp processes' x beside each other, along the last dimension."""
+    if mesh.tp == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(mesh.tp)]
+    dist.all_gather(parts, x.contiguous(), group=mesh.group)
+    return torch.cat(parts, -1)
+
+
+def _sum(x: Tensor, group: Any) -> Tensor:
+    total = x.contiguous().clone()
+    dist.all_reduce(total, group=group)
+    return total

@@ -1,0 +1,61 @@
+"""HF directory <-> Neuron directory, bit for bit: the same moves in both directions."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from implementations.checkpoint import Checkpoint
+from implementations.checkpoint_writer import copy_beside, new_directory, write_tensors
+from implementations.neuron.directory import Directory, write_shard
+from implementations.neuron.layout import Move, assemble, layout
+from implementations.neuron.mesh import Mesh
+from implementations.neuron.neuron_config import FILE, NeuronConfig
+
+
+def from_hf(src: str, dst: str, tp: int, ep: int) -> None:
+    """One process's file at a time."""
+    with Checkpoint(src) as source, new_directory(dst) as scratch:
+        for rank in range(tp * ep):
+            wanted = layout(source.family, source.config, source.stored_head, Mesh(tp, ep, rank))
+            write_shard(scratch, rank, {name: assemble(local, source.source) for name, local in wanted.items()}, source.stored_head)
+        copy_beside(source.path, scratch)
+        NeuronConfig(tp_degree=tp, ep_degree=ep, local_ranks_size=tp * ep, torch_dtype=source.config.dtype).write(scratch)
+
+
+def to_hf(src: str, dst: str) -> None:
+    """The inverse: every HF tensor is put together out of what the processes took of it."""
+    with Directory(src) as source, new_directory(dst) as scratch:
+        takers = _takers(source)
+        wanted = {p.source: p for p in source.family.layout(source.config, source.stored_head or not source.config.tie_word_embeddings)}
+        read = lru_cache(maxsize=source.mesh.size)(source.tensor)  # a stacked tensor serves all its experts
+
+        def whole(name: str) -> np.ndarray:
+            target: np.ndarray | None = None
+            for rank, local, move in takers[name]:
+                part = read(rank, local)
+                target = np.empty(wanted[name].shape, part.dtype) if target is None else target
+                put = part[move.put]
+                target[move.take] = put.T if move.turned else put
+            assert target is not None
+            return target
+
+        sizes = {name: math.prod(p.shape) * source.itemsize(*takers[name][0][:2]) for name, p in wanted.items()}
+        write_tensors(scratch, sizes, whole)
+        copy_beside(source.path, scratch)
+        (scratch / FILE).unlink()
+
+
+Taker = tuple[int, str, Move]
+
+
+def _takers(source: Directory) -> dict[str, list[Taker]]:
+    """HF name -> who took what of it."""
+    found: dict[str, list[Taker]] = {}
+    for rank in range(source.mesh.size):
+        for name, local in source.locals(rank).items():
+            for move in local.moves:
+                found.setdefault(move.source, []).append((rank, name, move))
+    return found

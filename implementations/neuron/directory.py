@@ -1,0 +1,105 @@
+"""The Neuron directory: config.json and what lies beside it, neuron_config.json, and one file of weights for each process.
+
+    weights/tp{rank}_sharded_checkpoint.safetensors
+
+A file is written tensor by tensor, and read strictly: it has exactly the tensors that the layout asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from implementations.checkpoint import CONFIG, SAFETENSORS_NAMES, parse_config, read_config
+from implementations.interface import CheckpointError
+from implementations.neuron.layout import Local, layout
+from implementations.neuron.mesh import Mesh
+from implementations.neuron.neuron_config import FILE, NeuronConfig
+from implementations.weights import stored_dtypes
+
+HEAD_KEY = "stored_head"  # metadata: whether the checkpoint had a head of its own, which a tied one need not
+
+
+def shard(rank: int) -> Path:
+    return Path("weights") / f"tp{rank}_sharded_checkpoint.safetensors"
+
+
+def is_neuron(path: str | Path) -> bool:
+    return (Path(path) / FILE).is_file()
+
+
+def write_shard(directory: Path, rank: int, tensors: Mapping[str, np.ndarray], stored_head: bool) -> None:
+    file = directory / shard(rank)
+    file.parent.mkdir(exist_ok=True)
+    save_file(dict(tensors), file, metadata={"format": "pt", HEAD_KEY: str(stored_head).lower()})
+    file.chmod(0o644)  # safetensors makes it private to its owner
+
+
+class Directory:
+    """An open, validated directory. `locals(rank)`: the layout of a process; `tensor(rank, name)`: one of its tensors as stored. Use as a
+    context manager. Raises CheckpointError on opening."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.neuron = NeuronConfig.read(self.path)
+        self.family, self.config = parse_config(read_config(self.path), self.path / CONFIG)
+        self.mesh = Mesh(self.neuron.tp_degree, self.neuron.ep_degree)
+        with ExitStack() as stack:
+            self._files = [_open(self.path / shard(rank), stack) for rank in range(self.mesh.size)]
+            self.stored_head = _stored_head(self._files[0], self.path / shard(0))
+            for rank in range(self.mesh.size):
+                self._validate(rank)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Directory:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def locals(self, rank: int) -> dict[str, Local]:
+        return layout(self.family, self.config, self.stored_head, Mesh(self.mesh.tp, self.mesh.ep, rank))
+
+    def tensor(self, rank: int, name: str) -> np.ndarray:
+        try:
+            found: np.ndarray = self._files[rank].get_tensor(name)
+            return found
+        except SafetensorError as error:
+            raise CheckpointError(self.path / shard(rank), str(error), name) from error
+
+    def itemsize(self, rank: int, name: str) -> int:
+        """Bytes of a number."""
+        return 4 if self._files[rank].get_slice(name).get_dtype() == "F32" else 2
+
+    def _validate(self, rank: int) -> None:
+        path, file, wanted = self.path / shard(rank), self._files[rank], self.locals(rank)
+        for name in sorted(wanted.keys() ^ set(file.keys())):
+            raise CheckpointError(path, "missing" if name in wanted else f"not part of {self.config.architecture}", name)
+        for name, local in wanted.items():
+            view = file.get_slice(name)
+            if tuple(view.get_shape()) != local.shape:
+                raise CheckpointError(path, f"shape {tuple(view.get_shape())}, {local.shape} is expected", name)
+            if SAFETENSORS_NAMES.get(view.get_dtype()) not in stored_dtypes(local.canonical, self.config):
+                raise CheckpointError(path, f"dtype {view.get_dtype()}, config.json says {self.config.dtype}", name)
+
+
+def _open(file: Path, stack: ExitStack) -> Any:
+    if not file.is_file():
+        raise CheckpointError(file, "no such file")
+    try:
+        return stack.enter_context(safe_open(file, framework="np"))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(file, f"not a whole safetensors file: {error}") from error
+
+
+def _stored_head(file: Any, path: Path) -> bool:
+    said = (file.metadata() or {}).get(HEAD_KEY)
+    if said not in ("true", "false"):
+        raise CheckpointError(path, f"metadata {HEAD_KEY!r}: true or false is expected, got {said!r}")
+    return bool(said == "true")

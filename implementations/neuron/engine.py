@@ -1,0 +1,136 @@
+"""What runs the graphs. A model asks one engine, whether one process or many stand behind it; host arrays in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from implementations.neuron.cache import KVCache
+from implementations.neuron.decoder import Decoder
+from implementations.neuron.graphs import ContextEncoding, TokenGeneration
+from implementations.neuron.moe import MoE
+from implementations.neuron.routed import Pins, Routed
+from implementations.torch_values import Choice, Pin
+
+
+@dataclass(frozen=True)
+class Call:
+    """Of one graph. `starts_B` None: context encoding. `length`: bucket of the cached positions. `logits`: all | last | none."""
+
+    ids_BS: np.ndarray
+    lengths_B: np.ndarray
+    rows_B: np.ndarray
+    logits: str
+    starts_B: np.ndarray | None = None
+    length: int = 0
+    pins: Pins | None = None
+    routing: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """`logits_BSV`: float32, S 1 where the last is asked for. `routed` None where it is not asked for."""
+
+    logits_BSV: np.ndarray | None
+    routed: Routed | None
+
+
+class Engine(Protocol):
+    def run(self, call: Call) -> Result: ...
+
+    def route(self, layer: int, x_TD: np.ndarray) -> Routed:
+        """A router alone; x_TD float32."""
+        ...
+
+    def block(self, layer: int, x_TD: np.ndarray, pins: Pins | None) -> np.ndarray:
+        """A MoE block alone: y_TD float32."""
+        ...
+
+    def clear(self) -> None:
+        """Empties the cache."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Local:
+    """One process."""
+
+    decoder: Decoder
+    cache: KVCache
+    window: int | None
+    unread: int
+    _graphs: dict[tuple[str, int | None], nn.Module] = field(default_factory=dict)
+
+    @torch.inference_mode()
+    def run(self, call: Call) -> Result:
+        tokens = [_tensor(each) for each in (call.ids_BS, call.lengths_B, call.rows_B)]
+        starts = [] if call.starts_B is None else [_tensor(call.starts_B)]
+        logits, choices = self._graph(call)(*tokens, *starts, _pins(call.pins, self._dtype))
+        routed = _routed(choices) if call.routing and choices else None
+        return Result(None if logits is None else logits.numpy(), routed)
+
+    @torch.inference_mode()
+    def route(self, layer: int, x_TD: np.ndarray) -> Routed:
+        router = self._moe(layer).router
+        choice = router(self._states(x_TD))
+        return _routed([Choice(choice.logits_TE, choice.ids_TK, router.finish(choice.weights_TK, None))])
+
+    @torch.inference_mode()
+    def block(self, layer: int, x_TD: np.ndarray, pins: Pins | None) -> np.ndarray:
+        pinned = _pins(pins, self._dtype)
+        y_TD, _ = self._moe(layer)(self._states(x_TD), len(x_TD), None, pinned[0] if pinned else None)
+        found: np.ndarray = y_TD.float().numpy()
+        return found
+
+    def clear(self) -> None:
+        self.cache.clear()
+
+    def close(self) -> None:
+        """The memory goes with the engine."""
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.decoder.head.weight.dtype
+
+    def _graph(self, call: Call) -> nn.Module:
+        """One for every shape that is asked for; they share weights and cache."""
+        key = (call.logits, None if call.starts_B is None else call.length)
+        if key not in self._graphs:
+            parts = (self.decoder, self.cache, self.window, call.logits)
+            new = ContextEncoding(*parts) if call.starts_B is None else TokenGeneration(*parts, call.length, self.unread)
+            self._graphs[key] = new
+        return self._graphs[key]
+
+    def _moe(self, layer: int) -> MoE:
+        return self.decoder.moes[layer]
+
+    def _states(self, x_TD: np.ndarray) -> Tensor:
+        return _tensor(x_TD).to(self._dtype)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _pins(pins: Pins | None, dtype: torch.dtype) -> list[Pin]:
+    if pins is None:
+        return []
+    weights = [None] * len(pins.ids_LTK) if pins.weights_LTK is None else [_tensor(w).to(dtype) for w in pins.weights_LTK]
+    return [Pin(_tensor(ids), w) for ids, w in zip(pins.ids_LTK, weights)]
+
+
+def _routed(choices: Sequence[Choice]) -> Routed:
+    dropped = [choice.dropped_TK for choice in choices if choice.dropped_TK is not None]
+    return Routed(
+        torch.stack([choice.ids_TK for choice in choices]).numpy(),
+        torch.stack([choice.weights_TK.float() for choice in choices]).numpy(),
+        torch.stack([choice.logits_TE.float() for choice in choices]).numpy(),
+        torch.stack(dropped).numpy() if dropped else None,
+    )

@@ -1,0 +1,61 @@
+"""The graphs that are compiled: context encoding, from a sequence's beginning, and token generation, behind what is cached. One for every
+bucket; nothing in them depends on the values of their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from implementations.neuron.cache import KVCache
+from implementations.neuron.decoder import Decoder
+from implementations.neuron.past import Beginning, Continuation, Past
+from implementations.torch_values import Choice, Pin
+
+Result = tuple[Tensor | None, list[Choice]]  # logits [B, S or 1, V] float32 and the routing of T = B * S tokens
+LOGITS = ("all", "last", "none")
+
+
+class ContextEncoding(nn.Module):
+    """S is the bucket: prompts are padded to it on the right."""
+
+    def __init__(self, decoder: Decoder, cache: KVCache, window: int | None, logits: str):
+        super().__init__()
+        self.decoder, self.cache, self.window, self.logits = decoder, cache, window, logits
+
+    def forward(self, ids_BS: Tensor, lengths_B: Tensor, rows_B: Tensor, pins: Sequence[Pin] = ()) -> Result:
+        """`rows_B`: of the cache, one for every sequence."""
+        index_S = torch.arange(ids_BS.shape[1], device=ids_BS.device)
+        valid_BS = index_S < lengths_B[:, None]
+        past = Beginning(self.cache, rows_B, self.window)
+        return _run(self, (ids_BS, index_S.expand_as(ids_BS), valid_BS), lengths_B, past, pins)
+
+
+class TokenGeneration(nn.Module):
+    """S new tokens behind the cached ones: one when decoding, a bucket of them for a further chunk of a prompt. `length`: the bucket of the
+    cached positions. `unread`: the position of pads, behind all others."""
+
+    def __init__(self, decoder: Decoder, cache: KVCache, window: int | None, logits: str, length: int, unread: int):
+        super().__init__()
+        self.decoder, self.cache, self.window, self.logits = decoder, cache, window, logits
+        self.length, self.unread = length, unread
+
+    def forward(self, ids_BS: Tensor, lengths_B: Tensor, rows_B: Tensor, starts_B: Tensor, pins: Sequence[Pin] = ()) -> Result:
+        index_S = torch.arange(ids_BS.shape[1], device=ids_BS.device)
+        valid_BS = index_S < lengths_B[:, None]
+        positions_BS = torch.where(valid_BS, starts_B[:, None] + index_S, self.unread)
+        past = Continuation(self.cache, rows_B, starts_B, positions_BS, self.length, self.window)
+        return _run(self, (ids_BS, positions_BS, valid_BS), lengths_B, past, pins)
+
+
+def _run(
+    graph: ContextEncoding | TokenGeneration, tokens: tuple[Tensor, Tensor, Tensor], lengths_B: Tensor, past: Past, pins: Sequence[Pin]
+) -> Result:
+    x_BSD, choices = graph.decoder(*tokens, past, pins)
+    if graph.logits == "none":
+        return None, choices
+    if graph.logits == "last":
+        last_B1D = (lengths_B - 1)[:, None, None].expand(-1, 1, x_BSD.shape[-1])
+        x_BSD = x_BSD.gather(1, last_B1D)
+    return graph.decoder.logits(x_BSD), choices

@@ -1,0 +1,144 @@
+"""Checkpoint -> the modules of one process. Tensors are read one at a time, in part where a process needs only a part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from implementations.checkpoint import Checkpoint, hf_layout
+from implementations.interface import DTYPES, InvalidInput, LoadSpec, ModelConfig, Unsupported
+from implementations.neuron.attention import Attention
+from implementations.neuron.cache import KVCache
+from implementations.neuron.decoder import Decoder, Layer
+from implementations.neuron.directory import Directory, is_neuron
+from implementations.neuron.experts import MLP, Experts
+from implementations.neuron.layout import HEAD, assemble, heads_of, layout, local_name
+from implementations.neuron.linear import ColumnParallelLinear, ParallelEmbedding, RowParallelLinear
+from implementations.neuron.mesh import Mesh
+from implementations.neuron.moe import MoE, SharedExpert
+from implementations.neuron.norm import RMSNorm
+from implementations.neuron.rope import Rope
+from implementations.neuron.router import Router
+from implementations.neuron.rule import Rule
+from implementations.neuron.settings import Settings, Variant
+from implementations.torch_values import to_torch
+
+Read = Callable[[str], np.ndarray]  # name of a process's tensor -> as stored
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a LoadSpec and a variant come down to."""
+
+    variant: Variant
+    settings: Settings
+    dtype: torch.dtype
+    device: torch.device
+    max_batch: int
+    max_length: int
+
+
+def make_plan(variant: Variant, spec: LoadSpec) -> Plan:
+    """Raises InvalidInput for a spec without sense, Unsupported for a device that this machine does not have."""
+    if spec.dtype not in DTYPES:
+        raise InvalidInput(f"dtype must be one of {', '.join(DTYPES)}, got {spec.dtype!r}")
+    if spec.max_batch < 1 or spec.max_length < 1:
+        raise InvalidInput(f"max_batch and max_length must be at least 1, got {spec.max_batch} and {spec.max_length}")
+    if spec.device != "cpu":
+        raise Unsupported(f"device {spec.device!r}: on Neuron devices this backend has not been run yet; the CPU stands in for them")
+    settings = Settings.parse(spec.options)
+    return Plan(variant, settings, getattr(torch, spec.dtype), torch.device("cpu"), spec.max_batch, spec.max_length)
+
+
+def build(path: str, plan: Plan, mesh: Mesh) -> tuple[ModelConfig, Decoder, KVCache]:
+    """The part of `mesh`'s process, from an HF or a Neuron directory. Raises CheckpointError, Unsupported for what is not built here, does
+    not divide, or was converted for other processes."""
+    with _open(path, mesh) as (config, read):
+        check_supported(config)
+        decoder = _Builder(config, plan, mesh, read).decoder()
+    shape = (plan.max_batch, len(heads_of(config, mesh).kv), plan.max_length, config.head_dim)
+    return config, decoder, KVCache(config.num_hidden_layers, shape, plan.dtype, plan.device)
+
+
+@contextmanager
+def _open(path: str, mesh: Mesh) -> Iterator[tuple[ModelConfig, Read]]:
+    if is_neuron(path):
+        with Directory(path) as directory:
+            if (directory.mesh.tp, directory.mesh.ep) != (mesh.tp, mesh.ep):
+                raise Unsupported(
+                    f"{path} was converted for tp {directory.mesh.tp} and ep {directory.mesh.ep}, not {mesh.tp} and {mesh.ep}"
+                )
+            yield directory.config, lambda name: directory.tensor(mesh.rank, name)
+    else:
+        with Checkpoint(path, hf_layout) as checkpoint:
+            locals_ = layout(checkpoint.family, checkpoint.config, checkpoint.stored_head, mesh)
+            yield checkpoint.config, lambda name: assemble(locals_[name], checkpoint.source)
+
+
+def check_supported(config: ModelConfig) -> None:
+    """Raises Unsupported."""
+    if config.qk_norm == "projection":
+        raise Unsupported("query and key norms over all heads together: every process would need all of them")
+    if config.routing.scoring not in ("softmax", "sigmoid") or config.routing.router_bias:
+        raise Unsupported(f"a router with {config.routing.scoring} scores{' and a bias' if config.routing.router_bias else ''}")
+
+
+class _Builder:
+    def __init__(self, config: ModelConfig, plan: Plan, mesh: Mesh, read: Read):
+        self._config, self._plan, self._mesh, self._read = config, plan, mesh, read
+        self._heads = heads_of(config, mesh)
+
+    def decoder(self) -> Decoder:
+        config, plan = self._config, self._plan
+        layers = [self._layer(i) for i in range(config.num_hidden_layers)]
+        head = ColumnParallelLinear(self._tensor(HEAD), None, self._mesh, gather=True)
+        rope = Rope(plan.max_length + 1, config.head_dim, config.rope_theta, plan.dtype, plan.device)
+        return Decoder(ParallelEmbedding(self._tensor("embed.weight"), self._mesh), layers, self._norm("norm"), head, rope).eval()
+
+    def _layer(self, i: int) -> Layer:
+        name = f"layers.{i}"
+        ffn = self._moe(f"{name}.moe") if i in self._config.moe_layers else self._mlp(f"{name}.mlp", self._mesh)
+        return Layer(self._norm(f"{name}.attention_norm"), self._attention(f"{name}.attention"), self._norm(f"{name}.ffn_norm"), ffn)
+
+    def _attention(self, name: str) -> Attention:
+        bias = self._config.attention_bias
+        qkv = ColumnParallelLinear(
+            self._tensor(f"{name}.q.weight"), self._tensor(f"{name}.q.bias") if set(bias) & set("qkv") else None, self._mesh
+        )
+        out = RowParallelLinear(self._tensor(f"{name}.o.weight"), self._tensor(f"{name}.o.bias") if "o" in bias else None, self._mesh)
+        norms = None if self._config.qk_norm == "none" else (self._norm(f"{name}.q_norm"), self._norm(f"{name}.k_norm"))
+        return Attention(qkv, out, norms, len(self._heads.q), len(self._heads.kv))
+
+    def _moe(self, name: str) -> MoE:
+        plan, routing = self._plan, self._config.routing
+        rule = Rule(routing.num_experts, routing.top_k, plan.settings.capacity_factor, plan.variant.path, plan.settings.block)
+        gate_up, down = self._tensor(f"{name}.gate_up.weight"), self._tensor(f"{name}.down.weight")
+        experts = Experts(gate_up, down, self._mesh.ep_rank * len(gate_up), rule.block)
+        adds_shared = self._config.shared_expert != "none" and self._mesh.ep_rank == 0
+        shared = self._shared(f"{name}.shared") if adds_shared else None
+        return MoE(self._router(f"{name}.router"), experts, shared, rule, self._mesh, plan.settings.mask_padding)
+
+    def _router(self, name: str) -> Router:
+        dtype = self._plan.dtype if self._plan.settings.router_dtype == "model" else torch.float32
+        correction_E = self._tensor(f"{name}.correction_bias", torch.float32) if self._config.routing.correction_bias else None
+        return Router(self._config.routing, self._tensor(f"{name}.weight", dtype), correction_E)
+
+    def _shared(self, name: str) -> SharedExpert:
+        """The block adds its part up together with the experts'."""
+        gate = self._tensor(f"{name}.gate.weight") if self._config.shared_expert == "gated" else None
+        return SharedExpert(self._mlp(name, Mesh()), gate)
+
+    def _mlp(self, name: str, mesh: Mesh) -> MLP:
+        gate_up = ColumnParallelLinear(self._tensor(f"{name}.gate_up.weight"), None, mesh)
+        return MLP(gate_up, RowParallelLinear(self._tensor(f"{name}.down.weight"), None, mesh))
+
+    def _norm(self, name: str) -> RMSNorm:
+        return RMSNorm(self._tensor(f"{name}.weight"), self._config.rms_norm_eps)
+
+    def _tensor(self, canonical: str, dtype: torch.dtype | None = None) -> Tensor:
+        return to_torch(np.ascontiguousarray(self._read(local_name(canonical)))).to(self._plan.device, dtype or self._plan.dtype, copy=True)

@@ -1,0 +1,161 @@
+"""The contract of `implementations.interface` around an engine: strict checks first, graphs of fixed shapes, the lengths changed last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import List, Tuple
+
+import numpy as np
+
+from implementations.batch import Batch, check_prompt, check_room, check_tokens, place
+from implementations.generation import generate
+from implementations.interface import (
+    GenerationSpec,
+    InvalidInput,
+    ModelCapabilities,
+    ModelConfig,
+    PinnedRouting,
+    Request,
+    Routing,
+    StepOutput,
+)
+from implementations.neuron.buckets import bucket, buckets
+from implementations.neuron.engine import Call, Engine, Result
+from implementations.neuron.routed import Pins, routing
+from implementations.neuron.seats import Seats, seats
+from implementations.torch_values import check_request, check_states, pinned_arrays
+
+Group = Tuple[np.ndarray, Tuple[int, int]]  # rows of a call, and the shape of the graph that they go through
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of all graphs: rows and positions of the cache; whether prompts are encoded one by one."""
+
+    max_batch: int
+    max_length: int
+    one_by_one: bool
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        return buckets(self.max_length)
+
+    def groups(self, rows: int, width: int) -> list[Group]:
+        """Which rows of a prompt go through one graph."""
+        if self.one_by_one:
+            return [(np.array([row]), (1, width)) for row in range(rows)]
+        return [(np.arange(rows), (self.max_batch, width))]
+
+
+class NeuronModel:
+    """`Model`, `Probe` and `Generate`. A call that raises InvalidInput has changed nothing."""
+
+    def __init__(self, config: ModelConfig, engine: Engine, shape: Shape):
+        self.config, self._engine, self._shape = config, engine, shape
+        self._lengths_B = np.zeros(0, np.int64)
+
+    @property
+    def alive(self) -> bool:
+        """Whether every process of the model is there."""
+        return bool(getattr(self._engine, "alive", True))
+
+    def capabilities(self) -> ModelCapabilities:
+        return ModelCapabilities.of(self.config)
+
+    def prefill(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, request: Request) -> StepOutput:
+        """See the contract. A further chunk goes through token generation, a bucket of tokens at a time."""
+        ids_BS, lengths_B = check_prompt(input_ids_BS, lengths_B, request.padding, self._shape.max_batch, self.config.vocab_size)
+        held_B = self._lengths_B if self._lengths_B.size else np.zeros_like(lengths_B)
+        if held_B.shape != lengths_B.shape:
+            raise InvalidInput(f"{len(lengths_B)} rows, but the cache holds {len(held_B)}")
+        batch = self._fitting(place(ids_BS, lengths_B, request.padding, held_B))
+        return self._step(batch, request, self._shape.groups(len(lengths_B), bucket(int(lengths_B.max()), self._shape.buckets)))
+
+    def decode(self, token_ids_B: np.ndarray, request: Request) -> StepOutput:
+        """See the contract. Always as many rows as the cache has."""
+        ids_B = check_tokens(token_ids_B, self.config.vocab_size)
+        held_B = self._lengths_B
+        if not held_B.size:
+            raise InvalidInput("decode before any prefill")
+        if ids_B.shape != held_B.shape:
+            raise InvalidInput(f"{len(ids_B)} tokens, but the cache holds {len(held_B)} rows")
+        batch = self._fitting(place(ids_B[:, None], np.ones_like(held_B), "right", held_B))
+        return self._step(batch, request, [(np.arange(len(ids_B)), (self._shape.max_batch, 1))])
+
+    def reset(self) -> None:
+        """See the contract."""
+        self._engine.clear()
+        self._lengths_B = np.zeros(0, np.int64)
+
+    def close(self) -> None:
+        """Drops weights and cache; ends the processes, where there are any."""
+        self._engine.close()
+        self.__dict__.pop("_engine", None)
+
+    def route(self, layer: int, x_TD: np.ndarray) -> Routing:
+        """Probe, see the contract."""
+        x_TD, padded_TD = self._states(layer, x_TD)
+        found, T = self._engine.route(layer, padded_TD), len(x_TD)
+        return Routing(found.ids_LTK[:, :T], found.weights_LTK[:, :T], found.logits_LTE[:, :T], None, np.ones(T, bool))
+
+    def moe_block(self, layer: int, x_TD: np.ndarray, pinned: PinnedRouting | None = None) -> np.ndarray:
+        """Probe, see the contract. In a graph of the next size, zeros behind the tokens."""
+        x_TD, padded_TD = self._states(layer, x_TD)
+        pins = self._pins(pinned, 1, np.ones(len(x_TD), bool))
+        return self._engine.block(layer, padded_TD, None if pins is None else pins.padded(len(padded_TD)))[: len(x_TD)]
+
+    def generate(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, spec: GenerationSpec, padding: str = "right") -> List[List[int]]:
+        """Generate, see the contract. InvalidInput as in prefill, and for a spec out of range or more tokens than the cache holds."""
+        ids_BS, lengths_B = check_prompt(input_ids_BS, lengths_B, padding, self._shape.max_batch, self.config.vocab_size)
+        return generate(self, self.config, self._shape.max_length, (ids_BS, lengths_B, padding), spec)
+
+    def _fitting(self, batch: Batch) -> Batch:
+        check_room(batch, self._shape.max_length)
+        return batch
+
+    def _step(self, batch: Batch, request: Request, groups: Sequence[Group]) -> StepOutput:
+        check_request(request)
+        valid_T = batch.valid_BS.ravel()
+        pins = self._pins(request.pinned, len(self.config.moe_layers), valid_T)
+        seated = [seats(batch, rows, shape) for rows, shape in groups]
+        results = [self._engine.run(self._call(batch, each, request, pins)) for each in seated]
+        self._lengths_B = batch.ends_B
+        logits = None if request.logits == "none" else _logits(batch, seated, results, request.logits == "all")
+        routed = [result.routed for result in results if result.routed is not None]
+        return StepOutput(logits, routing(seated, routed, self.config, valid_T) if request.routing else None)
+
+    def _call(self, batch: Batch, at: Seats, request: Request, pins: Pins | None) -> Call:
+        pad = self.config.pad_token_id or 0
+        return Call(
+            ids_BS=at.seat(batch.ids_BS.ravel(), pad).reshape(at.source_BS.shape),
+            lengths_B=at.lengths_B,
+            rows_B=at.rows_B,
+            logits=request.logits,
+            starts_B=at.starts_B if batch.starts_B.any() else None,
+            length=bucket(int(at.starts_B.max()), self._shape.buckets),
+            pins=None if pins is None else pins.seated(at),
+            routing=request.routing,
+        )
+
+    def _pins(self, pinned: PinnedRouting | None, L: int, valid_T: np.ndarray) -> Pins | None:
+        return None if pinned is None else Pins(*pinned_arrays(pinned, L, valid_T, self.config.routing))
+
+    def _states(self, layer: int, x_TD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As given, and with zeros behind up to the size of a graph. Raises InvalidInput."""
+        if not 0 <= layer < len(self.config.moe_layers):
+            raise InvalidInput(f"MoE layer {layer} of {len(self.config.moe_layers)}")
+        x_TD = check_states(x_TD, self.config.hidden_size)
+        size = 1 << max(len(x_TD) - 1, 0).bit_length()
+        return x_TD, np.pad(x_TD, ((0, size - len(x_TD)), (0, 0)))
+
+
+def _logits(batch: Batch, seated: Sequence[Seats], results: Sequence[Result], every: bool) -> np.ndarray:
+    B, S = batch.ids_BS.shape
+    found = [result.logits_BSV for result in results if result.logits_BSV is not None]
+    if not every:
+        return np.concatenate([logits[: at.own] for at, logits in zip(seated, found)])
+    target = np.zeros((B * S, found[0].shape[-1]), np.float32)
+    for at, logits in zip(seated, found):
+        at.unseat(logits.reshape(-1, logits.shape[-1]), target)
+    return target.reshape(B, S, -1)

@@ -1,0 +1,77 @@
+"""What a call's queries look at: their own sequence from its beginning (context encoding), or what is cached and then their own tokens
+(token generation, and further chunks of a prompt). Both write the call's keys and values into the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from implementations.neuron.cache import KVCache
+
+FLASH_FROM, FLASH_STEP, FLASH_HEAD = 1024, 1024, 128  # tokens, tokens, head size: where NxD uses its flash kernel on two logical cores
+
+
+class Past(Protocol):
+    def attend(self, layer: int, q_BHSP: Tensor, keys_BNSP: Tensor, values_BNSP: Tensor) -> Tensor:
+        """[B, H, S, P]; query head h reads key head h // (H / N)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Positions are 0 .. S-1, pads at the end: the causal mask hides them from all that is valid. `window`: of attention, or None."""
+
+    cache: KVCache
+    rows_B: Tensor
+    window: int | None
+
+    def attend(self, layer: int, q_BHSP: Tensor, keys_BNSP: Tensor, values_BNSP: Tensor) -> Tensor:
+        self.cache.fill(layer, self.rows_B, keys_BNSP, values_BNSP)
+        S, P = q_BHSP.shape[2:]
+        if self.window is None and P <= FLASH_HEAD and S >= FLASH_FROM and S % FLASH_STEP == 0:
+            return F.scaled_dot_product_attention(q_BHSP, keys_BNSP, values_BNSP, is_causal=True, enable_gqa=True)
+        index = torch.arange(S, device=q_BHSP.device)
+        return _attend(q_BHSP, [(keys_BNSP, values_BNSP, sees(index[:, None], index, self.window)[None])])
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """`positions_BS` follow what the cache holds, `starts_B` positions, and are the slots they are written to. Pads have the position
+    behind the last one: no valid query sees them, and nobody reads their slot. `length`: of the slots that are looked at."""
+
+    cache: KVCache
+    rows_B: Tensor
+    starts_B: Tensor
+    positions_BS: Tensor
+    length: int
+    window: int | None
+
+    def attend(self, layer: int, q_BHSP: Tensor, keys_BNSP: Tensor, values_BNSP: Tensor) -> Tensor:
+        slot = torch.arange(self.length, device=q_BHSP.device)
+        held_BSM = sees(self.positions_BS[:, :, None], slot, self.window) & (slot < self.starts_B[:, None, None])
+        own_BSS = sees(self.positions_BS[:, :, None], self.positions_BS[:, None], self.window)
+        prior = (*self.cache.read(layer, self.rows_B, self.length), held_BSM)
+        y = _attend(q_BHSP, [prior, (keys_BNSP, values_BNSP, own_BSS)])
+        self.cache.write(layer, self.rows_B, self.positions_BS, keys_BNSP, values_BNSP)
+        return y
+
+
+def sees(query: Tensor, key: Tensor, window: int | None) -> Tensor:
+    """Whether a query at one position sees a key at another; the shapes broadcast."""
+    return key <= query if window is None else (key <= query) & (key > query - window)
+
+
+def _attend(q_BHSP: Tensor, parts: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """One softmax in float32 over all parts: keys and values [B, N, M, P], and who sees what [B or 1, S, M]."""
+    B, H, S, P = q_BHSP.shape
+    q_BNGSP = q_BHSP.unflatten(1, (parts[0][0].shape[1], -1))
+    scores = [(q_BNGSP @ keys[:, :, None].mT).float() * P**-0.5 for keys, _, _ in parts]
+    masked = [s.masked_fill(~seen[:, None, None], torch.finfo(s.dtype).min) for s, (_, _, seen) in zip(scores, parts)]
+    weights = torch.cat(masked, -1).softmax(-1).to(q_BHSP.dtype).split([s.shape[-1] for s in scores], -1)
+    y_BNGSP = sum(w @ values[:, :, None] for w, (_, values, _) in zip(weights, parts))
+    assert isinstance(y_BNGSP, Tensor)
+    return y_BNGSP.flatten(1, 2)

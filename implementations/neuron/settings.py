@@ -1,0 +1,100 @@
+"""What can be chosen about a Neuron model: how it is split, by which path tokens come to their experts, its buckets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from implementations.interface import InvalidInput
+from implementations.neuron.rule import BLOCK, PATHS
+
+
+@dataclass(frozen=True)
+class Variant:
+    """`neuron:tp2,ep4,blockwise`: degrees, and one dispatch path for every call (None: NxD's choice)."""
+
+    tp: int = 1
+    ep: int = 1
+    path: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Processes."""
+        return self.tp * self.ep
+
+    @classmethod
+    def parse(cls, text: str | None) -> Variant:
+        """Raises ValueError."""
+        found = cls()
+        for word in text.split(",") if text else ():
+            degree = re.fullmatch(r"(tp|ep)([1-9]\d*)", word)
+            if degree:
+                found = replace(found, tp=int(degree[2])) if degree[1] == "tp" else replace(found, ep=int(degree[2]))
+            elif word in PATHS and word != "capacity":
+                found = replace(found, path=word)
+            else:
+                raise ValueError(f"backend 'neuron' has no variant {word!r}; known: tpN, epN, all, selective, blockwise, joined by commas")
+        return found
+
+
+@dataclass(frozen=True)
+class Settings:
+    """LoadSpec.options, all of them optional. `capacity_factor`: places an expert, of what an even load needs; none: nothing is dropped.
+    `mask_padding`: pads take no places. `block`: places of a block. `router_dtype`: float32, or `model`, as NxD casts it unless told
+    otherwise. `continuous_batching`: prompts are encoded one by one, else all rows of the batch in one call."""
+
+    capacity_factor: float | None = None
+    mask_padding: bool = False
+    block: int = BLOCK
+    router_dtype: str = "float32"
+    continuous_batching: bool = True
+
+    @classmethod
+    def parse(cls, options: Mapping[str, str]) -> Settings:
+        """Raises InvalidInput."""
+        unknown = sorted(options.keys() - _READ.keys())
+        if unknown:
+            raise InvalidInput(f"unknown option {unknown[0]!r}; known: {', '.join(_READ)}")
+        given: dict[str, Any] = {name: _read(name, text) for name, text in options.items()}
+        return cls(**given)
+
+
+def _read(name: str, text: str) -> object:
+    read, wanted = _READ[name]
+    try:
+        return read(text)
+    except (ValueError, KeyError) as error:
+        raise InvalidInput(f"option {name!r}: {wanted} is expected, got {text!r}") from error
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def _boolean(text: str) -> bool:
+    return {"true": True, "false": False}[text]
+
+
+def _dtype(text: str) -> str:
+    return {"float32": "float32", "model": "model"}[text]
+
+
+_READ: dict[str, tuple[Callable[[str], object], str]] = {
+    "capacity_factor": (_positive, "a positive number"),
+    "mask_padding": (_boolean, "true or false"),
+    "block": (_count, "a positive integer"),
+    "router_dtype": (_dtype, "float32 or model"),
+    "continuous_batching": (_boolean, "true or false"),
+}

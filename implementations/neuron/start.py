@@ -1,0 +1,33 @@
+"""From a checkpoint to a model: in this process, or in one for each part."""
+
+from __future__ import annotations
+
+from implementations.interface import LoadSpec, ModelConfig
+from implementations.neuron.engine import Engine, Local
+from implementations.neuron.loading import Plan, build, make_plan
+from implementations.neuron.mesh import Mesh
+from implementations.neuron.model import NeuronModel, Shape
+from implementations.neuron.processes import Processes, Serve
+from implementations.neuron.rank import serve
+from implementations.neuron.settings import Variant
+
+
+def start(path: str, variant: Variant, spec: LoadSpec) -> NeuronModel:
+    return alone(path, variant, spec) if variant.size == 1 else together(path, variant, spec)
+
+
+def alone(path: str, variant: Variant, spec: LoadSpec) -> NeuronModel:
+    plan = make_plan(variant, spec)
+    config, decoder, cache = build(path, plan, Mesh())
+    return _model(config, Local(decoder, cache, config.sliding_window, plan.max_length), plan)
+
+
+def together(path: str, variant: Variant, spec: LoadSpec, serve: Serve = serve) -> NeuronModel:
+    """`serve`: what each process does."""
+    plan = make_plan(variant, spec)
+    engine = Processes(path, plan, serve)
+    return _model(engine.config, engine, plan)
+
+
+def _model(config: ModelConfig, engine: Engine, plan: Plan) -> NeuronModel:
+    return NeuronModel(config, engine, Shape(plan.max_batch, plan.max_length, plan.settings.continuous_batching))

@@ -1,0 +1,140 @@
+"""HF directory <-> Neuron directory: bit for bit whatever is split how, strict, and with NxD's shapes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from implementations.checkpoint import Checkpoint
+from implementations.interface import CheckpointError, LoadSpec, Request, Unsupported
+from implementations.neuron.backend import FAMILIES, backend
+from implementations.neuron.directory import shard
+from implementations.neuron.neuron_config import FILE, NeuronConfig
+from implementations.tests.tiny import tiny_checkpoint
+
+
+@settings(deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    family=st.sampled_from(FAMILIES),
+    dtype=st.sampled_from(["float32", "bfloat16", "float16"]),
+    tp=st.sampled_from([1, 2, 4]),
+    ep=st.sampled_from([1, 2, 3]),
+    heads=st.sampled_from([(4, 2), (6, 3), (3, 3), (8, 1)]),
+    tied=st.sampled_from([None, True, False]),
+)
+def test_round_trip_is_bit_exact(tmp_path_factory, family, dtype, tp, ep, heads, tied):
+    """`tied`: whether a tied head is stored all the same; None: not tied."""
+    root: Path = tmp_path_factory.mktemp("round")
+    size = dict(hidden_size=48, num_attention_heads=heads[0], num_key_value_heads=heads[1], num_experts=6)
+    tiny_checkpoint(root / "hf", family, dtype=dtype, tie_word_embeddings=tied is not None, stored_head=tied is not False, **size)
+    (root / "hf" / "generation_config.json").write_text('{"eos_token_id": 2}')
+    made = backend(f"tp{tp},ep{ep}")
+    made.from_hf(str(root / "hf"), str(root / "neuron"))
+    made.to_hf(str(root / "neuron"), str(root / "again"))
+    with Checkpoint(root / "hf") as before, Checkpoint(root / "again") as after:
+        assert [p.source for p in before.layout] == [p.source for p in after.layout]
+        for placement in before.layout:
+            x, y = before.source(placement.source), after.source(placement.source)
+            assert (x.shape, x.dtype, x.tobytes()) == (y.shape, y.dtype, y.tobytes()), placement.source
+    assert sorted(p.name for p in (root / "again").iterdir()) == sorted(p.name for p in (root / "hf").iterdir())
+    assert (root / "hf" / "config.json").read_bytes() == (root / "again" / "config.json").read_bytes()
+
+
+@pytest.fixture
+def converted(tmp_path: Path) -> Path:
+    """Mixtral for two processes."""
+    tiny_checkpoint(tmp_path / "hf", dtype="bfloat16")
+    backend("tp2").from_hf(str(tmp_path / "hf"), str(tmp_path / "neuron"))
+    return tmp_path / "neuron"
+
+
+def test_a_process_holds_gate_beside_up_of_its_share(converted: Path):
+    """The second process of two, expert 3, as NxD's split with stride 2 leaves it."""
+    mine = load_file(converted / shard(1))["layers.0.mlp.expert_mlps.mlp_op.gate_up_proj.weight"]
+    with Checkpoint(converted.parent / "hf") as source:
+        gate, up = (source.source(f"model.layers.0.block_sparse_moe.experts.3.{part}.weight") for part in ("w1", "w3"))
+    half = len(gate) // 2
+    assert mine.shape == (6, 32, 48) and np.array_equal(mine[3], np.concatenate((gate[half:].T, up[half:].T), axis=1))
+
+
+def test_both_directories_load_alike(tmp_path: Path):
+    pytest.importorskip("torch")
+    tiny_checkpoint(tmp_path / "hf", "qwen2_moe")
+    backend().from_hf(str(tmp_path / "hf"), str(tmp_path / "neuron"))
+    ask = (np.arange(3, 11)[None], np.array([8]), Request("all"))
+    first, second = (
+        backend().load(str(tmp_path / name), LoadSpec(max_batch=1, max_length=16)).prefill(*ask).logits_BSV for name in ("hf", "neuron")
+    )
+    assert np.array_equal(first, second)
+
+
+def test_a_directory_for_other_processes_is_refused(converted: Path):
+    pytest.importorskip("torch")
+    with pytest.raises(Unsupported, match="converted for tp 2 and ep 1, not 1 and 1"):
+        backend().load(str(converted), LoadSpec())
+
+
+@pytest.mark.parametrize("variant", ["tp5", "ep4"])
+def test_sizes_that_do_not_divide_are_named(tmp_path: Path, variant: str):
+    tiny_checkpoint(tmp_path / "hf")
+    with pytest.raises(Unsupported, match="vocab_size 96 does not divide by tp 5|6 experts do not divide by ep 4"):
+        backend(variant).from_hf(str(tmp_path / "hf"), str(tmp_path / "neuron"))
+    assert not (tmp_path / "neuron").exists()
+
+
+def change(path: Path, **fields: object) -> None:
+    raw = json.loads((path / FILE).read_text()) | fields
+    (path / FILE).write_text(json.dumps({name: value for name, value in raw.items() if value != "gone"}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "said"),
+    [
+        ({"tp_degree": "2"}, CheckpointError, "tp_degree: int is expected, got '2'"),
+        ({"tp_degree": True}, CheckpointError, "tp_degree: int is expected, got True"),
+        ({"tp_degree": "gone"}, CheckpointError, "tp_degree: missing"),
+        ({"sliding": 1}, CheckpointError, "sliding: not a field"),
+        ({"_serialized_key": "Other"}, CheckpointError, "_serialized_key is not 'NxDNeuronConfig'"),
+        ({"speculation_length": 3}, Unsupported, "speculation_length 3; only 0"),
+        ({"tp_degree": 4}, CheckpointError, "tp2_sharded_checkpoint.safetensors: no such file"),
+    ],
+    ids=str,
+)
+def test_neuron_config_is_read_strictly(converted: Path, fields: dict[str, object], error: type[Exception], said: str):
+    change(converted, **fields)
+    with pytest.raises(error, match=said):
+        backend("tp2").to_hf(str(converted), str(converted.parent / "again"))
+    assert not (converted.parent / "again").exists()
+
+
+def test_neuron_config_has_optimums_fields(converted: Path):
+    raw = json.loads((converted / FILE).read_text())
+    assert len(raw) == 25 and raw["tp_degree"] == 2 and raw["torch_dtype"] == "bfloat16" and list(raw) == sorted(raw)
+    assert NeuronConfig.read(converted).local_ranks_size == 2
+
+
+@pytest.mark.parametrize("what", ["missing", "more", "shape", "dtype", "cut", "metadata"])
+def test_weights_are_read_strictly(converted: Path, what: str):
+    file = converted / shard(1)
+    tensors, metadata = dict(load_file(file)), {"stored_head": "true"}
+    if what == "missing":
+        del tensors["norm.weight"]
+    elif what == "more":
+        tensors["rope.inv_freq"] = np.zeros(4, np.float32)
+    elif what == "shape":
+        tensors["norm.weight"] = tensors["norm.weight"][:-1]
+    elif what == "dtype":
+        tensors["norm.weight"] = tensors["norm.weight"].astype(np.float32)
+    save_file(tensors, file, metadata=metadata)
+    if what == "cut":
+        file.write_bytes(file.read_bytes()[:-8])
+    if what == "metadata":
+        save_file(load_file(converted / shard(0)), converted / shard(0))
+    with pytest.raises(CheckpointError, match="norm.weight|rope.inv_freq|not a whole|stored_head"):
+        backend("tp2").to_hf(str(converted), str(converted.parent / "again"))

@@ -1,0 +1,92 @@
+"""A model over several processes is the model: logits, routing and cache. What goes wrong between them shows, and a lost one is said."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from implementations.interface import CheckpointError, LoadSpec, Request, StepOutput
+from implementations.neuron.backend import backend
+from implementations.neuron.settings import Variant
+from implementations.tests.tiny import tiny_checkpoint
+from implementations.tests.wrong_neuron import WRONGS, serve
+
+pytest.importorskip("torch")
+ROUNDINGS = 2e-5  # of float32, of logits of unit size
+SPEC = LoadSpec(max_batch=2, max_length=32)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Biases, a gated shared expert, a dense layer, and key heads that two processes share."""
+    root = tmp_path_factory.mktemp("mesh")
+    tiny_checkpoint(root / "hf", "qwen2_moe", num_experts=12, num_key_value_heads=2)
+    return root / "hf"
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint: Path) -> list[StepOutput]:
+    return outputs(backend().load(str(checkpoint), SPEC))
+
+
+def outputs(model: Any) -> list[StepOutput]:
+    """A ragged prompt, two tokens, a further chunk."""
+    ids, ask = np.random.default_rng(0).integers(3, 96, (2, 9)), Request("all", routing=True)
+    try:
+        steps = [model.prefill(ids, np.array([9, 4]), ask), model.decode(np.array([5, 6]), ask), model.decode(np.array([7, 8]), ask)]
+        return [*steps, model.prefill(ids[:, :3], np.array([2, 3]), ask)]
+    finally:
+        model.close()
+
+
+def far(found: list[StepOutput], wanted: list[StepOutput]) -> float:
+    """The largest difference of a logit, inf where another expert was chosen."""
+    largest = 0.0
+    for a, b in zip(found, wanted, strict=True):
+        mask = b.routing.mask_T
+        same = (np.sort(a.routing.topk_ids_LTK[:, mask]) == np.sort(b.routing.topk_ids_LTK[:, mask])).all()
+        logits = [each.logits_BSV.reshape(len(mask), -1)[mask] for each in (a, b)]
+        largest = max(largest, float(np.abs(logits[0] - logits[1]).max()) if same else np.inf)
+    return largest
+
+
+@pytest.mark.parametrize("variant", ["tp2", "ep2", "tp2,ep2,blockwise", "tp4,selective"])
+def test_a_split_model_is_the_model(checkpoint: Path, alone: list[StepOutput], variant: str):
+    assert far(outputs(backend(variant).load(str(checkpoint), SPEC)), alone) < ROUNDINGS
+
+
+@pytest.mark.parametrize("wrong", WRONGS)
+def test_what_goes_wrong_between_processes_shows(checkpoint: Path, alone: list[StepOutput], wrong: str):
+    from implementations.neuron.start import together
+
+    variant = Variant(tp=2) if wrong != "rank-offset" else Variant(ep=2)
+    assert far(outputs(together(str(checkpoint), variant, SPEC, partial(serve, wrong))), alone) > 100 * ROUNDINGS
+
+
+def test_converted_weights_are_each_process_its_own(checkpoint: Path, alone: list[StepOutput], tmp_path: Path):
+    made = backend("tp2,ep2")
+    made.from_hf(str(checkpoint), str(tmp_path / "neuron"))
+    assert far(outputs(made.load(str(tmp_path / "neuron"), SPEC)), alone) < ROUNDINGS
+
+
+def test_what_a_process_cannot_load_is_raised_here(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="not a directory"):
+        backend("tp2").load(str(tmp_path / "nothing"), SPEC)
+
+
+def test_a_lost_process_is_said(checkpoint: Path):
+    from implementations.neuron.processes import Lost
+
+    model: Any = backend("tp2").load(str(checkpoint), SPEC)
+    assert model.alive
+    os.kill(model._engine._processes[1].pid, signal.SIGKILL)
+    with pytest.raises(Lost, match="process 1 ended with -9"):
+        model.prefill(np.ones((1, 4), np.int64), np.array([4]), Request())
+    assert not model.alive
+    model.close()

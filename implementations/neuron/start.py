@@ -17,8 +17,12 @@ def start(path: str, variant: Variant, spec: LoadSpec) -> NeuronModel:
 
 
 def alone(path: str, variant: Variant, spec: LoadSpec) -> NeuronModel:
-    plan = make_plan(variant, spec)
-    config, decoder, cache = build(path, plan, Mesh())
+    return part(path, make_plan(variant, spec), Mesh())
+
+
+def part(path: str, plan: Plan, mesh: Mesh) -> NeuronModel:
+    """Of a model whose other parts run the same calls in other processes."""
+    config, decoder, cache = build(path, plan, mesh)
     return _model(config, Local(decoder, cache, config.sliding_window, plan.max_length), plan)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from implementations.interface import CheckpointError, LoadSpec, Request, StepOutput
+from implementations.interface import CheckpointError, GenerationSpec, LoadSpec, Request, StepOutput
 from implementations.neuron.backend import backend
 from implementations.neuron.settings import Variant
 from implementations.tests.tiny import tiny_checkpoint
@@ -90,3 +93,13 @@ def test_a_lost_process_is_said(checkpoint: Path):
         model.prefill(np.ones((1, 4), np.int64), np.array([4]), Request())
     assert not model.alive
     model.close()
+
+
+def test_torchrun_generates_what_one_process_does(checkpoint: Path):
+    model: Any = backend().load(str(checkpoint), SPEC)
+    wanted = model.generate(np.array([[5, 6, 7]]), np.array([3]), GenerationSpec(6))[0]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
+    asked = ["-m", "implementations.neuron.torchrun", str(checkpoint), "--tp", "2", "--ep", "2", "--tokens", "6", "--prompt", "5", "6", "7"]
+    done = subprocess.run([*launch, *asked], capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == wanted and len(wanted) > 1

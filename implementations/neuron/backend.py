@@ -11,7 +11,6 @@ from implementations.neuron.settings import Variant
 
 FEATURES = "prefill decode reset chunked_prefill left_padding right_padding pinned probe routing generate".split()
 FAMILIES = ("dots1", "mixtral", "qwen2_moe", "qwen3_moe")
-NOTE = "a CPU stands in for the Neuron device; not yet run on hardware"
 
 
 def backend(variant: str | None = None) -> Backend:
@@ -26,16 +25,18 @@ class NeuronBackend:
         self.variant, self.name = variant, name
 
     def capabilities(self) -> Capabilities:
-        """Decided by importing torch, here and not before."""
+        """Decided by importing torch, here and not before. Without a device a CPU emulates one."""
+        reason = _reason()
+        absent = reason or _absent()
         return Capabilities(
             features=tuple(FEATURES),
             families=FAMILIES,
             dtypes=DTYPES,
-            execution="emulated",
-            execution_note=NOTE,
+            execution="emulated" if absent else "device",
+            execution_note=f"a CPU stands in for the Neuron device: {absent}" if absent else "never run on a Neuron device before",
             reads_hf=True,
-            unavailable=_reason(),
-            devices=("cpu",),
+            unavailable=reason,
+            devices=("cpu",) if absent else ("cpu", "neuron"),
         )
 
     def from_hf(self, src: str, dst: str) -> None:
@@ -70,3 +71,9 @@ def _reason() -> str | None:
         return None
     except Exception as error:  # noqa: BLE001
         return f"torch cannot be imported: {type(error).__name__}: {error}"
+
+
+def _absent() -> str:
+    from implementations.neuron.device import missing
+
+    return missing()

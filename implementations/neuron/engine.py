@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from implementations.neuron.decoder import Decoder
 from implementations.neuron.graphs import ContextEncoding, TokenGeneration
 from implementations.neuron.moe import MoE
 from implementations.neuron.routed import Pins, Routed
-from implementations.torch_values import Choice, Pin
+from implementations.torch_values import Choice, Pin, on_device
+
+MOST_GRAPHS = 64  # of one model: two kinds, buckets, what is asked of their logits
 
 
 @dataclass(frozen=True)
@@ -60,21 +62,22 @@ class Engine(Protocol):
 
 @dataclass
 class Local:
-    """One process."""
+    """One process. `unread`: the position of pads. `compiler`: torch.compile's backend, or `none`."""
 
     decoder: Decoder
     cache: KVCache
     window: int | None
     unread: int
-    _graphs: dict[tuple[str, int | None], nn.Module] = field(default_factory=dict)
+    compiler: str = "none"
+    _graphs: dict[tuple[str, int | None], Callable[..., Any]] = field(default_factory=dict)
 
     @torch.inference_mode()
     def run(self, call: Call) -> Result:
-        tokens = [_tensor(each) for each in (call.ids_BS, call.lengths_B, call.rows_B)]
-        starts = [] if call.starts_B is None else [_tensor(call.starts_B)]
-        logits, choices = self._graph(call)(*tokens, *starts, _pins(call.pins, self._dtype))
+        tokens = [self._tensor(each) for each in (call.ids_BS, call.lengths_B, call.rows_B)]
+        starts = [] if call.starts_B is None else [self._tensor(call.starts_B)]
+        logits, choices = self._graph(call)(*tokens, *starts, self._pins(call.pins))
         routed = _routed(choices) if call.routing and choices else None
-        return Result(None if logits is None else logits.numpy(), routed)
+        return Result(None if logits is None else logits.cpu().numpy(), routed)
 
     @torch.inference_mode()
     def route(self, layer: int, x_TD: np.ndarray) -> Routed:
@@ -84,9 +87,9 @@ class Local:
 
     @torch.inference_mode()
     def block(self, layer: int, x_TD: np.ndarray, pins: Pins | None) -> np.ndarray:
-        pinned = _pins(pins, self._dtype)
+        pinned = self._pins(pins)
         y_TD, _ = self._moe(layer)(self._states(x_TD), len(x_TD), None, pinned[0] if pinned else None)
-        found: np.ndarray = y_TD.float().numpy()
+        found: np.ndarray = y_TD.float().cpu().numpy()
         return found
 
     def clear(self) -> None:
@@ -99,38 +102,41 @@ class Local:
     def _dtype(self) -> torch.dtype:
         return self.decoder.head.weight.dtype
 
-    def _graph(self, call: Call) -> nn.Module:
+    def _graph(self, call: Call) -> Callable[..., Any]:
         """One for every shape that is asked for; they share weights and cache."""
         key = (call.logits, None if call.starts_B is None else call.length)
         if key not in self._graphs:
             parts = (self.decoder, self.cache, self.window, call.logits)
             new = ContextEncoding(*parts) if call.starts_B is None else TokenGeneration(*parts, call.length, self.unread)
-            self._graphs[key] = new
+            self._graphs[key] = new if self.compiler == "none" else self._compiled(new)
         return self._graphs[key]
+
+    def _compiled(self, graph: nn.Module) -> Callable[..., Any]:
+        """A graph break, or a shape that depends on data, is an error."""
+        torch._dynamo.config.recompile_limit = MOST_GRAPHS  # a model's graphs are compilations of one function
+        return torch.compile(graph, backend=self.compiler, fullgraph=True, dynamic=False)
 
     def _moe(self, layer: int) -> MoE:
         return self.decoder.moes[layer]
 
     def _states(self, x_TD: np.ndarray) -> Tensor:
-        return _tensor(x_TD).to(self._dtype)
+        return self._tensor(x_TD).to(self._dtype)
 
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return on_device(array, self.decoder.head.weight.device)
 
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _pins(pins: Pins | None, dtype: torch.dtype) -> list[Pin]:
-    if pins is None:
-        return []
-    weights = [None] * len(pins.ids_LTK) if pins.weights_LTK is None else [_tensor(w).to(dtype) for w in pins.weights_LTK]
-    return [Pin(_tensor(ids), w) for ids, w in zip(pins.ids_LTK, weights)]
+    def _pins(self, pins: Pins | None) -> list[Pin]:
+        if pins is None:
+            return []
+        weights = [None] * len(pins.ids_LTK) if pins.weights_LTK is None else [self._tensor(w).to(self._dtype) for w in pins.weights_LTK]
+        return [Pin(self._tensor(ids), w) for ids, w in zip(pins.ids_LTK, weights)]
 
 
 def _routed(choices: Sequence[Choice]) -> Routed:
     dropped = [choice.dropped_TK for choice in choices if choice.dropped_TK is not None]
     return Routed(
-        torch.stack([choice.ids_TK for choice in choices]).numpy(),
-        torch.stack([choice.weights_TK.float() for choice in choices]).numpy(),
-        torch.stack([choice.logits_TE.float() for choice in choices]).numpy(),
-        torch.stack(dropped).numpy() if dropped else None,
+        torch.stack([choice.ids_TK for choice in choices]).cpu().numpy(),
+        torch.stack([choice.weights_TK.float() for choice in choices]).cpu().numpy(),
+        torch.stack([choice.logits_TE.float() for choice in choices]).cpu().numpy(),
+        torch.stack(dropped).cpu().numpy() if dropped else None,
     )

@@ -15,6 +15,7 @@ from implementations.interface import DTYPES, InvalidInput, LoadSpec, ModelConfi
 from implementations.neuron.attention import Attention
 from implementations.neuron.cache import KVCache
 from implementations.neuron.decoder import Decoder, Layer
+from implementations.neuron.device import KIND, missing
 from implementations.neuron.directory import Directory, is_neuron
 from implementations.neuron.experts import MLP, Experts
 from implementations.neuron.layout import HEAD, assemble, heads_of, layout, local_name
@@ -49,10 +50,12 @@ def make_plan(variant: Variant, spec: LoadSpec) -> Plan:
         raise InvalidInput(f"dtype must be one of {', '.join(DTYPES)}, got {spec.dtype!r}")
     if spec.max_batch < 1 or spec.max_length < 1:
         raise InvalidInput(f"max_batch and max_length must be at least 1, got {spec.max_batch} and {spec.max_length}")
-    if spec.device != "cpu":
-        raise Unsupported(f"device {spec.device!r}: on Neuron devices this backend has not been run yet; the CPU stands in for them")
+    if spec.device not in ("cpu", KIND):
+        raise Unsupported(f"device must be cpu or {KIND}, got {spec.device!r}")
+    if spec.device == KIND and (absent := missing()):
+        raise Unsupported(f"no Neuron device: {absent}")
     settings = Settings.parse(spec.options)
-    return Plan(variant, settings, getattr(torch, spec.dtype), torch.device("cpu"), spec.max_batch, spec.max_length)
+    return Plan(variant, settings, getattr(torch, spec.dtype), torch.device(spec.device), spec.max_batch, spec.max_length)
 
 
 def build(path: str, plan: Plan, mesh: Mesh) -> tuple[ModelConfig, Decoder, KVCache]:

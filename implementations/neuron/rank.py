@@ -13,6 +13,7 @@ from implementations.neuron.collectives import connected
 from implementations.neuron.engine import Local
 from implementations.neuron.loading import Plan, build
 
+BACKENDS = {"cpu": "gloo", "neuron": "neuron"}  # of torch.distributed
 PATIENCE = timedelta(seconds=120)  # for a process that does not come, or has gone
 
 
@@ -22,9 +23,11 @@ def serve(rank: int, rendezvous: str, path: str, plan: Plan, pipe: Connection) -
     torch.set_num_threads(1)
     size = plan.variant.tp * plan.variant.ep
     try:
-        dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=size, timeout=PATIENCE)
+        if plan.device.type != "cpu":
+            torch.accelerator.set_device_index(rank)
+        dist.init_process_group(BACKENDS[plan.device.type], init_method=rendezvous, rank=rank, world_size=size, timeout=PATIENCE)
         config, decoder, cache = build(path, plan, connected(plan.variant.tp, plan.variant.ep))
-        engine = Local(decoder, cache, config.sliding_window, plan.max_length)
+        engine = Local(decoder, cache, config.sliding_window, plan.max_length, plan.settings.compile)
         pipe.send((None, config))
         while True:
             method, arguments = pipe.recv()

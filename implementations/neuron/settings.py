@@ -50,6 +50,7 @@ class Settings:
     block: int = BLOCK
     router_dtype: str = "float32"
     continuous_batching: bool = True
+    compile: str = "none"
 
     @classmethod
     def parse(cls, options: Mapping[str, str]) -> Settings:
@@ -87,14 +88,15 @@ def _boolean(text: str) -> bool:
     return {"true": True, "false": False}[text]
 
 
-def _dtype(text: str) -> str:
-    return {"float32": "float32", "model": "model"}[text]
+def _among(*words: str) -> tuple[Callable[[str], object], str]:
+    return {word: word for word in words}.__getitem__, f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 _READ: dict[str, tuple[Callable[[str], object], str]] = {
     "capacity_factor": (_positive, "a positive number"),
     "mask_padding": (_boolean, "true or false"),
     "block": (_count, "a positive integer"),
-    "router_dtype": (_dtype, "float32 or model"),
+    "router_dtype": _among("float32", "model"),
     "continuous_batching": (_boolean, "true or false"),
+    "compile": _among("none", "eager", "aot_eager", "inductor", "neuron"),
 }

@@ -23,7 +23,7 @@ def alone(path: str, variant: Variant, spec: LoadSpec) -> NeuronModel:
 def part(path: str, plan: Plan, mesh: Mesh) -> NeuronModel:
     """Of a model whose other parts run the same calls in other processes."""
     config, decoder, cache = build(path, plan, mesh)
-    return _model(config, Local(decoder, cache, config.sliding_window, plan.max_length), plan)
+    return _model(config, Local(decoder, cache, config.sliding_window, plan.max_length, plan.settings.compile), plan)
 
 
 def together(path: str, variant: Variant, spec: LoadSpec, serve: Serve = serve) -> NeuronModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from implementations.interface import InvalidInput, LoadSpec, PinnedRouting, Request, Unsupported
+from implementations.neuron import device
 from implementations.neuron.backend import FAMILIES, backend
 from implementations.neuron.buckets import bucket, buckets
 from implementations.neuron.settings import Variant
@@ -150,10 +152,42 @@ def test_what_is_not_built_is_said(tmp_path: Path):
     tiny_checkpoint(tmp_path / "olmoe", "olmoe")
     with pytest.raises(Unsupported, match="norms over all heads"):
         load(tmp_path / "olmoe")
-    with pytest.raises(Unsupported, match="not been run yet"):
-        backend().load(str(tmp_path / "olmoe"), LoadSpec(device="neuron"))
+
+
+def test_a_compiled_graph_is_the_graph(tmp_path: Path):
+    """Traced in one piece, for one shape."""
+    tiny_checkpoint(tmp_path / "m", num_hidden_layers=1)
+    prompt, found = ids(1, 5), []
+    for compiler in ("none", "eager"):
+        model = load(tmp_path / "m", compile=compiler)
+        found.append([model.prefill(prompt, np.array([5]), Request()).logits_BSV, model.decode(prompt[0, :1], Request()).logits_BSV])
+    np.testing.assert_allclose(np.array(found[1]), np.array(found[0]), **CLOSE)
+
+
+PLACEHOLDER = "raise ImportError('WRONG PACKAGE. Please install the package from the Neuron Repository')"
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        (None, "torch-neuronx is not installed (pip install torch-neuronx --extra-index-url"),
+        (PLACEHOLDER, "PyPI's placeholder (pip install"),
+        ("raise OSError('libnrt.so.1: cannot open')", "torch-neuronx cannot be imported: OSError: libnrt.so.1"),
+        ("", "torch-neuronx is installed and finds no device"),
+    ],
+)
+def test_why_there_is_no_device_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str | None, why: str):
+    if module is not None:
+        (tmp_path / "torch_neuronx.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch_neuronx", raising=False)
+    device.missing.cache_clear()
     found = backend().capabilities()
-    assert found.execution == "emulated" and "not yet run on hardware" in found.execution_note
+    assert found.execution == "emulated" and why in found.execution_note and found.unavailable is None
+    with pytest.raises(Unsupported, match="no Neuron device"):
+        backend().load(str(tmp_path), LoadSpec(device="neuron"))
+    device.missing.cache_clear()
+    sys.modules.pop("torch_neuronx", None)
 
 
 def test_buckets_are_powers_of_two_up_to_the_longest():

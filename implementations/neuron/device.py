@@ -1,0 +1,34 @@
+"""Whether a Neuron device can be used here, and if not, why. TorchNeuron registers the device `neuron` when torch is imported; torch itself
+is asked, since a package says little: what PyPI has as `torch-neuronx` is a placeholder that installs and does not import.
+
+Not yet run on hardware.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import import_module
+
+KIND = "neuron"
+INSTALL = "pip install torch-neuronx --extra-index-url https://pip.repos.neuron.amazonaws.com"
+
+
+@lru_cache(maxsize=1)
+def missing() -> str:
+    """Why there is no device, "" where there is one. Needs torch."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return "" if accelerator is not None and accelerator.type == KIND else _why()
+
+
+def _why() -> str:
+    try:
+        import_module("torch_neuronx")
+    except ModuleNotFoundError:
+        return f"torch-neuronx is not installed ({INSTALL})"
+    except Exception as error:  # a placeholder, or a library that fails to load
+        if "WRONG PACKAGE" in str(error):
+            return f"the torch-neuronx here is PyPI's placeholder ({INSTALL})"
+        return f"torch-neuronx cannot be imported: {type(error).__name__}: {error}"
+    return "torch-neuronx is installed and finds no device (`neuron-ls` lists them)"

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
-from implementations.neuron import rank
+from implementations import neuron
 from implementations.neuron.loading import Plan
 
 WRONGS = ("wrong-shard", "double-reduce", "missing-reduce", "rank-offset")
-layout: Any = import_module("implementations.neuron.layout")
-linear: Any = import_module("implementations.neuron.linear")
-loading: Any = import_module("implementations.neuron.loading")
-moe: Any = import_module("implementations.neuron.moe")
+layout: Any = neuron.layout
+linear: Any = neuron.linear
+loading: Any = neuron.loading
+moe: Any = neuron.moe
 
 
 def serve(wrong: str, number: int, rendezvous: str, path: str, plan: Plan, pipe: Connection) -> None:
     """`rank.serve`, after the change."""
     globals()[wrong.replace("-", "_")]()
-    rank.serve(number, rendezvous, path, plan, pipe)
+    neuron.rank.serve(number, rendezvous, path, plan, pipe)
 
 
 def wrong_shard() -> None:

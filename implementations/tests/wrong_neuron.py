@@ -6,20 +6,24 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-from implementations import neuron
+from implementations.neuron import layout as own_layout
+from implementations.neuron import linear as own_linear
+from implementations.neuron import loading as own_loading
+from implementations.neuron import moe as own_moe
+from implementations.neuron import rank
 from implementations.neuron.loading import Plan
 
 WRONGS = ("wrong-shard", "double-reduce", "missing-reduce", "rank-offset")
-layout: Any = neuron.layout
-linear: Any = neuron.linear
-loading: Any = neuron.loading
-moe: Any = neuron.moe
+layout: Any = own_layout
+linear: Any = own_linear
+loading: Any = own_loading
+moe: Any = own_moe
 
 
 def serve(wrong: str, number: int, rendezvous: str, path: str, plan: Plan, pipe: Connection) -> None:
     """`rank.serve`, after the change."""
     globals()[wrong.replace("-", "_")]()
-    neuron.rank.serve(number, rendezvous, path, plan, pipe)
+    rank.serve(number, rendezvous, path, plan, pipe)
 
 
 def wrong_shard() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from harness.report.failures import anchors, groups
 from harness.report.frame import Frame
 from harness.report.order import TOPICS, Labels, place_key, short_dtype, topic_key
-from harness.report.status import STATUSES, status, worst
+from harness.report.status import PARTLY, STATUSES, Status, status, worst
 
 MOST_COLUMNS = 12  # what leaves room for a second panel on 1280 pixels
 FEW_COLUMNS = 8  # and for the failures beside an overview
@@ -28,7 +28,7 @@ Key = tuple[str, ...]
 @dataclass(frozen=True)
 class Cell:
     """`execution`: the weakest of the merged records; `tip`: counts by status and where; `anchor`: the failure it links to; `count`: how
-    many of the merged records have the status that is shown."""
+    many of the merged records have the status that is shown, of passes beside gaps the gaps."""
 
     symbol: str
     tone: str
@@ -83,6 +83,11 @@ def overview(frame: Frame) -> Matrix | None:
     rows = _rows(frame)
     few = len({row["check"] for row in rows}) <= FEW_LINES
     return _matrix(frame, rows, FEW_COLUMNS, None if few else TOPICS) if rows else None
+
+
+def cells(found: Matrix) -> Iterator[Cell | None]:
+    """All of them."""
+    return (cell for topics in found.panels for topic in topics for line in topic for cell in line.cells)
 
 
 def _rows(frame: Frame) -> list[dict[str, Any]]:
@@ -164,14 +169,19 @@ def _lines(
 
 def _cell(rows: Sequence[Mapping[str, Any]], found: Mapping[str, str]) -> Cell:
     counts = Counter(row["status"] for row in rows)
-    shown = status(worst(counts))
+    shown = of_cell(counts)
     execution = min((row["execution"] for row in rows if row["execution"] in EXECUTIONS), key=EXECUTIONS.index, default="")
     tally = ", ".join(f"{counts[s.name]} {s.name}" for s in STATUSES if s.name in counts)
     places = list(dict.fromkeys(" ".join(filter(None, (row["place"], row["case"], row["dtype"]))) for row in rows))
     where = "; ".join([*places[:4], *["…"] * (len(places) > 4)])
     tip = f"{rows[0]['check']}: {tally} ({where}{', ' * bool(execution)}{execution})"
     anchor = next((found[row["id"]] for row in rows if row["id"] in found and row["status"] == shown.name), "")
-    return Cell(shown.symbol, shown.tone, execution, tip, anchor, counts[shown.name])
+    return Cell(shown.symbol, shown.tone, execution, tip, anchor, counts["UNSUPPORTED" if shown is PARTLY else shown.name])
+
+
+def of_cell(counts: Mapping[str, int]) -> Status:
+    """The worst, but of passes beside declared gaps both."""
+    return PARTLY if set(counts) == {"PASS", "UNSUPPORTED"} else status(worst(counts))
 
 
 def _panels(lines: Sequence[Line], most: int) -> tuple[tuple[Topic, ...], ...]:

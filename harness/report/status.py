@@ -32,6 +32,8 @@ STATUSES = (
     Status("UNSUPPORTED", "–", "gap", "a gap the backend declares"),
     Status("PASS", "✓", "good", "within its bound"),
 )
+# Of a cell that merges both. No record has it.
+PARTLY = Status("PARTLY", "✓–", "part", "passes where it is judged; a part is a gap that the backend declares")
 _BY_NAME = {status.name: status for status in STATUSES}
 _RANK = {status.name: rank for rank, status in enumerate(STATUSES)}
 

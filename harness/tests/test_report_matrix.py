@@ -43,6 +43,16 @@ def test_a_cell_shows_the_worst_of_its_records_and_counts_them(tmp_path: Path):
     assert "1 FAIL, 1 INCONCLUSIVE, 2 PASS" in cell.tip
 
 
+def test_passes_beside_declared_gaps_are_both_shown_and_the_gaps_counted(tmp_path: Path):
+    """A bare dash would hide the passes, a bare tick the gaps; any other gap hides nothing."""
+    gap = {"status": "UNSUPPORTED", "reason": "no such family"}
+    found = cells(matrix_of(tmp_path, [one(node="a"), one(node="b", **gap), one(node="c", **gap), one("PAD-01", **gap)]))
+    shown = {name: (line[0].symbol, line[0].tone, line[0].count) for name, line in found.items() if line[0]}
+    assert shown == {"ROUTE-01": ("✓–", "part", 2), "PAD-01": ("–", "gap", 1)}
+    (missing,) = cells(matrix_of(tmp_path / "x", [one(node="a"), one(node="b", status="UNAVAILABLE", reason="no device")]))["ROUTE-01"]
+    assert missing is not None and missing.symbol == status("UNAVAILABLE").symbol
+
+
 def test_a_failing_cell_links_to_its_failure(tmp_path: Path):
     found = cells(matrix_of(tmp_path, [one(status="FAIL"), one("CACHE-01", status="CRASHED"), one("PAD-01")]))
     assert [line[0].anchor for line in found.values() if line[0]] == ["failure-1", "failure-2", ""]

@@ -36,7 +36,7 @@ class NeuronBackend:
             execution_note=f"a CPU stands in for the Neuron device: {absent}" if absent else "never run on a Neuron device before",
             reads_hf=True,
             unavailable=reason,
-            devices=("cpu",) if absent else ("cpu", "neuron"),
+            devices=() if absent else ("cpu", "neuron"),
         )
 
     def from_hf(self, src: str, dst: str) -> None:

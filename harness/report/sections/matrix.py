@@ -6,8 +6,8 @@ from typing import Any
 
 from harness.report import template
 from harness.report.frame import Frame
-from harness.report.matrix import EXECUTIONS, matrix, overview
-from harness.report.status import STATUSES
+from harness.report.matrix import EXECUTIONS, Matrix, cells, matrix, overview
+from harness.report.status import PARTLY, STATUSES
 
 TITLE = "All clauses"
 ORDER = 38
@@ -18,12 +18,13 @@ def render(frame: Frame) -> str:
     found, seen = matrix(frame), overview(frame)
     if found is None or (seen is not None and seen.whole and len(seen.widths) == len(found.widths)):
         return ""
-    return template.render("matrix", matrix=found, **legend(frame))
+    return template.render("matrix", matrix=found, **legend(frame, found))
 
 
-def legend(frame: Frame) -> dict[str, Any]:
-    """The statuses that occur and, where there are several, the places where backends ran."""
+def legend(frame: Frame, shown: Matrix) -> dict[str, Any]:
+    """The statuses that occur and the places where backends ran."""
     checks = frame.rows[frame.rows["kind"] == "check"]
     present = set(checks["status"])
     executions = [name for name in reversed(EXECUTIONS) if (checks["execution"] == name).any()]
-    return {"legend": [status for status in reversed(STATUSES) if status.name in present], "executions": executions}
+    partly = [PARTLY] if any(cell and cell.tone == PARTLY.tone for cell in cells(shown)) else []
+    return {"legend": partly + [status for status in reversed(STATUSES) if status.name in present], "executions": executions}

@@ -13,4 +13,4 @@ ORDER = 30
 
 def render(frame: Frame) -> str:
     found = overview(frame)
-    return "" if found is None else template.render("overview", matrix=found, **legend(frame))
+    return "" if found is None else template.render("overview", matrix=found, **legend(frame, found))

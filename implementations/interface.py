@@ -103,7 +103,7 @@ class Capabilities:
     """What a backend can do on this machine, decided by a guarded real import and never by package metadata.
 
     `features`: prefill, decode, reset, chunked_prefill, left_padding, right_padding, nan_pads (a NaN in the embedding of a padding token
-    reaches no valid position), pinned, probe, routing, generate, packed, loss, router, train.
+    reaches no valid position), pinned, probe, routing, generate, packed, loss, router, static, train.
     `logits`: what a Request may ask for: all, last, top-<n> (an endpoint that tells the n likeliest tokens and no more).
     `execution`: device | cpu | emulated (a CPU stands in for the device), detail in `execution_note`. `devices`: the kinds that
     LoadSpec.device may name (cpu, cuda, ...) where it chooses; with cpu the backend then runs on a cpu whatever `execution` says.
@@ -346,6 +346,32 @@ class Loss(Protocol):
         """Mean cross entropy (nats) of labels_BS[:, s] under the logits at s - 1, over all s whose label is not -100 and where both
         positions are valid; int64. Without the auxiliary load-balancing loss. The KV cache is neither read nor written. InvalidInput as in
         `prefill`, and where no label is left."""
+        ...
+
+
+@dataclass(frozen=True)
+class GraphProof:
+    """What came of tracing one graph for fixed shapes, without running it on anybody's data. `graph`: its kind and sizes. `problem`: why it
+    cannot be traced, or "". `dynamic`: values in it whose shape depends on data. `ranges`: constraints on sizes that tracing had to assume.
+    `difference`: largest |traced - run as written| of an output."""
+
+    graph: str
+    problem: str = ""
+    dynamic: int = 0
+    ranges: int = 0
+    difference: float = 0.0
+
+    @property
+    def is_static(self) -> bool:
+        return not (self.problem or self.dynamic or self.ranges) and self.difference == 0
+
+
+@runtime_checkable
+class StaticProof(Protocol):
+    """Feature `static`: a loaded model whose graphs have one shape each, as ahead-of-time compilers ask."""
+
+    def prove_static(self) -> List[GraphProof]:
+        """One for every graph and size that the model may run. The KV cache is empty afterwards."""
         ...
 
 

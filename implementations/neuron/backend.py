@@ -9,7 +9,7 @@ from __future__ import annotations
 from implementations.interface import DTYPES, Backend, Capabilities, LoadSpec, Model, Unsupported
 from implementations.neuron.settings import Variant
 
-FEATURES = "prefill decode reset chunked_prefill left_padding right_padding pinned probe routing generate".split()
+FEATURES = "prefill decode reset chunked_prefill left_padding right_padding pinned probe routing generate static".split()
 FAMILIES = ("dots1", "mixtral", "qwen2_moe", "qwen3_moe")
 
 

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from implementations.interface import GraphProof
 from implementations.neuron.cache import KVCache
 from implementations.neuron.decoder import Decoder
 from implementations.neuron.graphs import ContextEncoding, TokenGeneration
 from implementations.neuron.moe import MoE
+from implementations.neuron.proof import prove
 from implementations.neuron.routed import Pins, Routed
 from implementations.torch_values import Choice, Pin, on_device
 
@@ -53,6 +55,10 @@ class Engine(Protocol):
         """A MoE block alone: y_TD float32."""
         ...
 
+    def prove(self, call: Call) -> GraphProof:
+        """That the graph of a call has one shape."""
+        ...
+
     def clear(self) -> None:
         """Empties the cache."""
         ...
@@ -73,9 +79,7 @@ class Local:
 
     @torch.inference_mode()
     def run(self, call: Call) -> Result:
-        tokens = [self._tensor(each) for each in (call.ids_BS, call.lengths_B, call.rows_B)]
-        starts = [] if call.starts_B is None else [self._tensor(call.starts_B)]
-        logits, choices = self._graph(call)(*tokens, *starts, self._pins(call.pins))
+        logits, choices = self._graph(call)(*self._inputs(call), self._pins(call.pins))
         routed = _routed(choices) if call.routing and choices else None
         return Result(None if logits is None else logits.cpu().numpy(), routed)
 
@@ -92,6 +96,10 @@ class Local:
         found: np.ndarray = y_TD.float().cpu().numpy()
         return found
 
+    def prove(self, call: Call) -> GraphProof:
+        kind = "context encoding" if call.starts_B is None else f"token generation behind {call.length}"
+        return prove(f"{kind}, {' x '.join(map(str, call.ids_BS.shape))}, {call.logits} logits", self._written(call), self._inputs(call))
+
     def clear(self) -> None:
         self.cache.clear()
 
@@ -106,10 +114,16 @@ class Local:
         """One for every shape that is asked for; they share weights and cache."""
         key = (call.logits, None if call.starts_B is None else call.length)
         if key not in self._graphs:
-            parts = (self.decoder, self.cache, self.window, call.logits)
-            new = ContextEncoding(*parts) if call.starts_B is None else TokenGeneration(*parts, call.length, self.unread)
-            self._graphs[key] = new if self.compiler == "none" else self._compiled(new)
+            self._graphs[key] = self._written(call) if self.compiler == "none" else self._compiled(self._written(call))
         return self._graphs[key]
+
+    def _written(self, call: Call) -> nn.Module:
+        parts = (self.decoder, self.cache, self.window, call.logits)
+        return ContextEncoding(*parts) if call.starts_B is None else TokenGeneration(*parts, call.length, self.unread)
+
+    def _inputs(self, call: Call) -> tuple[Tensor, ...]:
+        given = (call.ids_BS, call.lengths_B, call.rows_B, call.starts_B)
+        return tuple(self._tensor(each) for each in given if each is not None)
 
     def _compiled(self, graph: nn.Module) -> Callable[..., Any]:
         """A graph break, or a shape that depends on data, is an error."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import List, Tuple
 
@@ -12,6 +12,7 @@ from implementations.batch import Batch, check_prompt, check_room, check_tokens,
 from implementations.generation import generate
 from implementations.interface import (
     GenerationSpec,
+    GraphProof,
     InvalidInput,
     ModelCapabilities,
     ModelConfig,
@@ -110,6 +111,22 @@ class NeuronModel:
         ids_BS, lengths_B = check_prompt(input_ids_BS, lengths_B, padding, self._shape.max_batch, self.config.vocab_size)
         return generate(self, self.config, self._shape.max_length, (ids_BS, lengths_B, padding), spec)
 
+    def prove_static(self) -> List[GraphProof]:
+        """StaticProof, see the contract. Context encoding in every bucket, decoding behind every bucket, a further chunk of each size."""
+        found = [self._engine.prove(call) for call in self._calls()]
+        self.reset()
+        return found
+
+    def _calls(self) -> Iterator[Call]:
+        """One for every graph."""
+        rows, sizes = self._shape.max_batch, self._shape.buckets
+        alone = 1 if self._shape.one_by_one else rows
+        for size in sizes:
+            yield _blank((alone, size))
+            yield _blank((rows, 1), size)
+            if size < self._shape.max_length:
+                yield _blank((alone, size), sizes[-1])
+
     def _fitting(self, batch: Batch) -> Batch:
         check_room(batch, self._shape.max_length)
         return batch
@@ -159,3 +176,10 @@ def _logits(batch: Batch, seated: Sequence[Seats], results: Sequence[Result], ev
     for at, logits in zip(seated, found):
         at.unseat(logits.reshape(-1, logits.shape[-1]), target)
     return target.reshape(B, S, -1)
+
+
+def _blank(shape: tuple[int, int], length: int | None = None) -> Call:
+    """Token 0 everywhere, behind one cached position where `length` is given."""
+    rows, columns = shape
+    starts_B = None if length is None else np.ones(rows, np.int64)
+    return Call(np.zeros(shape, np.int64), np.full(rows, columns), np.arange(rows), "last", starts_B, length or 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from implementations.interface import ModelConfig
+from implementations.interface import GraphProof, ModelConfig, Unsupported
 from implementations.neuron.engine import Call, Result
 from implementations.neuron.loading import Plan
 from implementations.neuron.rank import serve
@@ -67,6 +67,9 @@ class Processes:
     def block(self, layer: int, x_TD: np.ndarray, pins: Pins | None) -> np.ndarray:
         found: np.ndarray = self._ask("block", layer, x_TD, pins)
         return found
+
+    def prove(self, call: Call) -> GraphProof:
+        raise Unsupported("graphs of several processes are not exported yet")
 
     def clear(self) -> None:
         self._ask("clear")

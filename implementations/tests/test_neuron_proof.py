@@ -1,0 +1,62 @@
+"""Every graph of the Neuron model has one shape, by strict export; what depends on data is told apart, even where it exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from implementations.interface import LoadSpec
+from implementations.neuron.backend import backend
+from implementations.tests.tiny import tiny_checkpoint
+
+torch: Any = pytest.importorskip("torch")
+proof = pytest.importorskip("implementations.neuron.proof")
+
+
+@pytest.mark.parametrize(
+    ("family", "variant", "options", "length"),
+    [
+        ("mixtral", None, {}, 24),
+        ("dots1", "blockwise", {"block": "4"}, 16),
+        ("qwen2_moe", "selective", {}, 16),
+        ("qwen3_moe", None, {"capacity_factor": "1.0", "mask_padding": "true"}, 16),
+    ],
+)
+def test_every_graph_has_one_shape(tmp_path: Path, family: str, variant: str | None, options: dict[str, str], length: int):
+    tiny_checkpoint(tmp_path / "m", family, num_hidden_layers=1)
+    model: Any = backend(variant).load(str(tmp_path / "m"), LoadSpec(max_batch=2, max_length=length, options=options))
+    found = model.prove_static()
+    kinds = [each.graph.split(",")[0].split(" behind")[0] for each in found]
+    assert (kinds.count("context encoding"), kinds.count("token generation")) == ((2, 3) if length == 24 else (1, 1))
+    assert all(each.is_static for each in found), found
+
+
+class HitExperts(torch.nn.Module):
+    """A loop over the tokens of each expert, as many reference implementations have it."""
+
+    def forward(self, x, ids):
+        y = torch.zeros_like(x)
+        for expert in range(3):
+            (rows,) = torch.where(ids == expert)
+            y = y.index_add(0, rows, x[rows] * expert)
+        return y
+
+
+class Branch(torch.nn.Module):
+    def forward(self, x, ids):
+        return x if ids.sum() > 3 else -x
+
+
+class Forgetful(torch.nn.Module):
+    """Not the same when it is traced."""
+
+    def forward(self, x, ids):
+        return x + 1 if torch.compiler.is_exporting() or torch.compiler.is_compiling() else x
+
+
+@pytest.mark.parametrize(("wrong", "why"), [(HitExperts, "dynamic"), (Branch, "problem"), (Forgetful, "difference")])
+def test_what_depends_on_data_is_told_apart(wrong: Any, why: str):
+    found = proof.prove("wrong", wrong(), (torch.ones(4, 2), torch.tensor([0, 1, 1, 2])))
+    assert not found.is_static and getattr(found, why), found

@@ -23,6 +23,7 @@ SURFACE = {
     "Generate": "generate",
     "GenerationSpec": "max_new_tokens temperature top_k top_p seed eos_token_ids",
     "GoldenTrainer": "train",
+    "GraphProof": "is_static graph problem dynamic ranges difference",
     "InvalidInput": "",
     "KernelCall": "x_TD topk_ids_TK topk_weights_TK router_logits_TE renormalize",
     "KernelResult": "y problems",
@@ -46,6 +47,7 @@ SURFACE = {
     "Routing": "topk_ids_LTK topk_weights_LTK router_logits_LTE dropped_LTK mask_T",
     "RoutingSpec": "num_experts top_k scoring normalize_topk scoring_dtype tie_rule router_bias correction_bias num_groups top_groups "
     "scaling_factor",
+    "StaticProof": "prove_static",
     "StepOutput": "logits_BSV routing top",
     "TopLogProbs": "ids_BSN log_probs_BSN",
     "Unsupported": "",

@@ -7,6 +7,7 @@ moe; graphs (what is compiled), engine (what runs them), model (the contract), s
 from __future__ import annotations
 
 from implementations.interface import DTYPES, Backend, Capabilities, LoadSpec, Model, Unsupported
+from implementations.neuron.rule import PATHS
 from implementations.neuron.settings import Variant
 
 FEATURES = "prefill decode reset chunked_prefill left_padding right_padding pinned probe routing generate static".split()
@@ -32,8 +33,9 @@ class NeuronBackend:
             features=tuple(FEATURES),
             families=FAMILIES,
             dtypes=DTYPES,
+            variants=("tpN", "epN", *(path for path in PATHS if path != "capacity")),
             execution="emulated" if absent else "device",
-            execution_note=f"a CPU stands in for the Neuron device: {absent}" if absent else "never run on a Neuron device before",
+            execution_note=absent or "not yet run on hardware before",
             reads_hf=True,
             unavailable=reason,
             devices=() if absent else ("cpu", "neuron"),

@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib import import_module
 
 KIND = "neuron"
-INSTALL = "pip install torch-neuronx --extra-index-url https://pip.repos.neuron.amazonaws.com"
+INSTALL = "the real one: pip install torch-neuronx --extra-index-url https://pip.repos.neuron.amazonaws.com"
 
 
 @lru_cache(maxsize=1)
@@ -26,9 +26,9 @@ def _why() -> str:
     try:
         import_module("torch_neuronx")
     except ModuleNotFoundError:
-        return f"torch-neuronx is not installed ({INSTALL})"
+        return "torch-neuronx is not installed"
     except Exception as error:  # a placeholder, or a library that fails to load
         if "WRONG PACKAGE" in str(error):
-            return f"the torch-neuronx here is PyPI's placeholder ({INSTALL})"
+            return "torch-neuronx is PyPI's placeholder"
         return f"torch-neuronx cannot be imported: {type(error).__name__}: {error}"
-    return "torch-neuronx is installed and finds no device (`neuron-ls` lists them)"
+    return "torch-neuronx finds no device"

@@ -15,7 +15,7 @@ from implementations.interface import DTYPES, InvalidInput, LoadSpec, ModelConfi
 from implementations.neuron.attention import Attention
 from implementations.neuron.cache import KVCache
 from implementations.neuron.decoder import Decoder, Layer
-from implementations.neuron.device import KIND, missing
+from implementations.neuron.device import INSTALL, KIND, missing
 from implementations.neuron.directory import Directory, is_neuron
 from implementations.neuron.experts import MLP, Experts
 from implementations.neuron.layout import HEAD, assemble, heads_of, layout, local_name
@@ -53,7 +53,7 @@ def make_plan(variant: Variant, spec: LoadSpec) -> Plan:
     if spec.device not in ("cpu", KIND):
         raise Unsupported(f"device must be cpu or {KIND}, got {spec.device!r}")
     if spec.device == KIND and (absent := missing()):
-        raise Unsupported(f"no Neuron device: {absent}")
+        raise Unsupported(f"no Neuron device: {absent}; {INSTALL}")
     settings = Settings.parse(spec.options)
     return Plan(variant, settings, getattr(torch, spec.dtype), torch.device(spec.device), spec.max_batch, spec.max_length)
 

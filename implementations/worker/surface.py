@@ -24,7 +24,10 @@ class Kind:
 GAUGE = ("product_flops_per_s", "read_bytes_per_s", "device_peak_bytes")
 KINDS: Dict[str, Kind] = {
     "backend": Kind(("capabilities", "from_hf", "to_hf", "load"), ("router", "train", *GAUGE)),
-    "model": Kind(("capabilities", "prefill", "decode", "reset", "close"), ("route", "moe_block", "generate", "prefill_packed", "loss")),
+    "model": Kind(
+        ("capabilities", "prefill", "decode", "reset", "close"),
+        ("route", "moe_block", "generate", "prefill_packed", "loss", "prove_static"),
+    ),
     "router": Kind(("route",)),
 }
 MAKES = {"load": "model", "router": "router"}  # method -> kind of what it returns; it stays on the far side

@@ -13,9 +13,12 @@ import json
 import platform
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +27,16 @@ from safetensors.numpy import save_file
 
 from harness.cases import HELDOUT, Case, golden_cases
 from harness.corpus import corpus, split
+from harness.distributed import default_workers
 from harness.floors.case import floors_of
 from harness.golden_models import GOLDEN_CONFIGS, LOAD_RANGE, MAX_BITS_PER_BYTE, MIN_GAP, TRAIN_STEPS
 from harness.judge.distance import relative_rms
 from harness.oracle.model import Oracle
 from harness.oracle.routing import gap
 from harness.prompts import make as golden_prompts
-from harness.prompts.stored import PROMPTS, save
+from harness.prompts.stored import PROMPTS, Key, Prompts, save
 from harness.prompts.verify import problems
+from harness.threads import one_thread_each
 from implementations.interface import Generate, GenerationSpec, GoldenTrainer, LoadSpec, Loss, Model, Request
 from implementations.registry import backend
 
@@ -90,15 +95,20 @@ def make(root: Path) -> None:
 def make_prompts(root: Path, seed: int = 0) -> Iterator[tuple[str, dict[str, dict[str, float]]]]:
     """Searches the golden prompts of every family under `root`, writes `prompts.safetensors` and the manifest; yields (family, facts by
     dtype) as each is done. Raises GoldenError where too few are found."""
-    text = (root / HELDOUT).read_bytes()
-    for case in golden_cases(root):
-        try:
-            found, facts = golden_prompts.make(case, text, seed)
-        except golden_prompts.NotFound as error:
-            raise GoldenError(str(error)) from error
-        save(root / case.name / PROMPTS, found)
-        update_manifest(root, case.name, prompts={"seed": seed, "dtypes": facts})
-        yield case.name, facts
+    cases = golden_cases(root)
+    with one_thread_each(), ProcessPoolExecutor(default_workers("cpu"), get_context("spawn")) as pool:
+        for case, (found, facts) in zip(cases, pool.map(partial(_searched, root, seed=seed), [case.name for case in cases]), strict=True):
+            save(root / case.name / PROMPTS, found)
+            update_manifest(root, case.name, prompts={"seed": seed, "dtypes": facts})
+            yield case.name, facts
+
+
+def _searched(root: Path, family: str, seed: int) -> tuple[dict[Key, Prompts], dict[str, dict[str, float]]]:
+    case = next(case for case in golden_cases(root) if case.name == family)
+    try:
+        return golden_prompts.make(case, (root / HELDOUT).read_bytes(), seed)
+    except golden_prompts.NotFound as error:
+        raise GoldenError(str(error)) from error
 
 
 def _clearest_windows(oracle: Oracle, text: bytes, rows: int, length: int, candidates: int = 60) -> np.ndarray:

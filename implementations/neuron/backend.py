@@ -30,12 +30,12 @@ class NeuronBackend:
         reason = _reason()
         absent = reason or _absent()
         return Capabilities(
-            features=tuple(FEATURES),
+            features=tuple(FEATURES if self.variant.size == 1 else [name for name in FEATURES if name != "static"]),
             families=FAMILIES,
             dtypes=DTYPES,
             variants=("tpN", "epN", *(path for path in PATHS if path != "capacity")),
             execution="emulated" if absent else "device",
-            execution_note=absent or "not yet run on hardware before",
+            execution_note=absent or "this path was written without a device: not yet run on hardware",
             reads_hf=True,
             unavailable=reason,
             devices=() if absent else ("cpu", "neuron"),

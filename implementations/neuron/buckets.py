@@ -5,10 +5,10 @@ from __future__ import annotations
 SMALLEST = 16
 
 
-def buckets(longest: int, smallest: int = SMALLEST) -> tuple[int, ...]:
+def buckets(longest: int) -> tuple[int, ...]:
     """Ascending; the last one is `longest` itself."""
     sizes = []
-    size = smallest
+    size = SMALLEST
     while size < longest:
         sizes.append(size)
         size *= 2

@@ -87,7 +87,7 @@ class Local:
     def route(self, layer: int, x_TD: np.ndarray) -> Routed:
         router = self._moe(layer).router
         choice = router(self._states(x_TD))
-        return _routed([Choice(choice.logits_TE, choice.ids_TK, router.finish(choice.weights_TK, None))])
+        return _routed([Choice(choice.logits_TE, choice.ids_TK, router.finish(choice.weights_TK))])
 
     @torch.inference_mode()
     def block(self, layer: int, x_TD: np.ndarray, pins: Pins | None) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,6 +43,9 @@ class Plan:
     max_batch: int
     max_length: int
 
+    def limited(self, capacity_factor: float) -> Plan:
+        return replace(self, settings=replace(self.settings, capacity_factor=capacity_factor))
+
 
 def make_plan(variant: Variant, spec: LoadSpec) -> Plan:
     """Raises InvalidInput for a spec without sense, Unsupported for a device that this machine does not have."""
@@ -61,26 +64,28 @@ def make_plan(variant: Variant, spec: LoadSpec) -> Plan:
 def build(path: str, plan: Plan, mesh: Mesh) -> tuple[ModelConfig, Decoder, KVCache]:
     """The part of `mesh`'s process, from an HF or a Neuron directory. Raises CheckpointError, Unsupported for what is not built here, does
     not divide, or was converted for other processes."""
-    with _open(path, mesh) as (config, read):
+    with _open(path, mesh) as (config, read, capacity_factor):
         check_supported(config)
+        plan = plan if capacity_factor is None or plan.settings.capacity_factor else plan.limited(capacity_factor)
         decoder = _Builder(config, plan, mesh, read).decoder()
     shape = (plan.max_batch, len(heads_of(config, mesh).kv), plan.max_length, config.head_dim)
     return config, decoder, KVCache(config.num_hidden_layers, shape, plan.dtype, plan.device)
 
 
 @contextmanager
-def _open(path: str, mesh: Mesh) -> Iterator[tuple[ModelConfig, Read]]:
+def _open(path: str, mesh: Mesh) -> Iterator[tuple[ModelConfig, Read, float | None]]:
+    """Config, tensors, and the capacity factor that neuron_config.json asks for: an option says otherwise."""
     if is_neuron(path):
         with Directory(path) as directory:
             if (directory.mesh.tp, directory.mesh.ep) != (mesh.tp, mesh.ep):
                 raise Unsupported(
                     f"{path} was converted for tp {directory.mesh.tp} and ep {directory.mesh.ep}, not {mesh.tp} and {mesh.ep}"
                 )
-            yield directory.config, lambda name: directory.tensor(mesh.rank, name)
+            yield directory.config, lambda name: directory.tensor(mesh.rank, name), directory.neuron.capacity_factor
     else:
         with Checkpoint(path, hf_layout) as checkpoint:
             locals_ = layout(checkpoint.family, checkpoint.config, checkpoint.stored_head, mesh)
-            yield checkpoint.config, lambda name: assemble(locals_[name], checkpoint.source)
+            yield checkpoint.config, lambda name: assemble(locals_[name], checkpoint.source), None
 
 
 def check_supported(config: ModelConfig) -> None:

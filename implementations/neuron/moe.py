@@ -46,7 +46,8 @@ class MoE(nn.Module):
             room = (position_TK, self.rule.capacity(len(x_TD)))
             dropped_TK = position_TK > room[1]
         is_final = pin is not None and pin.weights_TK is not None
-        weights_TK = choice.weights_TK if is_final else self.router.finish(choice.weights_TK, dropped_TK)
+        weights_TK = choice.weights_TK if dropped_TK is None else choice.weights_TK.masked_fill(dropped_TK, 0)
+        weights_TK = weights_TK if is_final else self.router.finish(weights_TK)
         y_TD = self.experts(path, x_TD, ids_TK, weights_TK, room)
         if self.shared is not None:
             y_TD = y_TD + self.shared(x_TD)

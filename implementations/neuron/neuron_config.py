@@ -71,7 +71,14 @@ class NeuronConfig:
         return self
 
 
-ONLY: Mapping[str, Any] = {"pp_degree": 1, "speculation_length": 0, "start_rank_id": 0, "glu_mlp": True, "on_device_sampling": False}
+ONLY: Mapping[str, Any] = {
+    "pp_degree": 1,
+    "speculation_length": 0,
+    "start_rank_id": 0,
+    "glu_mlp": True,
+    "fused_qkv": True,
+    "on_device_sampling": False,
+}
 
 
 def _is(value: Any, kind: str) -> bool:

@@ -6,6 +6,7 @@ Success of strict export alone proves nothing: a loop over the experts that were
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -38,7 +39,15 @@ def _is_dynamic(value: Any) -> bool:
 
 def _difference(found: Any, written: Any) -> float:
     pairs = zip(_tensors(found), _tensors(written), strict=True)
-    return max((float((a.double() - b.double()).abs().max()) for a, b in pairs if a.numel()), default=0.0)
+    return max((_distance(a, b) for a, b in pairs), default=0.0)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """inf for another shape, and where one of them is no number and the other is."""
+    if a.shape != b.shape or not torch.equal(a.isfinite(), b.isfinite()):
+        return math.inf
+    apart = (a.double() - b.double())[a.isfinite()].abs()
+    return float(apart.max()) if apart.numel() else 0.0
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -28,10 +28,8 @@ class Router(nn.Module):
             return Choice(logits_TE, ids_TK, pin.weights_TK.to(x_TD.dtype))
         return Choice(logits_TE, ids_TK, scores_TE.gather(1, ids_TK).to(x_TD.dtype))
 
-    def finish(self, weights_TK: Tensor, dropped_TK: Tensor | None) -> Tensor:
-        """The weights that outputs are combined with: dropped ones are 0, and the others add up to what the spec says."""
-        if dropped_TK is not None:
-            weights_TK = weights_TK.masked_fill(dropped_TK, 0)
+    def finish(self, weights_TK: Tensor) -> Tensor:
+        """The weights that outputs are combined with: those of a token add up to what the spec says; what is dropped is 0 already."""
         if self.spec.normalize_topk:
             total_T1 = weights_TK.sum(-1, keepdim=True)
             weights_TK = weights_TK / total_T1.clamp_min(torch.finfo(total_T1.dtype).tiny)  # all of a token's may be dropped

@@ -80,6 +80,19 @@ def test_a_directory_for_other_processes_is_refused(converted: Path):
         backend().load(str(converted), LoadSpec())
 
 
+def test_the_directorys_capacity_holds_unless_an_option_says_otherwise(tmp_path: Path):
+    pytest.importorskip("torch")
+    tiny_checkpoint(tmp_path / "hf")
+    backend().from_hf(str(tmp_path / "hf"), str(tmp_path / "neuron"))
+    change(tmp_path / "neuron", capacity_factor=0.5)
+    ask = (np.arange(3, 19)[None], np.array([16]), Request("none", routing=True))
+    dropped = []
+    for options in ({}, {"capacity_factor": "3"}):  # 3: room for all
+        model = backend().load(str(tmp_path / "neuron"), LoadSpec(max_batch=1, max_length=16, options=options))
+        dropped.append(model.prefill(*ask).routing.dropped_LTK)
+    assert dropped[0] is not None and dropped[0].any() and dropped[1] is None
+
+
 @pytest.mark.parametrize("variant", ["tp5", "ep4"])
 def test_sizes_that_do_not_divide_are_named(tmp_path: Path, variant: str):
     tiny_checkpoint(tmp_path / "hf")
@@ -102,6 +115,7 @@ def change(path: Path, **fields: object) -> None:
         ({"sliding": 1}, CheckpointError, "sliding: not a field"),
         ({"_serialized_key": "Other"}, CheckpointError, "_serialized_key is not 'NxDNeuronConfig'"),
         ({"speculation_length": 3}, Unsupported, "speculation_length 3; only 0"),
+        ({"fused_qkv": False}, Unsupported, "fused_qkv False; only True"),
         ({"tp_degree": 4}, CheckpointError, "tp2_sharded_checkpoint.safetensors: no such file"),
     ],
     ids=str,

@@ -95,6 +95,15 @@ def test_capacity_drops_by_token_order_and_weights_add_up_again(checkpoint: Path
         np.testing.assert_allclose(weights[left].sum(1), model.config.routing.scaling_factor, rtol=1e-6)
 
 
+def test_pinned_weights_of_who_is_dropped_are_0(checkpoint: Path):
+    model, prompt = load(checkpoint, capacity_factor="0.5"), ids(1, 16)
+    own = model.prefill(prompt, np.array([16]), ALL).routing
+    model.reset()
+    pinned = PinnedRouting(own.topk_ids_LTK, np.ones_like(own.topk_weights_LTK))
+    found = model.prefill(prompt, np.array([16]), Request("all", routing=True, pinned=pinned)).routing
+    assert found.dropped_LTK.any() and np.array_equal(found.topk_weights_LTK, np.where(found.dropped_LTK, 0, 1))
+
+
 def test_capacity_has_no_say_when_decoding_and_pads_count_unless_masked(checkpoint: Path):
     prompt, lengths = ids(3, 16), np.array([16, 3, 2])
     counted, masked = (

@@ -56,7 +56,14 @@ class Forgetful(torch.nn.Module):
         return x + 1 if torch.compiler.is_exporting() or torch.compiler.is_compiling() else x
 
 
-@pytest.mark.parametrize(("wrong", "why"), [(HitExperts, "dynamic"), (Branch, "problem"), (Forgetful, "difference")])
+class Nan(torch.nn.Module):
+    """No number, once it is traced, in the second of its outputs."""
+
+    def forward(self, x, ids):
+        return x, x * torch.nan if torch.compiler.is_compiling() else x
+
+
+@pytest.mark.parametrize(("wrong", "why"), [(HitExperts, "dynamic"), (Branch, "problem"), (Forgetful, "difference"), (Nan, "difference")])
 def test_what_depends_on_data_is_told_apart(wrong: Any, why: str):
     found = proof.prove("wrong", wrong(), (torch.ones(4, 2), torch.tensor([0, 1, 1, 2])))
     assert not found.is_static and getattr(found, why), found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -51,7 +51,7 @@ class Workshop:
     def model(self, backend: Backend, path: Path, spec: LoadSpec) -> Model:
         """A loaded model with an empty cache: a kept one is reset, or loaded again where it cannot be. A backend that does not read HF
         directories gets a converted one."""
-        key = (backend.name, path, spec.dtype, spec.device, spec.max_batch, spec.max_length)
+        key = (backend.name, path, spec.dtype, spec.device, spec.max_batch, spec.max_length, *sorted(spec.options.items()))
         self._drop_dead()
         if key in self._models and "reset" not in backend.capabilities().features:
             self._close(self._models.pop(key))
@@ -165,9 +165,11 @@ class Subject:
         if isinstance(self.backend, WorkerBackend):
             raise Unsupported(f"{self.backend.name} lives in another process, whose memory cannot be poisoned from here")
 
-    def model(self, path: Path | None = None, max_length: int = MAX_LENGTH, max_batch: int = MAX_BATCH) -> Model:
+    def model(
+        self, path: Path | None = None, max_length: int = MAX_LENGTH, max_batch: int = MAX_BATCH, options: Mapping[str, str] | None = None
+    ) -> Model:
         """The case's checkpoint (or `path`) loaded in this dtype, cache empty. Shared by the session's checks."""
-        spec = LoadSpec(dtype=self.dtype, device=self.workshop.device, max_length=max_length, max_batch=max_batch)
+        spec = LoadSpec(self.dtype, self.workshop.device, max_batch, max_length, options or {})
         return self.workshop.model(self.backend, path or self.case.checkpoint, spec)
 
     @contextmanager

@@ -103,7 +103,12 @@ class Capabilities:
     """What a backend can do on this machine, decided by a guarded real import and never by package metadata.
 
     `features`: prefill, decode, reset, chunked_prefill, left_padding, right_padding, nan_pads (a NaN in the embedding of a padding token
-    reaches no valid position), pinned, probe, routing, generate, packed, loss, router, static, train.
+    reaches no valid position), pinned, probe, routing, generate, packed, loss, router, slots, capacity, static, train.
+    `capacity`: an expert may have a limited number of places, in a prefill and in `Probe.moe_block`, as two LoadSpec.options say. With a
+    `capacity_factor` f below E / K an expert takes the first min(T, ceil(T K f / E)) of the choices of it, in the order of the tokens, row
+    by row, and all others are dropped: their weight is 0, those of what is left are normalised where the RoutingSpec says so, and a token
+    of which nothing is left keeps its residual. T counts the tokens of the batch that is computed (`Padded`). Pads take places as tokens
+    do, but with `mask_padding` `true` none. Pinned weights are used as they are for what is left.
     `logits`: what a Request may ask for: all, last, top-<n> (an endpoint that tells the n likeliest tokens and no more).
     `execution`: device | cpu | emulated (a CPU stands in for the device), detail in `execution_note`. `devices`: the kinds that
     LoadSpec.device may name (cpu, cuda, ...) where it chooses; with cpu the backend then runs on a cpu whatever `execution` says.
@@ -293,6 +298,17 @@ class Gauge(Protocol):
 
 
 @runtime_checkable
+class Padded(Protocol):
+    """A model that fills calls up to sizes of its own. Not a feature: a model has this method or has not."""
+
+    def computed_batch(self, rows: int, columns: int) -> Tuple[int, int]:
+        """Rows and columns of the batches in which a prefill of so many is computed, one after the other; `columns`: of the longest row. A
+        row's tokens stand first and its pads behind them; rows that fill a batch up stand behind the others. `Probe.moe_block` fills up
+        to a power of two at most."""
+        ...
+
+
+@runtime_checkable
 class Probe(Protocol):
     """Feature `probe`. `layer` counts MoE layers, 0..L-1. `x_TD`: float32, exactly representable in the model's dtype, as it stands after
     the post-attention norm. T may be 0. The KV cache is neither read nor written."""
@@ -346,6 +362,22 @@ class Loss(Protocol):
         """Mean cross entropy (nats) of labels_BS[:, s] under the logits at s - 1, over all s whose label is not -100 and where both
         positions are valid; int64. Without the auxiliary load-balancing loss. The KV cache is neither read nor written. InvalidInput as in
         `prefill`, and where no label is left."""
+        ...
+
+
+@runtime_checkable
+class Slots(Protocol):
+    """Feature `slots`: requests come and go while others are continued (continuous batching). A slot, 0 .. max_batch - 1, holds one
+    request. `slots_B`: int64, one for each row of the call, in any order. InvalidInput as in `prefill` and `decode`, for a slot that is
+    outside the range, given twice or continued while it is empty, and while `prefill` has filled the cache, as for `prefill` and `decode`
+    while slots are in use; `reset` empties all."""
+
+    def prefill_slots(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, slots_B: np.ndarray, request: Request) -> StepOutput:
+        """Begins a request in each slot; whatever a slot held is gone."""
+        ...
+
+    def decode_slots(self, token_ids_B: np.ndarray, slots_B: np.ndarray, request: Request) -> StepOutput:
+        """The next token of each slot's request. The other slots are left as they are."""
         ...
 
 

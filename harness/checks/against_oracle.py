@@ -23,13 +23,16 @@ from harness.verdict import Verdict
 from implementations.interface import Unsupported
 
 
-def judge_traces(subject: Subject, verdict: Verdict, traces: list[Trace], oracle: Oracle | None = None, about: str = "") -> None:
-    """Logits of every trace against the pinned oracle; pooled error and worst position."""
+def judge_traces(
+    subject: Subject, verdict: Verdict, traces: list[Trace], oracle: Oracle | None = None, about: str = "", repeatable: bool = True
+) -> None:
+    """Logits of every trace against the pinned oracle; pooled error and worst position. `repeatable`: by the calls of an exhibit."""
     for b, trace in enumerate(traces):
         expected = pinned_run(subject, trace, oracle or subject.case.oracle)
         limits = subject.floors.forward(trace.input_ids_S)
         metrics = logits.logit_metrics(trace.logits_SV, expected.logits_SV, limits)
-        verdict.judge(*metrics, about=f"row {b} {about}".strip(), exhibit=partial(model_exhibit, subject, traces, trace, oracle))
+        exhibit = partial(model_exhibit, subject, traces, trace, oracle) if repeatable else None
+        verdict.judge(*metrics, about=f"row {b} {about}".strip(), exhibit=exhibit)
         verdict.saw(tokens=len(trace.input_ids_S), unobservable=len(trace.input_ids_S) if trace.ids_LSK is None else 0)
 
 

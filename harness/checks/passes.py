@@ -12,7 +12,7 @@ import numpy as np
 from harness.judge.distance import relative_rms
 from harness.judge.metric import Metric
 from harness.subject import Subject
-from implementations.interface import Model, Packed, PinnedRouting, Request, Routing, StepOutput
+from implementations.interface import Model, Packed, PinnedRouting, Request, Routing, Slots, StepOutput
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,19 @@ def decode(model: Model, token_ids_B: np.ndarray, request: Request) -> list[Trac
     out = model.decode(token_ids_B, request)
     call = Call("decode", token_ids_B[:, None], padding=request.padding, pinned=request.pinned)
     return [_row(out, call, b, slice(0, 1)) for b in range(len(token_ids_B))]
+
+
+def prefill_slots(model: Slots, input_ids_BS: np.ndarray, lengths_B: np.ndarray, slots_B: np.ndarray, request: Request) -> list[Trace]:
+    """Begins a request in each slot; no exhibit can repeat it."""
+    out = model.prefill_slots(input_ids_BS, lengths_B, slots_B, request)
+    call, S = Call("prefill", input_ids_BS, lengths_B, request.padding), input_ids_BS.shape[1]
+    return [_row(out, call, b, valid(S, int(length), request.padding)) for b, length in enumerate(lengths_B)]
+
+
+def decode_slots(model: Slots, token_ids_B: np.ndarray, slots_B: np.ndarray, request: Request) -> list[Trace]:
+    """A token for each slot; no exhibit can repeat it."""
+    out = model.decode_slots(token_ids_B, slots_B, request)
+    return [_row(out, Call("decode", token_ids_B[:, None]), b, slice(0, 1)) for b in range(len(token_ids_B))]
 
 
 def packed(model: Packed, sequences: list[np.ndarray], request: Request) -> list[Trace]:

@@ -49,6 +49,18 @@ def rewritten(subject: Subject, name: str, change: Callable[[Tensors], Tensors],
     return on(subject, subject.workshop.case(name, f"{name}-{subject.case.checkpoint}-{config}", make))
 
 
+def with_nan_embedding(subject: Subject, token: int) -> Subject:
+    """The subject with a checkpoint in which the embedding of a token is NaN. A tied head would show the NaN in the token's own logit, so
+    it gets weights of its own."""
+
+    def poisoned(tensors: Tensors) -> Tensors:
+        tensors.setdefault("lm_head.weight", tensors["embed.weight"].copy())
+        tensors["embed.weight"][token] = np.nan
+        return tensors
+
+    return rewritten(subject, f"nan-{token}", poisoned, replace(subject.config, tie_word_embeddings=False))
+
+
 def hidden_states(subject: Subject, tokens: int, seed: int = 0) -> np.ndarray:
     """x_TD of unit scale, exactly representable in the candidate's dtype."""
     x_TD = subject.random(seed).standard_normal((tokens, subject.config.hidden_size), np.float32)

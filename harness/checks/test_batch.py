@@ -11,7 +11,7 @@ import numpy as np
 from harness.checks.against_oracle import judge_traces
 from harness.checks.clause import clause
 from harness.checks.passes import changes, pinned_request, prefill, prefill_and_decode, request
-from harness.checks.small_models import excerpts, text
+from harness.checks.small_models import excerpts, text, with_nan_embedding
 from harness.subject import Subject
 from harness.verdict import Verdict
 
@@ -42,3 +42,17 @@ def test_content_of_neighbours_changes_nothing(subject: Subject, verdict: Verdic
         verdict.judge(*changes(before[kept : kept + 1], after[kept : kept + 1]), about=f"row {kept}")
         verdict.saw(tokens=LENGTH)
     verdict.require(tokens=tokens_BS.size)
+
+
+@clause("BATCH-03", "A NaN in one row reaches no other row")
+def test_nan_in_one_row_stays_there(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("prefill", "decode")
+    tokens_BS = excerpts(subject, 5, LENGTH + DECODED)
+    poison = next(token for token in range(subject.config.vocab_size) if token not in tokens_BS)
+    tokens_BS[0, 0] = tokens_BS[3, 5] = poison
+    poisoned = with_nan_embedding(subject, poison)
+    head_BS, lengths_B = tokens_BS[:, :LENGTH].copy(), np.full(len(tokens_BS), LENGTH)
+    traces = prefill_and_decode(poisoned.model(), head_BS, lengths_B, DECODED, request(subject), tokens_BS[:, LENGTH:])
+    clean = [trace for b, trace in enumerate(traces) if b not in (0, 3)]
+    judge_traces(subject, verdict, clean, poisoned.case.oracle, about="beside rows with a NaN")
+    verdict.require(tokens=48)

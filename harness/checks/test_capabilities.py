@@ -27,10 +27,12 @@ from implementations.interface import (
     Probe,
     Request,
     RouterBuilder,
+    Slots,
+    StaticProof,
     Unsupported,
 )
 
-PROTOCOLS = {"probe": Probe, "generate": Generate, "packed": Packed, "loss": Loss}
+PROTOCOLS = {"probe": Probe, "generate": Generate, "packed": Packed, "loss": Loss, "slots": Slots, "static": StaticProof}
 IDS_BS, FULL_B = np.arange(8, dtype=np.int64).reshape(2, 4) + 1, np.array([4, 4])
 CHANGE = 1e-4  # of the largest logit: far above the rounding of float32, far below what a token's influence is
 
@@ -101,6 +103,7 @@ def _attempts(subject: Subject) -> dict[str, Callable[[Model], object]]:
         "generate": lambda model: model.generate(IDS_BS, FULL_B, one_token) if isinstance(model, Generate) else None,
         "packed": lambda model: model.prefill_packed(IDS_BS[0], np.array([0, 4]), plain) if isinstance(model, Packed) else None,
         "loss": lambda model: model.loss(IDS_BS, FULL_B, IDS_BS) if isinstance(model, Loss) else None,
+        "slots": lambda model: model.prefill_slots(IDS_BS, FULL_B, np.array([1, 0]), plain) if isinstance(model, Slots) else None,
     }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,7 @@ from harness.checks.against_oracle import both_rounded, judge_traces
 from harness.checks.clause import clause
 from harness.checks.passes import changes, pinned_request, prefill, prefill_and_decode, request, valid
 from harness.checks.ragged import DECODED, ragged
-from harness.checks.small_models import Tensors, rewritten
+from harness.checks.small_models import with_nan_embedding
 from harness.judge.logits import logit_metrics
 from harness.judge.metric import Metric
 from harness.subject import Subject
@@ -92,17 +90,9 @@ def test_nan_at_pads_stays_there(subject: Subject, verdict: Verdict, padding: st
     for b, length in enumerate(lengths_B):
         outside_BS[b, valid(input_ids_BS.shape[1], int(length), padding)] = False
     input_ids_BS[outside_BS] = pad
-    untied = replace(subject.config, tie_word_embeddings=False)
-    poisoned = rewritten(subject, "nan-pad", lambda tensors: _poisoned(tensors, pad), untied)
+    poisoned = with_nan_embedding(subject, pad)
     traces = prefill_and_decode(poisoned.model(), input_ids_BS, lengths_B, DECODED, request(subject, padding), following_BS)
     oracle = poisoned.case.oracle  # one row at a time and without pads: it never reads the NaN
     judge_traces(subject, verdict, traces, oracle, about=f"lengths {lengths_B.tolist()}, {padding} padding")
     verdict.saw(pads=int(outside_BS.sum()))
     verdict.require(tokens=32, pads=8)
-
-
-def _poisoned(tensors: Tensors, token: int) -> Tensors:
-    """A tied head would show the NaN in the pad's own logit, so it gets weights of its own."""
-    tensors.setdefault("lm_head.weight", tensors["embed.weight"].copy())
-    tensors["embed.weight"][token] = np.nan
-    return tensors

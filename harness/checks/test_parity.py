@@ -17,10 +17,11 @@ from harness.judge.logits import logit_metrics
 from harness.judge.metric import Metric
 from harness.subject import Subject
 from harness.verdict import Verdict
-from implementations.interface import PinnedRouting
+from implementations.interface import Padded, PinnedRouting
 
 FIRST_INEXACT = 257  # the first position that bfloat16 cannot hold
 LATE = 300
+ACROSS = 2  # tokens decoded after a prompt at the edge of a size
 
 
 @clause("PARITY-01", "float32 logits equal HF's golden logits", dtypes=("float32",), golden=True)
@@ -122,3 +123,24 @@ def test_pinned_routing_is_used(subject: Subject, verdict: Verdict) -> None:
 def _traces(subject: Subject) -> list[Trace]:
     subject.needs("prefill")
     return prefill(subject.model(), subject.case.prompts_BS, request(subject))
+
+
+@clause("PARITY-11", "Prompts a token short of the sizes that engines compile for, as long, and one longer; decode across the edge")
+def test_prompts_at_the_edges_of_sizes(subject: Subject, verdict: Verdict) -> None:
+    subject.needs("prefill", "decode")
+    for size in _sizes(subject):
+        for length in (size - 1, size, size + 1):
+            tokens_BS = excerpts(subject, 2, length + ACROSS)
+            head_BS = np.ascontiguousarray(tokens_BS[:, :length])
+            traces = prefill_and_decode(subject.model(), head_BS, np.full(2, length), ACROSS, request(subject), tokens_BS[:, length:])
+            judge_traces(subject, verdict, traces, about=f"of {length} tokens")
+    verdict.require(tokens=64)
+
+
+def _sizes(subject: Subject) -> list[int]:
+    """The backend's own where it tells, else powers of two; as many as the prompts are long enough for."""
+    model, longest = subject.model(), subject.case.prompts_BS.shape[1] - ACROSS - 1
+    if not isinstance(model, Padded):
+        return [size for size in (16, 32) if size <= longest]
+    sizes = {model.computed_batch(1, columns)[1] for columns in range(2, longest + 1)}
+    return sorted(size for size in sizes if size <= longest)[-3:]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 FEATURES: tuple[str, ...] = tuple(
-    "prefill decode reset chunked_prefill left_padding right_padding nan_pads pinned probe routing generate packed loss router".split()
+    "prefill decode reset chunked_prefill left_padding right_padding nan_pads pinned probe routing generate packed loss router slots "
+    "capacity static".split()
 )
 FAMILIES = ("mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "dots1")
 

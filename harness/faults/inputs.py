@@ -56,15 +56,13 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> None:
 
 
 def load_spec(spec: LoadSpec) -> None:
-    """Raises Unsupported for a dtype or device that is not there, InvalidInput for a size below one or an unknown option."""
+    """Raises Unsupported for a dtype or device that is not there, InvalidInput for a size below one."""
     if spec.dtype not in DTYPES:
         raise Unsupported(f"dtype {spec.dtype}")
     if spec.device != "cpu":
         raise Unsupported(f"device {spec.device}: numpy runs on the CPU only")
     if spec.max_batch < 1 or spec.max_length < 1:
         raise InvalidInput(f"max_batch {spec.max_batch} and max_length {spec.max_length} must be at least 1")
-    if spec.options:
-        raise InvalidInput(f"unknown option {sorted(spec.options)[0]!r}; there are none")
 
 
 def request(value: Request, seams: Seams) -> None:

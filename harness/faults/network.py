@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from harness.faults.attention import KeyView, Tables
 from harness.faults.cache import Cache
+from harness.faults.capacity import Capacity, drop
 from harness.faults.experts import ExpertJob
 from harness.faults.numerics import Array, Rounding
 from harness.faults.routing import RouterTensors, Routes, route
@@ -34,6 +35,7 @@ class Network:
     tensors: dict[str, Array]
     rounding: Rounding
     seams: Seams
+    capacity: Capacity = Capacity()
 
     def forward(self, step: Step, cache: Cache, pinned: PinnedRouting | None) -> tuple[Array, list[Routes]]:
         """(hidden_BSD before the final norm, routing of each MoE layer). Appends to the cache."""
@@ -66,6 +68,8 @@ class Network:
         weights = (self._tensor(layer, "moe.gate_up.weight"), self._tensor(layer, "moe.down.weight"))
         job = ExpertJob(x_TD, routes.ids_TK, routes.weights_TK, valid_T, *weights, self.rounding)
         y_TKD = self.seams.experts.run_experts(job, self.seams)
+        if routes.dropped_TK is not None:
+            y_TKD = self.seams.capacity.hand_back(y_TKD, x_TD, routes.dropped_TK)
         routed_TD = self.seams.experts.combine(y_TKD, routes.weights_TK, routes.ids_TK, self.rounding)
         return routed_TD if self.config.shared_expert == "none" else self._with_shared(layer, x_TD, routed_TD, routes)
 
@@ -88,7 +92,14 @@ class Network:
         router_x_TD = self.seams.router.router_input(x_TD, hidden_BSD.reshape(-1, D))
         router = self.seams.router
         routes = self.route(router.router_layer(index, len(self.config.moe_layers)), router_x_TD, router.pinned_layer(pinned, index))
+        if self.seams.capacity.has_capacity(step):
+            routes = self.drop(routes, step.valid_BS.ravel(), pinned)
         return self.moe_block(index, x_TD, routes, step.valid_BS.ravel()).reshape(hidden_BSD.shape), routes
+
+    def drop(self, routes: Routes, valid_T: Array, pinned: PinnedRouting | None) -> Routes:
+        """What a capacity leaves of the routes of a prefill."""
+        final = pinned is not None and pinned.topk_weights_LTK is not None
+        return drop(routes, self.capacity, valid_T, self.config.routing, self.rounding, self.seams, final)
 
     def _attention(self, layer: int, x_BSD: Array, step: Step, tables: Tables, cache: Cache) -> Array:
         seams, config = self.seams, self.config

@@ -30,11 +30,13 @@ class RouterTensors:
 
 @dataclass(frozen=True)
 class Routes:
-    """One MoE layer's routing of T tokens, as it is used to combine. The logits hold the router's bias, not the correction."""
+    """One MoE layer's routing of T tokens, as it is used to combine. The logits hold the router's bias, not the correction. `dropped_TK`:
+    None where there is room for all."""
 
     logits_TE: Array
     ids_TK: Array
     weights_TK: Array
+    dropped_TK: Array | None = None
 
 
 def route(x_TD: Array, tensors: RouterTensors, spec: RoutingSpec, rounding: Rounding, seams: Seams, pinned: PinnedRouting | None) -> Routes:

@@ -9,7 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from harness.faults import attention, cache, declared, experts, inputs, loss, numerics, packing, routing, sampling, shared
+from harness.faults import (
+    attention,
+    cache,
+    capacity,
+    declared,
+    experts,
+    inputs,
+    loss,
+    numerics,
+    packing,
+    routing,
+    sampling,
+    shared,
+    slots,
+    tracing,
+)
 from harness.faults.numerics import Array
 from implementations.checkpoint import Checkpoint
 from implementations.interface import GenerationSpec, ModelCapabilities, ModelConfig, PinnedRouting, TopLogProbs
@@ -135,6 +150,19 @@ class ExpertSeams:
 
 
 @dataclass(frozen=True)
+class CapacitySeams:
+    """Which calls have a capacity; how many places an expert has, who takes them, who comes too late, what the rest weighs, and what a
+    dropped choice gives."""
+
+    has_capacity: Callable[[Any], bool] = capacity.is_prefill
+    places: Callable[[int, int, float, int], int] = capacity.places
+    counted: Callable[[Array], Array] = capacity.counted
+    too_late: Callable[[capacity.Crowd, int], Array] = capacity.too_late
+    reweigh: Callable[..., Array] = capacity.reweigh
+    hand_back: Callable[[Array, Array, Array], Array] = capacity.hand_back
+
+
+@dataclass(frozen=True)
 class AttentionSeams:
     """Positions, RoPE, QK norm, masks, heads, and the sum over the cache."""
 
@@ -152,10 +180,13 @@ class AttentionSeams:
 
 @dataclass(frozen=True)
 class CacheSeams:
-    """Writing, emptying, and which cache a call gets."""
+    """Writing, emptying; which slots a call may have, which caches it gets, and with which a request begins."""
 
     append: Callable[[cache.Cache, int, Array, Array], None] = cache.append
     reset: Callable[[cache.Cache], None] = cache.reset
+    admit_slots: Callable[[slots.Slots, Array, int], list[int]] = slots.admit
+    seat: Callable[[list[int]], list[int]] = slots.seat
+    begin: Callable[[slots.Slots, int, cache.Cache], cache.Cache] = slots.begin
 
 
 @dataclass(frozen=True)
@@ -181,6 +212,7 @@ class CallSeams:
     shown: Callable[[], tuple[str, ...]] = declared.logits
     top: Callable[[Array, int], TopLogProbs] = sampling.top_log_probs
     describe: Callable[[ModelConfig], ModelCapabilities] = ModelCapabilities.of
+    compiled_experts: Callable[..., Array] = tracing.all_experts
 
 
 @dataclass(frozen=True)
@@ -219,6 +251,7 @@ class Seams:
     network: NetworkSeams = field(default_factory=NetworkSeams)
     router: RouterSeams = field(default_factory=RouterSeams)
     experts: ExpertSeams = field(default_factory=ExpertSeams)
+    capacity: CapacitySeams = field(default_factory=CapacitySeams)
     attention: AttentionSeams = field(default_factory=AttentionSeams)
     cache: CacheSeams = field(default_factory=CacheSeams)
     calls: CallSeams = field(default_factory=CallSeams)

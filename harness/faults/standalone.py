@@ -10,7 +10,7 @@ from harness.faults import inputs
 from harness.faults.numerics import Array, Rounding
 from harness.faults.routing import RouterTensors, Routes, route
 from harness.faults.seams import Seams
-from implementations.interface import InvalidInput, RouterWeights, Routing, RoutingSpec, Unsupported
+from implementations.interface import InvalidInput, RouterWeights, Routing, RoutingSpec, StepOutput, Unsupported
 
 
 @dataclass(frozen=True)
@@ -50,4 +50,21 @@ def as_routing(records: list[Routes], mask_T: Array, spec: RoutingSpec) -> Routi
         np.stack([np.asarray(getattr(r, name)) for r in records]) if records else np.zeros(shape, np.float32)
         for name, shape in zip(("logits_TE", "ids_TK", "weights_TK"), shapes, strict=True)
     )
-    return Routing(ids.astype(np.int64), weights.astype(np.float32), logits.astype(np.float32), mask_T=mask_T)
+    dropped = [record.dropped_TK for record in records if record.dropped_TK is not None]
+    shown = np.stack(dropped) if dropped else None
+    return Routing(ids.astype(np.int64), weights.astype(np.float32), logits.astype(np.float32), shown, mask_T)
+
+
+def joined(rows: list[StepOutput]) -> StepOutput:
+    """One answer out of those of single rows, padded to the same length."""
+    logits = [row.logits_BSV for row in rows if row.logits_BSV is not None]
+    shown = [row.routing for row in rows if row.routing is not None]
+    return StepOutput(np.concatenate(logits) if logits else None, _beside(shown) if shown else None)
+
+
+def _beside(rows: list[Routing]) -> Routing:
+    parts = ("topk_ids_LTK", "topk_weights_LTK", "router_logits_LTE")
+    ids, weights, logits = (np.concatenate([getattr(row, part) for row in rows], axis=1) for part in parts)
+    dropped = [row.dropped_LTK for row in rows if row.dropped_LTK is not None]
+    mask_T = np.concatenate([row.mask_T for row in rows if row.mask_T is not None])
+    return Routing(ids, weights, logits, np.concatenate(dropped, axis=1) if dropped else None, mask_T)

@@ -5,22 +5,27 @@ An independent third implementation: it shares no code with the oracle or with a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from harness.faults import declared, inputs, storage
 from harness.faults.attention import valid_tokens
 from harness.faults.cache import Cache, new_cache
+from harness.faults.capacity import Capacity
 from harness.faults.inputs import Call
 from harness.faults.network import Network, Step
 from harness.faults.numerics import Array, Rounding
-from harness.faults.seams import HONEST, Seams
-from harness.faults.standalone import SubjectRouter, as_routing, standalone
+from harness.faults.seams import HONEST, Seams, changed
+from harness.faults.slots import Slots, in_use
+from harness.faults.standalone import SubjectRouter, as_routing, joined, standalone
+from harness.faults.tracing import compare
 from implementations.interface import (
     DTYPES,
     Capabilities,
     GenerationSpec,
+    GraphProof,
+    InvalidInput,
     LoadSpec,
     ModelCapabilities,
     ModelConfig,
@@ -59,9 +64,9 @@ class SubjectBackend:
 
     def load(self, path: str, spec: LoadSpec) -> SubjectModel:
         inputs.load_spec(spec)
-        rounding = Rounding(spec.dtype)
+        rounding, capacity = Rounding(spec.dtype), Capacity.parse(spec.options)
         config, tensors = storage.load(path, rounding, self.seams)
-        return SubjectModel(Network(config, tensors, rounding, self.seams), spec)
+        return SubjectModel(Network(config, tensors, rounding, self.seams, capacity), spec)
 
     def router(self, spec: RoutingSpec, weights: RouterWeights, load: LoadSpec) -> SubjectRouter:
         inputs.load_spec(load)
@@ -70,11 +75,15 @@ class SubjectBackend:
 
 @dataclass
 class SubjectModel:
-    """A `Model` with `Probe`, `Generate`, `Packed` and `Loss`."""
+    """A `Model` with `Probe`, `Generate`, `Packed`, `Loss`, `Slots` and `StaticProof`."""
 
     network: Network
     spec: LoadSpec
     _cache: Cache | None = field(default=None)
+    _slots: Slots = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._slots = Slots(self.spec.max_batch)
 
     @property
     def config(self) -> ModelConfig:
@@ -88,14 +97,26 @@ class SubjectModel:
         return self.seams.calls.describe(self.config)
 
     def prefill(self, input_ids_BS: Array, lengths_B: Array, request: Request) -> StepOutput:
-        return self._step(Call(input_ids_BS, lengths_B, request.padding), request)
+        return self._in_rows(Call(input_ids_BS, lengths_B, request.padding), request)
 
     def decode(self, token_ids_B: Array, request: Request) -> StepOutput:
-        return self._step(Call(token_ids_B), request)
+        return self._in_rows(Call(token_ids_B), request)
+
+    def prefill_slots(self, input_ids_BS: Array, lengths_B: Array, slots_B: Array, request: Request) -> StepOutput:
+        return self._in_slots(Call(input_ids_BS, lengths_B, request.padding), slots_B, request)
+
+    def decode_slots(self, token_ids_B: Array, slots_B: Array, request: Request) -> StepOutput:
+        return self._in_slots(Call(token_ids_B), slots_B, request)
 
     def reset(self) -> None:
         if self._cache is not None:
             self.seams.cache.reset(self._cache)
+        self._slots.caches.clear()
+
+    def prove_static(self) -> list[GraphProof]:
+        self.reset()
+        compiled = replace(self.network, seams=changed(self.seams, run_experts=self.seams.calls.compiled_experts))
+        return [compare(compiled, self._first_step, (rows, columns)) for rows in (1, self.spec.max_batch) for columns in (1, 16)]
 
     def close(self) -> None:
         self._cache = None
@@ -113,7 +134,8 @@ class SubjectModel:
         x_TD = inputs.probe(layer, x_TD, self.config, self.network.rounding)
         self.seams.calls.probed(self._cache)
         valid_T = np.ones(len(x_TD), bool)
-        routes = self.network.route(layer, x_TD, inputs.pinned(pinned, 1, valid_T, self.config))
+        pinned = inputs.pinned(pinned, 1, valid_T, self.config)
+        routes = self.network.drop(self.network.route(layer, x_TD, pinned), valid_T, pinned)
         return np.ascontiguousarray(self.network.moe_block(layer, x_TD, routes, valid_T))
 
     @np.errstate(all="ignore")  # NaN and infinity are data: checks feed them in on purpose
@@ -177,12 +199,46 @@ class SubjectModel:
                 break
         return new
 
-    @np.errstate(all="ignore")  # NaN and infinity are data: checks feed them in on purpose
-    def _step(self, call: Call, request: Request) -> StepOutput:
+    def _in_rows(self, call: Call, request: Request) -> StepOutput:
         inputs.request(request, self.seams)
-        ids_BS, valid_BS = self.seams.calls.admit(call, self._cache, self.config, self.spec, self.seams)
+        admitted = self.seams.calls.admit(call, self._cache, self.config, self.spec, self.seams)
+        if self._slots.caches:
+            raise InvalidInput("requests are in slots; reset first")
+        return self._step(admitted, self._open(len(admitted[0])), call.lengths_B is None, request)
+
+    def _in_slots(self, call: Call, slots_B: Array, request: Request) -> StepOutput:
+        """Row by row; all of them are checked first."""
+        inputs.needs("slots", self.seams)
+        inputs.request(request, self.seams)
+        if self._cache is not None and self._cache.rows:
+            raise InvalidInput("the cache holds a batch; reset first")
+        seams, decoding = self.seams, call.lengths_B is None
+        ids_BS, valid_BS = seams.calls.admit(call, None, self.config, self.spec, seams) if not decoding else self._tokens(call)
+        asked = seams.cache.seat(seams.cache.admit_slots(self._slots, slots_B, len(ids_BS)))
+        if decoding:
+            in_use(self._slots, asked)
+            caches = [self._slots.caches[slot] for slot in asked]
+            for cache in caches:
+                seams.calls.room(1, 1, 1, cache.used, self.spec)
+        else:
+            caches = [seams.cache.begin(self._slots, slot, new_cache(self.config, 1, self.spec.max_length)) for slot in asked]
+            self._slots.caches.update(zip(asked, caches, strict=True))
+        rows = [(ids_BS[b : b + 1], valid_BS[b : b + 1]) for b in range(len(asked))]
+        return joined([self._step(row, cache, decoding, request) for row, cache in zip(rows, caches, strict=True)])
+
+    def _tokens(self, call: Call) -> tuple[Array, Array]:
+        ids_BS = self.seams.calls.tokens("token_ids_B", call.ids, 1, self.config)[:, None]
+        return ids_BS, np.ones(ids_BS.shape, bool)
+
+    def _first_step(self, ids_BS: Array) -> Step:
+        valid_BS = np.ones(ids_BS.shape, bool)
+        positions_BS = self.seams.attention.prefill_positions(valid_BS, np.zeros(len(ids_BS), np.int64), 0)
+        return Step(ids_BS, valid_BS, positions_BS, np.zeros_like(ids_BS), decoding=False)
+
+    @np.errstate(all="ignore")  # NaN and infinity are data: checks feed them in on purpose
+    def _step(self, admitted: tuple[Array, Array], cache: Cache, decoding: bool, request: Request) -> StepOutput:
+        ids_BS, valid_BS = admitted
         pinned = inputs.pinned(request.pinned, len(self.config.moe_layers), valid_BS.ravel(), self.config)
-        cache, decoding = self._open(len(ids_BS)), call.lengths_B is None
         if decoding:
             positions_BS = self.seams.attention.decode_positions(cache.next_B, cache.used)
         else:

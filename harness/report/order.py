@@ -10,7 +10,8 @@ from harness.report.frame import Frame
 TOPICS = {
     "ROUTE": "routing", "BLOCK": "MoE block", "PARITY": "whole model", "CACHE": "KV cache", "WINDOW": "sliding window", "PAD": "padding",
     "BATCH": "batch rows", "PACK": "packed rows", "CONV": "conversion", "GEN": "generation", "CAP": "capabilities", "DET": "determinism",
-    "MEM": "memory", "INPUT": "invalid input", "LOSS": "loss",
+    "MEM": "memory", "INPUT": "invalid input", "LOSS": "loss", "SLOT": "request slots", "DROP": "expert capacity",
+    "STATIC": "static graphs",
 }  # fmt: skip
 _RANKS = {name: rank for rank, name in enumerate(TOPICS)}
 _DTYPES = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16", "float8_e4m3": "fp8"}

@@ -20,12 +20,16 @@ from harness.suite import checks_of
 # The clauses whose verdict hangs on a bound for rounding errors, on data that a seed moves. Left out: what is asked bit for bit, of
 # refusals, of conversion and of what is declared, where an honest implementation fails always or never.
 ROUNDING = (
-    "BATCH-01", "BLOCK-01", "BLOCK-02", "BLOCK-03", "BLOCK-04", "BLOCK-05", "CACHE-01", "PACK-01", "PAD-01", "PARITY-02", "PARITY-03",
-    "PARITY-04", "PARITY-05", "PARITY-08", "PARITY-09", "PARITY-10", "ROUTE-04", "ROUTE-05", "ROUTE-16", "ROUTE-18", "ROUTE-19",
+    "BATCH-01", "BATCH-03", "BLOCK-01", "BLOCK-02", "BLOCK-03", "BLOCK-04", "BLOCK-05", "CACHE-01", "DROP-02", "DROP-03", "PACK-01",
+    "PAD-01", "PARITY-02", "PARITY-03", "PARITY-04", "PARITY-05", "PARITY-08", "PARITY-09", "PARITY-10", "PARITY-11", "ROUTE-04",
+    "ROUTE-05", "ROUTE-16", "ROUTE-18", "ROUTE-19", "SLOT-01",
 )  # fmt: skip
 # More than half of the time of a run, for the same comparisons again (more rows, later positions, other numbers of tokens, the other side
 # of padding) or on data that no seed moves (golden prompts). Asked in the long self-test.
-COSTLY = ("BATCH-01", "BLOCK-04", "BLOCK-05", "PAD-01[left]", "PARITY-05", "PARITY-08", "PARITY-09", "PARITY-10", "ROUTE-16")
+COSTLY = (
+    "BATCH-01", "BATCH-03", "BLOCK-04", "BLOCK-05", "PAD-01[left]", "PARITY-05", "PARITY-08", "PARITY-09", "PARITY-10", "PARITY-11",
+    "ROUTE-16", "SLOT-01",
+)  # fmt: skip
 DTYPES = ("float32", "bfloat16")
 CONFIDENCE = 0.95
 

@@ -38,6 +38,7 @@ SURFACE = {
     "qk_norm attention_bias tie_word_embeddings eos_token_ids bos_token_id pad_token_id dtype shared_expert "
     "shared_expert_intermediate_size",
     "Packed": "prefill_packed",
+    "Padded": "computed_batch",
     "PinnedRouting": "topk_ids_LTK topk_weights_LTK",
     "Probe": "route moe_block",
     "Request": "logits routing padding pinned",
@@ -47,6 +48,7 @@ SURFACE = {
     "Routing": "topk_ids_LTK topk_weights_LTK router_logits_LTE dropped_LTK mask_T",
     "RoutingSpec": "num_experts top_k scoring normalize_topk scoring_dtype tie_rule router_bias correction_bias num_groups top_groups "
     "scaling_factor",
+    "Slots": "prefill_slots decode_slots",
     "StaticProof": "prove_static",
     "StepOutput": "logits_BSV routing top",
     "TopLogProbs": "ids_BSN log_probs_BSN",

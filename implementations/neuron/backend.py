@@ -6,16 +6,29 @@ moe; graphs (what is compiled), engine (what runs them), model (the contract), s
 
 from __future__ import annotations
 
-from implementations.interface import DTYPES, Backend, Capabilities, LoadSpec, Model, Unsupported
+from implementations.interface import (
+    DTYPES,
+    Backend,
+    Capabilities,
+    LoadSpec,
+    Model,
+    Router,
+    RouterWeights,
+    RoutingSpec,
+    Unsupported,
+)
 from implementations.neuron.rule import PATHS
-from implementations.neuron.settings import Variant
+from implementations.neuron.settings import MODES, Variant
 
-FEATURES = "prefill decode reset chunked_prefill left_padding right_padding pinned probe routing generate static".split()
+FEATURES = (
+    "prefill decode reset chunked_prefill left_padding right_padding nan_pads pinned probe routing generate router slots capacity static"
+).split()
 FAMILIES = ("dots1", "mixtral", "qwen2_moe", "qwen3_moe")
 
 
 def backend(variant: str | None = None) -> Backend:
-    """The entry point of the registry. `tpN`, `epN`, `all`, `selective`, `blockwise`, joined by commas; ValueError for any other."""
+    """The entry point of the registry. `tpN`, `epN`, `all`, `selective`, `blockwise`, `batched`, joined by commas; ValueError for any
+    other."""
     return NeuronBackend(Variant.parse(variant), "neuron" if variant is None else f"neuron:{variant}")
 
 
@@ -30,10 +43,10 @@ class NeuronBackend:
         reason = _reason()
         absent = reason or _absent()
         return Capabilities(
-            features=tuple(FEATURES if self.variant.size == 1 else [name for name in FEATURES if name != "static"]),
+            features=tuple(name for name in FEATURES if name not in self.variant.lacks),
             families=FAMILIES,
             dtypes=DTYPES,
-            variants=("tpN", "epN", *(path for path in PATHS if path != "capacity")),
+            variants=("tpN", "epN", *(path for path in PATHS if path != "capacity"), *MODES),
             execution="emulated" if absent else "device",
             execution_note=absent or "this path was written without a device: not yet run on hardware",
             reads_hf=True,
@@ -53,6 +66,12 @@ class NeuronBackend:
         from implementations.neuron.convert import to_hf
 
         to_hf(src, dst)
+
+    def router(self, spec: RoutingSpec, weights: RouterWeights, load: LoadSpec) -> Router:
+        """As every process of a model has it."""
+        from implementations.neuron.standalone import StandaloneRouter
+
+        return StandaloneRouter(spec, weights, load)
 
     def load(self, path: str, spec: LoadSpec) -> Model:
         """Loads an HF directory. CheckpointError as the contract says; InvalidInput for a bad spec, Unsupported without torch or the

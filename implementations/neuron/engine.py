@@ -17,6 +17,7 @@ from implementations.neuron.graphs import ContextEncoding, TokenGeneration
 from implementations.neuron.moe import MoE
 from implementations.neuron.proof import prove
 from implementations.neuron.routed import Pins, Routed
+from implementations.neuron.router import Router
 from implementations.torch_values import Choice, Pin, on_device
 
 MOST_GRAPHS = 64  # of one model: two kinds, buckets, what is asked of their logits
@@ -86,8 +87,7 @@ class Local:
     @torch.inference_mode()
     def route(self, layer: int, x_TD: np.ndarray) -> Routed:
         router = self._moe(layer).router
-        choice = router(self._states(x_TD))
-        return _routed([Choice(choice.logits_TE, choice.ids_TK, router.finish(choice.weights_TK))])
+        return alone(router, self._states(x_TD))
 
     @torch.inference_mode()
     def block(self, layer: int, x_TD: np.ndarray, pins: Pins | None) -> np.ndarray:
@@ -144,6 +144,12 @@ class Local:
             return []
         weights = [None] * len(pins.ids_LTK) if pins.weights_LTK is None else [self._tensor(w).to(self._dtype) for w in pins.weights_LTK]
         return [Pin(self._tensor(ids), w) for ids, w in zip(pins.ids_LTK, weights)]
+
+
+def alone(router: Router, x_TD: Tensor) -> Routed:
+    """What a router chooses where nobody is dropped."""
+    choice = router(x_TD)
+    return _routed([Choice(choice.logits_TE, choice.ids_TK, router.finish(choice.weights_TK))])
 
 
 def _routed(choices: Sequence[Choice]) -> Routed:

@@ -28,7 +28,7 @@ class ContextEncoding(nn.Module):
         """`rows_B`: of the cache, one for every sequence."""
         index_S = torch.arange(ids_BS.shape[1], device=ids_BS.device)
         valid_BS = index_S < lengths_B[:, None]
-        past = Beginning(self.cache, rows_B, self.window)
+        past = Beginning(self.cache, rows_B, valid_BS, self.window)
         return _run(self, (ids_BS, index_S.expand_as(ids_BS), valid_BS), lengths_B, past, pins)
 
 
@@ -45,7 +45,7 @@ class TokenGeneration(nn.Module):
         index_S = torch.arange(ids_BS.shape[1], device=ids_BS.device)
         valid_BS = index_S < lengths_B[:, None]
         positions_BS = torch.where(valid_BS, starts_B[:, None] + index_S, self.unread)
-        past = Continuation(self.cache, rows_B, starts_B, positions_BS, self.length, self.window)
+        past = Continuation(self.cache, rows_B, starts_B, positions_BS, valid_BS, self.length, self.window)
         return _run(self, (ids_BS, positions_BS, valid_BS), lengths_B, past, pins)
 
 
@@ -56,6 +56,6 @@ def _run(
     if graph.logits == "none":
         return None, choices
     if graph.logits == "last":
-        last_B1D = (lengths_B - 1)[:, None, None].expand(-1, 1, x_BSD.shape[-1])
+        last_B1D = (lengths_B - 1).clamp_min(0)[:, None, None].expand(-1, 1, x_BSD.shape[-1])
         x_BSD = x_BSD.gather(1, last_B1D)
     return graph.decoder.logits(x_BSD), choices

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from implementations.checkpoint import Checkpoint, hf_layout
-from implementations.interface import DTYPES, InvalidInput, LoadSpec, ModelConfig, Unsupported
+from implementations.interface import DTYPES, InvalidInput, LoadSpec, ModelConfig, RoutingSpec, Unsupported
 from implementations.neuron.attention import Attention
 from implementations.neuron.cache import KVCache
 from implementations.neuron.decoder import Decoder, Layer
@@ -43,6 +43,10 @@ class Plan:
     max_batch: int
     max_length: int
 
+    @property
+    def router_dtype(self) -> torch.dtype:
+        return self.dtype if self.settings.router_dtype == "model" else torch.float32
+
     def limited(self, capacity_factor: float) -> Plan:
         return replace(self, settings=replace(self.settings, capacity_factor=capacity_factor))
 
@@ -57,7 +61,7 @@ def make_plan(variant: Variant, spec: LoadSpec) -> Plan:
         raise Unsupported(f"device must be cpu or {KIND}, got {spec.device!r}")
     if spec.device == KIND and (absent := missing()):
         raise Unsupported(f"no Neuron device: {absent}; {INSTALL}")
-    settings = Settings.parse(spec.options)
+    settings = Settings.parse({"continuous_batching": "false" if variant.batched else "true", **spec.options})
     return Plan(variant, settings, getattr(torch, spec.dtype), torch.device(spec.device), spec.max_batch, spec.max_length)
 
 
@@ -92,8 +96,15 @@ def check_supported(config: ModelConfig) -> None:
     """Raises Unsupported."""
     if config.qk_norm == "projection":
         raise Unsupported("query and key norms over all heads together: every process would need all of them")
-    if config.routing.scoring not in ("softmax", "sigmoid") or config.routing.router_bias:
-        raise Unsupported(f"a router with {config.routing.scoring} scores{' and a bias' if config.routing.router_bias else ''}")
+    if config.routing.router_bias:
+        raise Unsupported("a model whose routers have biases")
+    check_routable(config.routing)
+
+
+def check_routable(spec: RoutingSpec) -> None:
+    """Raises Unsupported."""
+    if spec.scoring not in ("softmax", "sigmoid"):
+        raise Unsupported(f"a router with {spec.scoring} scores")
 
 
 class _Builder:
@@ -132,9 +143,8 @@ class _Builder:
         return MoE(self._router(f"{name}.router"), experts, shared, rule, self._mesh, plan.settings.mask_padding)
 
     def _router(self, name: str) -> Router:
-        dtype = self._plan.dtype if self._plan.settings.router_dtype == "model" else torch.float32
         correction_E = self._tensor(f"{name}.correction_bias", torch.float32) if self._config.routing.correction_bias else None
-        return Router(self._config.routing, self._tensor(f"{name}.weight", dtype), correction_E)
+        return Router(self._config.routing, self._tensor(f"{name}.weight", self._plan.router_dtype), correction_E)
 
     def _shared(self, name: str) -> SharedExpert:
         """The block adds its part up together with the experts'."""

@@ -20,9 +20,11 @@ from implementations.interface import (
     Request,
     Routing,
     StepOutput,
+    Unsupported,
 )
 from implementations.neuron.buckets import bucket, buckets
 from implementations.neuron.engine import Call, Engine, Result
+from implementations.neuron.occupancy import Occupancy
 from implementations.neuron.routed import Pins, routing
 from implementations.neuron.seats import Seats, seats
 from implementations.torch_values import check_request, check_states, pinned_arrays
@@ -42,6 +44,10 @@ class Shape:
     def buckets(self) -> tuple[int, ...]:
         return buckets(self.max_length)
 
+    def computed(self, columns: int) -> tuple[int, int]:
+        """Of the graph that prompts of so many tokens go through."""
+        return 1 if self.one_by_one else self.max_batch, bucket(columns, self.buckets)
+
     def groups(self, rows: int, width: int) -> list[Group]:
         """Which rows of a prompt go through one graph."""
         if self.one_by_one:
@@ -50,11 +56,11 @@ class Shape:
 
 
 class NeuronModel:
-    """`Model`, `Probe` and `Generate`. A call that raises InvalidInput has changed nothing."""
+    """`Model`, `Probe`, `Generate`, `Slots`, `Padded` and `StaticProof`. A call that raises InvalidInput has changed nothing."""
 
     def __init__(self, config: ModelConfig, engine: Engine, shape: Shape):
         self.config, self._engine, self._shape = config, engine, shape
-        self._lengths_B = np.zeros(0, np.int64)
+        self._occupancy = Occupancy(shape.max_batch)
 
     @property
     def alive(self) -> bool:
@@ -67,27 +73,39 @@ class NeuronModel:
     def prefill(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, request: Request) -> StepOutput:
         """See the contract. A further chunk goes through token generation, a bucket of tokens at a time."""
         ids_BS, lengths_B = check_prompt(input_ids_BS, lengths_B, request.padding, self._shape.max_batch, self.config.vocab_size)
-        held_B = self._lengths_B if self._lengths_B.size else np.zeros_like(lengths_B)
-        if held_B.shape != lengths_B.shape:
-            raise InvalidInput(f"{len(lengths_B)} rows, but the cache holds {len(held_B)}")
-        batch = self._fitting(place(ids_BS, lengths_B, request.padding, held_B))
-        return self._step(batch, request, self._shape.groups(len(lengths_B), bucket(int(lengths_B.max()), self._shape.buckets)))
+        batch = self._fitting(place(ids_BS, lengths_B, request.padding, self._occupancy.batch(len(lengths_B))))
+        return self._step(batch, np.arange(len(lengths_B)), request, self._prompts(lengths_B))
 
     def decode(self, token_ids_B: np.ndarray, request: Request) -> StepOutput:
         """See the contract. Always as many rows as the cache has."""
         ids_B = check_tokens(token_ids_B, self.config.vocab_size)
-        held_B = self._lengths_B
-        if not held_B.size:
-            raise InvalidInput("decode before any prefill")
-        if ids_B.shape != held_B.shape:
-            raise InvalidInput(f"{len(ids_B)} tokens, but the cache holds {len(held_B)} rows")
-        batch = self._fitting(place(ids_B[:, None], np.ones_like(held_B), "right", held_B))
-        return self._step(batch, request, [(np.arange(len(ids_B)), (self._shape.max_batch, 1))])
+        if len(ids_B) != (rows := self._occupancy.started()):
+            raise InvalidInput(f"{len(ids_B)} tokens, but the cache holds {rows} rows")
+        return self._next(ids_B, np.arange(rows), self._occupancy.batch(rows), request)
+
+    def prefill_slots(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, slots_B: np.ndarray, request: Request) -> StepOutput:
+        """Slots, see the contract."""
+        self._needs_slots()
+        ids_BS, lengths_B = check_prompt(input_ids_BS, lengths_B, request.padding, self._shape.max_batch, self.config.vocab_size)
+        slots_B = self._occupancy.slots(slots_B, len(lengths_B))
+        batch = self._fitting(place(ids_BS, lengths_B, request.padding, np.zeros_like(lengths_B)))
+        return self._step(batch, slots_B, request, self._prompts(lengths_B), is_batch=False)
+
+    def decode_slots(self, token_ids_B: np.ndarray, slots_B: np.ndarray, request: Request) -> StepOutput:
+        """Slots, see the contract."""
+        self._needs_slots()
+        ids_B = check_tokens(token_ids_B, self.config.vocab_size)
+        slots_B = self._occupancy.slots(slots_B, len(ids_B))
+        return self._next(ids_B, slots_B, self._occupancy.held(slots_B), request, is_batch=False)
+
+    def computed_batch(self, rows: int, columns: int) -> tuple[int, int]:
+        """Padded, see the contract."""
+        return self._shape.computed(columns)
 
     def reset(self) -> None:
         """See the contract."""
         self._engine.clear()
-        self._lengths_B = np.zeros(0, np.int64)
+        self._occupancy.clear()
 
     def close(self) -> None:
         """Drops weights and cache; ends the processes, where there are any."""
@@ -131,13 +149,24 @@ class NeuronModel:
         check_room(batch, self._shape.max_length)
         return batch
 
-    def _step(self, batch: Batch, request: Request, groups: Sequence[Group]) -> StepOutput:
+    def _needs_slots(self) -> None:
+        if not self._shape.one_by_one:
+            raise Unsupported("slots need continuous batching: here all rows of a batch begin together")
+
+    def _prompts(self, lengths_B: np.ndarray) -> list[Group]:
+        return self._shape.groups(len(lengths_B), bucket(int(lengths_B.max()), self._shape.buckets))
+
+    def _next(self, ids_B: np.ndarray, cache_rows_B: np.ndarray, held_B: np.ndarray, request: Request, is_batch: bool = True) -> StepOutput:
+        batch = self._fitting(place(ids_B[:, None], np.ones_like(ids_B), "right", held_B))
+        return self._step(batch, cache_rows_B, request, [(np.arange(len(ids_B)), (self._shape.max_batch, 1))], is_batch)
+
+    def _step(self, batch: Batch, cache_rows_B: np.ndarray, request: Request, groups: Sequence[Group], is_batch: bool = True) -> StepOutput:
         check_request(request)
         valid_T = batch.valid_BS.ravel()
         pins = self._pins(request.pinned, len(self.config.moe_layers), valid_T)
-        seated = [seats(batch, rows, shape) for rows, shape in groups]
+        seated = [seats(batch, rows, shape, cache_rows_B) for rows, shape in groups]
         results = [self._engine.run(self._call(batch, each, request, pins)) for each in seated]
-        self._lengths_B = batch.ends_B
+        self._occupancy.becomes(cache_rows_B, batch.ends_B, is_batch)
         logits = None if request.logits == "none" else _logits(batch, seated, results, request.logits == "all")
         routed = [result.routed for result in results if result.routed is not None]
         return StepOutput(logits, routing(seated, routed, self.config, valid_T) if request.routing else None)

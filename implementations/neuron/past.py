@@ -27,11 +27,13 @@ class Beginning:
 
     cache: KVCache
     rows_B: Tensor
+    valid_BS: Tensor
     window: int | None
 
     def attend(self, layer: int, q_BHSP: Tensor, keys_BNSP: Tensor, values_BNSP: Tensor) -> Tensor:
         self.cache.fill(layer, self.rows_B, keys_BNSP, values_BNSP)
         S, P = q_BHSP.shape[2:]
+        values_BNSP = _only(values_BNSP, self.valid_BS)
         if self.window is None and P <= FLASH_HEAD and S >= FLASH_FROM and S % FLASH_STEP == 0:
             return F.scaled_dot_product_attention(q_BHSP, keys_BNSP, values_BNSP, is_causal=True, enable_gqa=True)
         index = torch.arange(S, device=q_BHSP.device)
@@ -47,15 +49,18 @@ class Continuation:
     rows_B: Tensor
     starts_B: Tensor
     positions_BS: Tensor
+    valid_BS: Tensor
     length: int
     window: int | None
 
     def attend(self, layer: int, q_BHSP: Tensor, keys_BNSP: Tensor, values_BNSP: Tensor) -> Tensor:
         slot = torch.arange(self.length, device=q_BHSP.device)
-        held_BSM = sees(self.positions_BS[:, :, None], slot, self.window) & (slot < self.starts_B[:, None, None])
+        held_BM = slot < self.starts_B[:, None]
+        held_BSM = sees(self.positions_BS[:, :, None], slot, self.window) & held_BM[:, None]
         own_BSS = sees(self.positions_BS[:, :, None], self.positions_BS[:, None], self.window)
-        prior = (*self.cache.read(layer, self.rows_B, self.length), held_BSM)
-        y = _attend(q_BHSP, [prior, (keys_BNSP, values_BNSP, own_BSS)])
+        keys, values = self.cache.read(layer, self.rows_B, self.length)
+        parts = [(keys, _only(values, held_BM), held_BSM), (keys_BNSP, _only(values_BNSP, self.valid_BS), own_BSS)]
+        y = _attend(q_BHSP, parts)
         self.cache.write(layer, self.rows_B, self.positions_BS, keys_BNSP, values_BNSP)
         return y
 
@@ -63,6 +68,11 @@ class Continuation:
 def sees(query: Tensor, key: Tensor, window: int | None) -> Tensor:
     """Whether a query at one position sees a key at another; the shapes broadcast."""
     return key <= query if window is None else (key <= query) & (key > query - window)
+
+
+def _only(values_BNMP: Tensor, there_BM: Tensor) -> Tensor:
+    """Zeros where nothing is: a pad, or what a slot held before, may be NaN, and 0 times NaN is NaN."""
+    return values_BNMP.masked_fill(~there_BM[:, None, :, None], 0)
 
 
 def _attend(q_BHSP: Tensor, parts: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:

@@ -12,16 +12,17 @@ from implementations.torch_values import Choice, Pin
 
 
 class Router(nn.Module):
-    """Every process has all of it. `weight_ED` and its dtype: that of the linear map, to which hidden states are cast."""
+    """Every process has all of it. `weight_ED`, `bias_E` and their dtype: those of the linear map, to which hidden states are cast."""
 
-    def __init__(self, spec: RoutingSpec, weight_ED: Tensor, correction_E: Tensor | None):
+    def __init__(self, spec: RoutingSpec, weight_ED: Tensor, correction_E: Tensor | None, bias_E: Tensor | None = None):
         super().__init__()
         self.spec, self.weight = spec, frozen(weight_ED)
+        self.bias = None if bias_E is None else frozen(bias_E)
         self.correction = None if correction_E is None else frozen(correction_E)
 
     def forward(self, x_TD: Tensor, pin: Pin | None = None) -> Choice:
         """Weights are the chosen scores as they are: they are normalised when it is known who is dropped. Pinned ones are final."""
-        logits_TE = F.linear(x_TD.to(self.weight.dtype), self.weight)
+        logits_TE = F.linear(x_TD.to(self.weight.dtype), self.weight, self.bias)
         scores_TE = self._scores(logits_TE)
         ids_TK = self._select(logits_TE, scores_TE) if pin is None else pin.ids_TK
         if pin is not None and pin.weights_TK is not None:

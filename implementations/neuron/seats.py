@@ -14,8 +14,8 @@ EMPTY = -1
 @dataclass(frozen=True)
 class Seats:
     """`source_BS`: for every place of a graph's batch the number of the call's token (row by row, pads counted), or EMPTY; a row's tokens
-    come first. `rows_B`: of the cache, and of the call where they are `own`; the rows behind repeat the first, as NxD fills a batch.
-    `starts_B`: positions cached before."""
+    come first. `rows_B`: of the cache. Behind the `own` rows come empty ones, for which any other row of the cache stands: they write to
+    nobody's positions. `starts_B`: positions cached before."""
 
     source_BS: np.ndarray
     rows_B: np.ndarray
@@ -40,14 +40,15 @@ class Seats:
         values_T[source_T[held_T]] = found_T[: len(source_T)][held_T]
 
 
-def seats(batch: Batch, rows: np.ndarray, shape: tuple[int, int]) -> Seats:
-    """Of some of the call's rows, in a graph of `shape`. Rows of the call are rows of the cache."""
+def seats(batch: Batch, rows: np.ndarray, shape: tuple[int, int], cache_rows_B: np.ndarray) -> Seats:
+    """Of some of the call's rows, in a graph of `shape`. `cache_rows_B`: of all the call's rows."""
     height, width = shape
     columns, own = batch.ids_BS.shape[1], len(rows)
     source_BS = np.full(shape, EMPTY)
     for place, row in enumerate(rows):
         valid = np.flatnonzero(batch.valid_BS[row])
         source_BS[place, : len(valid)] = row * columns + valid
-    source_BS[own:] = source_BS[0]
-    spare = np.setdiff1d(np.arange(height), rows)[: height - own]
-    return Seats(source_BS, np.concatenate((rows, spare)), batch.starts_B[np.concatenate((rows, rows[:1].repeat(height - own)))], own)
+    taken = cache_rows_B[rows]
+    spare = np.setdiff1d(np.arange(height), taken)[: height - own]
+    starts_B = batch.starts_B[np.concatenate((rows, rows[:1].repeat(height - own)))]
+    return Seats(source_BS, np.concatenate((taken, spare)), starts_B, own)

@@ -10,19 +10,28 @@ from typing import Any
 from implementations.interface import InvalidInput
 from implementations.neuron.rule import BLOCK, PATHS
 
+MODES = ("batched",)
+
 
 @dataclass(frozen=True)
 class Variant:
-    """`neuron:tp2,ep4,blockwise`: degrees, and one dispatch path for every call (None: NxD's choice)."""
+    """`neuron:tp2,ep4,blockwise`: degrees, and one dispatch path for every call (None: NxD's choice). `batched`: the option
+    `continuous_batching` is false unless it is given."""
 
     tp: int = 1
     ep: int = 1
     path: str | None = None
+    batched: bool = False
 
     @property
     def size(self) -> int:
         """Processes."""
         return self.tp * self.ep
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Features that a single process with continuous batching has."""
+        return (("static",) if self.size > 1 else ()) + (("slots",) if self.batched else ())
 
     @classmethod
     def parse(cls, text: str | None) -> Variant:
@@ -34,8 +43,11 @@ class Variant:
                 found = replace(found, tp=int(degree[2])) if degree[1] == "tp" else replace(found, ep=int(degree[2]))
             elif word in PATHS and word != "capacity":
                 found = replace(found, path=word)
+            elif word == "batched":
+                found = replace(found, batched=True)
             else:
-                raise ValueError(f"backend 'neuron' has no variant {word!r}; known: tpN, epN, all, selective, blockwise, joined by commas")
+                known = ", ".join(("tpN", "epN", *(path for path in PATHS if path != "capacity"), *MODES))
+                raise ValueError(f"backend 'neuron' has no variant {word!r}; known: {known}, joined by commas")
         return found
 
 

@@ -26,7 +26,7 @@ KINDS: Dict[str, Kind] = {
     "backend": Kind(("capabilities", "from_hf", "to_hf", "load"), ("router", "train", *GAUGE)),
     "model": Kind(
         ("capabilities", "prefill", "decode", "reset", "close"),
-        ("route", "moe_block", "generate", "prefill_packed", "loss", "prove_static"),
+        ("route", "moe_block", "generate", "prefill_packed", "loss", "prefill_slots", "decode_slots", "computed_batch", "prove_static"),
     ),
     "router": Kind(("route",)),
 }

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from implementations.checkpoint import CONFIG, INDEX, SINGLE, Checkpoint
 from implementations.interface import CheckpointError
+from implementations.safetensors_writer import safetensors_file
 
 SHARD_BYTES = 1 << 30
 Sizes = Mapping[str, int]
@@ -36,12 +36,13 @@ def new_directory(dst: str | Path) -> Iterator[Path]:
 
 
 def write_tensors(directory: Path, sizes: Sizes, read: Callable[[str], np.ndarray], shard_bytes: int = SHARD_BYTES) -> None:
-    """Writes the tensors named in `sizes` (bytes each), reading one shard's worth at a time through `read`."""
+    """Writes the tensors named in `sizes` (bytes each), reading one at a time through `read`."""
     shards = _plan(sizes, shard_bytes)
     files = [SINGLE] if len(shards) == 1 else [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     for file, names in zip(files, shards):
-        save_file({name: np.ascontiguousarray(read(name)) for name in names}, directory / file, metadata={"format": "pt"})
-        (directory / file).chmod(0o644)  # safetensors makes it private to its owner
+        with safetensors_file(directory / file, names) as put:
+            for name in names:
+                put(name, read(name))
     if len(files) > 1:
         weight_map = {name: file for file, names in zip(files, shards) for name in names}
         write_json(directory / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map})

@@ -27,8 +27,7 @@ FAMILIES = ("dots1", "mixtral", "qwen2_moe", "qwen3_moe")
 
 
 def backend(variant: str | None = None) -> Backend:
-    """The entry point of the registry. `tpN`, `epN`, `all`, `selective`, `blockwise`, `batched`, joined by commas; ValueError for any
-    other."""
+    """The entry point of the registry. The words of a variant (`Variant`), joined by commas; ValueError for any other."""
     return NeuronBackend(Variant.parse(variant), "neuron" if variant is None else f"neuron:{variant}")
 
 
@@ -59,7 +58,7 @@ class NeuronBackend:
         that do not divide."""
         from implementations.neuron.convert import from_hf
 
-        from_hf(src, dst, self.variant.tp, self.variant.ep)
+        from_hf(src, dst, self.variant.tp, self.variant.ep, not self.variant.unfused)
 
     def to_hf(self, src: str, dst: str) -> None:
         """The inverse of `from_hf`, bit for bit."""

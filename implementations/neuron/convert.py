@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -15,14 +16,19 @@ from implementations.neuron.mesh import Mesh
 from implementations.neuron.neuron_config import FILE, NeuronConfig
 
 
-def from_hf(src: str, dst: str, tp: int, ep: int) -> None:
-    """One process's file at a time."""
+def from_hf(src: str, dst: str, tp: int, ep: int, fused: bool = True) -> None:
+    """One process's file at a time, a tensor at a time: of a layer's experts, those of the process."""
     with Checkpoint(src) as source, new_directory(dst) as scratch:
         for rank in range(tp * ep):
-            wanted = layout(source.family, source.config, source.stored_head, Mesh(tp, ep, rank))
-            write_shard(scratch, rank, {name: assemble(local, source.source) for name, local in wanted.items()}, source.stored_head)
+            _write(source, scratch, Mesh(tp, ep, rank), fused)
         copy_beside(source.path, scratch)
-        NeuronConfig(tp_degree=tp, ep_degree=ep, local_ranks_size=tp * ep, torch_dtype=source.config.dtype).write(scratch)
+        written = NeuronConfig(tp_degree=tp, ep_degree=ep, local_ranks_size=tp * ep, fused_qkv=fused, torch_dtype=source.config.dtype)
+        written.write(scratch)
+
+
+def _write(source: Checkpoint, scratch: Path, mesh: Mesh, fused: bool) -> None:
+    wanted = layout(source.family, source.config, source.stored_head, mesh, fused)
+    write_shard(scratch, mesh.rank, list(wanted), lambda name: assemble(wanted[name], source.source), source.stored_head)
 
 
 def to_hf(src: str, dst: str) -> None:
@@ -37,8 +43,7 @@ def to_hf(src: str, dst: str) -> None:
             for rank, local, move in takers[name]:
                 part = read(rank, local)
                 target = np.empty(wanted[name].shape, part.dtype) if target is None else target
-                put = part[move.put]
-                target[move.take] = put.T if move.turned else put
+                move.back(part, target)
             assert target is not None
             return target
 

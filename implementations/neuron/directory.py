@@ -7,20 +7,20 @@ A file is written tensor by tensor, and read strictly: it has exactly the tensor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from implementations.checkpoint import CONFIG, SAFETENSORS_NAMES, parse_config, read_config
 from implementations.interface import CheckpointError
-from implementations.neuron.layout import Local, layout
+from implementations.neuron.layout import QKV, Local, layout, unfused
 from implementations.neuron.mesh import Mesh
 from implementations.neuron.neuron_config import FILE, NeuronConfig
+from implementations.safetensors_writer import safetensors_file
 from implementations.weights import stored_dtypes
 
 HEAD_KEY = "stored_head"  # metadata: whether the checkpoint had a head of its own, which a tied one need not
@@ -34,11 +34,13 @@ def is_neuron(path: str | Path) -> bool:
     return (Path(path) / FILE).is_file()
 
 
-def write_shard(directory: Path, rank: int, tensors: Mapping[str, np.ndarray], stored_head: bool) -> None:
+def write_shard(directory: Path, rank: int, names: Sequence[str], tensor: Callable[[str], np.ndarray], stored_head: bool) -> None:
+    """A process's file, a tensor at a time."""
     file = directory / shard(rank)
     file.parent.mkdir(exist_ok=True)
-    save_file(dict(tensors), file, metadata={"format": "pt", HEAD_KEY: str(stored_head).lower()})
-    file.chmod(0o644)  # safetensors makes it private to its owner
+    with safetensors_file(file, names, {"format": "pt", HEAD_KEY: str(stored_head).lower()}) as put:
+        for name in names:
+            put(name, tensor(name))
 
 
 class Directory:
@@ -64,7 +66,7 @@ class Directory:
         self._stack.close()
 
     def locals(self, rank: int) -> dict[str, Local]:
-        return layout(self.family, self.config, self.stored_head, Mesh(self.mesh.tp, self.mesh.ep, rank))
+        return layout(self.family, self.config, self.stored_head, Mesh(self.mesh.tp, self.mesh.ep, rank), self.neuron.fused_qkv)
 
     def tensor(self, rank: int, name: str) -> np.ndarray:
         try:
@@ -72,6 +74,12 @@ class Directory:
             return found
         except SafetensorError as error:
             raise CheckpointError(self.path / shard(rank), str(error), name) from error
+
+    def fused(self, rank: int, name: str) -> np.ndarray:
+        """`tensor`, with q, k and v as one, however they are stored."""
+        if self.neuron.fused_qkv or QKV not in name:
+            return self.tensor(rank, name)
+        return np.concatenate([self.tensor(rank, name.replace(QKV, unfused(part))) for part in "qkv"])
 
     def itemsize(self, rank: int, name: str) -> int:
         """Bytes of a number."""

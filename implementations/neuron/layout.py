@@ -16,6 +16,7 @@ from implementations.families.family import Family
 from implementations.interface import ModelConfig, Unsupported
 from implementations.neuron.heads import EMPTY, Heads, spread
 from implementations.neuron.mesh import Mesh
+from implementations.turned import put_turned
 from implementations.weights import Placement, by_target
 
 Region = Tuple[slice | int, ...]
@@ -50,6 +51,14 @@ class Move:
     put: Region
     turned: bool = False
 
+    def there(self, source: np.ndarray, local: np.ndarray) -> None:
+        """From the HF tensor into the process's."""
+        _copy(local[self.put], source[self.take], self.turned)
+
+    def back(self, local: np.ndarray, source: np.ndarray) -> None:
+        """The inverse."""
+        _copy(source[self.take], local[self.put], self.turned)
+
 
 @dataclass
 class Local:
@@ -61,22 +70,27 @@ class Local:
     moves: List[Move] = field(default_factory=list)
 
 
-def local_name(canonical: str) -> str:
-    """Where a canonical tensor goes; q, k and v go to one."""
+def local_name(canonical: str, fused: bool = True) -> str:
+    """Where a canonical tensor goes; q, k and v go to one where they are `fused`."""
     prefix, name = _split(canonical)
     part = name.split(".")
     if part[0] == "attention" and part[1] in ("q", "k", "v"):
-        return f"{prefix}{QKV}.{part[2]}"
+        return f"{prefix}{QKV if fused else unfused(part[1])}.{part[2]}"
     return prefix + NAMES.get(name, name)
 
 
-def layout(family: Family, config: ModelConfig, stored_head: bool, mesh: Mesh) -> Dict[str, Local]:
+def unfused(part: str) -> str:
+    """Of q, k or v, which stand as one under the name QKV."""
+    return f"self_attn.qkv_proj.{part}_proj"
+
+
+def layout(family: Family, config: ModelConfig, stored_head: bool, mesh: Mesh, fused: bool = True) -> Dict[str, Local]:
     """Every tensor of the mesh's process. Raises Unsupported for sizes that do not divide."""
     check_divides(config, mesh)
-    rules = _Rules(config, mesh)
+    rules = _Rules(config, mesh, fused)
     found: Dict[str, Local] = {}
     for name, sources in by_target(family.layout(config, stored_head)).items():
-        local = found.setdefault(local_name(name), Local(name, rules.shape(name), config.dtype))
+        local = found.setdefault(local_name(name, fused), Local(name, rules.shape(name), config.dtype))
         local.moves += [move for source in sources for move in rules.moves(source)]
     if HEAD not in found:
         (embed,) = (p for p in family.layout(config, stored_head) if p.name == "embed.weight")
@@ -94,9 +108,15 @@ def assemble(local: Local, read: Callable[[str], np.ndarray]) -> np.ndarray:
         if target is None:
             target = np.zeros(local.shape, source.dtype)
         for move in moves:
-            part = source[move.take]
-            target[move.put] = part.T if move.turned else part
+            move.there(source, target)
     return np.zeros(local.shape, np.dtype(local.dtype)) if target is None else target  # a process may hold empty heads alone
+
+
+def _copy(target: np.ndarray, source: np.ndarray, turned: bool) -> None:
+    if turned:
+        put_turned(target, source)
+    else:
+        target[...] = source
 
 
 def check_divides(config: ModelConfig, mesh: Mesh) -> None:
@@ -123,15 +143,15 @@ def heads_of(config: ModelConfig, mesh: Mesh) -> Heads:
 class _Rules:
     """Where a process's share of a canonical tensor lies. `self._part(n)`: its slice of n rows or columns."""
 
-    def __init__(self, config: ModelConfig, mesh: Mesh):
-        self._config, self._mesh, self._heads = config, mesh, heads_of(config, mesh)
+    def __init__(self, config: ModelConfig, mesh: Mesh, fused: bool):
+        self._config, self._mesh, self._heads, self._fused = config, mesh, heads_of(config, mesh), fused
 
     def shape(self, name: str) -> Tuple[int, ...]:
         config, tp, (_, part) = self._config, self._mesh.tp, _split(name)
         D, F, E, P = config.hidden_size, config.moe_intermediate_size // tp, config.routing.num_experts // self._mesh.ep, config.head_dim
-        qkv = (len(self._heads.q) + 2 * len(self._heads.kv)) * P
         if part.split(".")[1] in ("q", "k", "v"):
-            return (qkv, D) if part.endswith("weight") else (qkv,)
+            rows = sum(len(self._heads_of(each)) for each in ("qkv" if self._fused else part.split(".")[1])) * P
+            return (rows, D) if part.endswith("weight") else (rows,)
         shared, dense = config.shared_expert_intermediate_size // tp, config.intermediate_size // tp
         return {
             "embed.weight": (config.vocab_size, D // tp),
@@ -183,9 +203,8 @@ class _Rules:
 
     def _projection(self, source: Placement, part: str) -> Iterator[Move]:
         """Head by head: some are repeated, some are empty."""
-        heads, first = self._heads.q if part == "q" else self._heads.kv, {"q": 0, "k": len(self._heads.q)}
-        begin = first.get(part, len(self._heads.q) + len(self._heads.kv))
-        for place, head in enumerate(heads, begin):
+        begin = sum(len(self._heads_of(each)) for each in "qkv".partition(part)[0]) if self._fused else 0
+        for place, head in enumerate(self._heads_of(part), begin):
             if head != EMPTY:
                 yield Move(source.source, (self._head(head),), (self._head(place),))
 
@@ -193,6 +212,9 @@ class _Rules:
         for place, head in enumerate(self._heads.q):
             if head != EMPTY:
                 yield Move(source.source, (slice(None), self._head(head)), (slice(None), self._head(place)))
+
+    def _heads_of(self, part: str) -> Tuple[int, ...]:
+        return self._heads.q if part == "q" else self._heads.kv
 
     def _head(self, number: int) -> slice:
         P = self._config.head_dim

@@ -85,7 +85,7 @@ def _open(path: str, mesh: Mesh) -> Iterator[tuple[ModelConfig, Read, float | No
                 raise Unsupported(
                     f"{path} was converted for tp {directory.mesh.tp} and ep {directory.mesh.ep}, not {mesh.tp} and {mesh.ep}"
                 )
-            yield directory.config, lambda name: directory.tensor(mesh.rank, name), directory.neuron.capacity_factor
+            yield directory.config, lambda name: directory.fused(mesh.rank, name), directory.neuron.capacity_factor
     else:
         with Checkpoint(path, hf_layout) as checkpoint:
             locals_ = layout(checkpoint.family, checkpoint.config, checkpoint.stored_head, mesh)

@@ -76,7 +76,6 @@ ONLY: Mapping[str, Any] = {
     "speculation_length": 0,
     "start_rank_id": 0,
     "glu_mlp": True,
-    "fused_qkv": True,
     "on_device_sampling": False,
 }
 

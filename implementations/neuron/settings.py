@@ -10,18 +10,19 @@ from typing import Any
 from implementations.interface import InvalidInput
 from implementations.neuron.rule import BLOCK, PATHS
 
-MODES = ("batched",)
+MODES = ("batched", "unfused")
 
 
 @dataclass(frozen=True)
 class Variant:
     """`neuron:tp2,ep4,blockwise`: degrees, and one dispatch path for every call (None: NxD's choice). `batched`: the option
-    `continuous_batching` is false unless it is given."""
+    `continuous_batching` is false unless it is given. `unfused`: conversion writes q, k and v apart."""
 
     tp: int = 1
     ep: int = 1
     path: str | None = None
     batched: bool = False
+    unfused: bool = False
 
     @property
     def size(self) -> int:
@@ -45,6 +46,8 @@ class Variant:
                 found = replace(found, path=word)
             elif word == "batched":
                 found = replace(found, batched=True)
+            elif word == "unfused":
+                found = replace(found, unfused=True)
             else:
                 known = ", ".join(("tpN", "epN", *(path for path in PATHS if path != "capacity"), *MODES))
                 raise ValueError(f"backend 'neuron' has no variant {word!r}; known: {known}, joined by commas")

@@ -27,14 +27,15 @@ from implementations.tests.tiny import tiny_checkpoint
     ep=st.sampled_from([1, 2, 3]),
     heads=st.sampled_from([(4, 2), (6, 3), (3, 3), (8, 1)]),
     tied=st.sampled_from([None, True, False]),
+    unfused=st.booleans(),
 )
-def test_round_trip_is_bit_exact(tmp_path_factory, family, dtype, tp, ep, heads, tied):
+def test_round_trip_is_bit_exact(tmp_path_factory, family, dtype, tp, ep, heads, tied, unfused):
     """`tied`: whether a tied head is stored all the same; None: not tied."""
     root: Path = tmp_path_factory.mktemp("round")
     size = dict(hidden_size=48, num_attention_heads=heads[0], num_key_value_heads=heads[1], num_experts=6)
     tiny_checkpoint(root / "hf", family, dtype=dtype, tie_word_embeddings=tied is not None, stored_head=tied is not False, **size)
     (root / "hf" / "generation_config.json").write_text('{"eos_token_id": 2}')
-    made = backend(f"tp{tp},ep{ep}")
+    made = backend(f"tp{tp},ep{ep}{',unfused' if unfused else ''}")
     made.from_hf(str(root / "hf"), str(root / "neuron"))
     made.to_hf(str(root / "neuron"), str(root / "again"))
     with Checkpoint(root / "hf") as before, Checkpoint(root / "again") as after:
@@ -63,10 +64,11 @@ def test_a_process_holds_gate_beside_up_of_its_share(converted: Path):
     assert mine.shape == (6, 32, 48) and np.array_equal(mine[3], np.concatenate((gate[half:].T, up[half:].T), axis=1))
 
 
-def test_both_directories_load_alike(tmp_path: Path):
+@pytest.mark.parametrize("variant", [None, "unfused"])
+def test_both_directories_load_alike(tmp_path: Path, variant: str | None):
     pytest.importorskip("torch")
     tiny_checkpoint(tmp_path / "hf", "qwen2_moe")
-    backend().from_hf(str(tmp_path / "hf"), str(tmp_path / "neuron"))
+    backend(variant).from_hf(str(tmp_path / "hf"), str(tmp_path / "neuron"))
     ask = (np.arange(3, 11)[None], np.array([8]), Request("all"))
     first, second = (
         backend().load(str(tmp_path / name), LoadSpec(max_batch=1, max_length=16)).prefill(*ask).logits_BSV for name in ("hf", "neuron")
@@ -115,7 +117,7 @@ def change(path: Path, **fields: object) -> None:
         ({"sliding": 1}, CheckpointError, "sliding: not a field"),
         ({"_serialized_key": "Other"}, CheckpointError, "_serialized_key is not 'NxDNeuronConfig'"),
         ({"speculation_length": 3}, Unsupported, "speculation_length 3; only 0"),
-        ({"fused_qkv": False}, Unsupported, "fused_qkv False; only True"),
+        ({"fused_qkv": False}, CheckpointError, "'layers.0.self_attn.qkv_proj.Wqkv.weight': not part of"),
         ({"tp_degree": 4}, CheckpointError, "tp2_sharded_checkpoint.safetensors: no such file"),
     ],
     ids=str,

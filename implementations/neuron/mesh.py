@@ -11,6 +11,19 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Degrees:
+    """How many processes of which kind of device."""
+
+    tp: int
+    ep: int
+    device: str = "cpu"
+
+    @property
+    def size(self) -> int:
+        return self.tp * self.ep
+
+
+@dataclass(frozen=True)
 class Mesh:
     """Of process `rank`. `group`: of torch.distributed, the tp processes that this one adds up with; None where nothing is computed, or
     alone."""

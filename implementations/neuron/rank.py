@@ -1,4 +1,4 @@
-"""One process of a mesh: joins the others, builds its part, and answers what the first process's parent asks of all."""
+"""One process of a mesh: joins the others, builds its part of every model, and answers what the parent of all asks."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from implementations.interface import ModelConfig
 from implementations.neuron.collectives import connected
 from implementations.neuron.engine import Local
 from implementations.neuron.loading import Plan, build
+from implementations.neuron.mesh import Degrees, Mesh
 
 BACKENDS = {"cpu": "gloo", "neuron": "neuron"}  # of torch.distributed
 PATIENCE = timedelta(seconds=120)  # for a process that does not come, or has gone
 
 
-def serve(rank: int, rendezvous: str, path: str, plan: Plan, pipe: Connection) -> None:
+def serve(rank: int, rendezvous: str, degrees: Degrees, pipe: Connection) -> None:
     """Until the pipe closes. Every answer is (None, value) or (exception, None); values come from process 0 alone. `rendezvous`: a URL that
     torch.distributed understands."""
     torch.set_num_threads(1)
-    size = plan.variant.tp * plan.variant.ep
     try:
-        if plan.device.type != "cpu":
+        if degrees.device != "cpu":
             torch.accelerator.set_device_index(rank)
-        dist.init_process_group(BACKENDS[plan.device.type], init_method=rendezvous, rank=rank, world_size=size, timeout=PATIENCE)
-        config, decoder, cache = build(path, plan, connected(plan.variant.tp, plan.variant.ep))
-        engine = Local(decoder, cache, config.sliding_window, plan.max_length, plan.settings.compile)
-        pipe.send((None, config))
+        dist.init_process_group(BACKENDS[degrees.device], init_method=rendezvous, rank=rank, world_size=degrees.size, timeout=PATIENCE)
+        engines = Engines(connected(degrees.tp, degrees.ep))
+        pipe.send((None, None))
         while True:
-            method, arguments = pipe.recv()
-            pipe.send(_answer(engine, method, arguments, rank))
+            number, method, arguments = pipe.recv()
+            pipe.send(_answer(engines, number, method, arguments, rank))
     except (EOFError, KeyboardInterrupt, ConnectionError):  # nobody asks any more
         pass
     except Exception as error:  # the parent raises it
@@ -41,9 +41,29 @@ def serve(rank: int, rendezvous: str, path: str, plan: Plan, pipe: Connection) -
             dist.destroy_process_group()
 
 
-def _answer(engine: Local, method: str, arguments: tuple[Any, ...], rank: int) -> tuple[Exception | None, Any]:
+class Engines:
+    """This process's part of every model, by number."""
+
+    def __init__(self, mesh: Mesh):
+        self._mesh, self._held = mesh, dict[int, Local]()
+
+    def load(self, number: int, path: str, plan: Plan) -> ModelConfig:
+        config, decoder, cache = build(path, plan, self._mesh)
+        self._held[number] = Local(decoder, cache, config.sliding_window, plan.max_length, plan.settings.compile)
+        return config
+
+    def unload(self, number: int) -> None:
+        self._held.pop(number, None)
+
+    def ask(self, number: int, method: str, arguments: tuple[Any, ...]) -> Any:
+        if method in ("load", "unload"):
+            return getattr(self, method)(number, *arguments)
+        return getattr(self._held[number], method)(*arguments)
+
+
+def _answer(engines: Engines, number: int, method: str, arguments: tuple[Any, ...], rank: int) -> tuple[Exception | None, Any]:
     try:
-        found = getattr(engine, method)(*arguments)
+        found = engines.ask(number, method, arguments)
         return None, found if rank == 0 else None
     except Exception as error:
         return error, None

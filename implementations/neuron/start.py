@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from implementations.interface import LoadSpec, ModelConfig
+from implementations.neuron.crew import Crew, crew_of
 from implementations.neuron.engine import Engine, Local
 from implementations.neuron.loading import Plan, build, make_plan
-from implementations.neuron.mesh import Mesh
+from implementations.neuron.mesh import Degrees, Mesh
 from implementations.neuron.model import NeuronModel, Shape
-from implementations.neuron.processes import Processes, Serve
-from implementations.neuron.rank import serve
+from implementations.neuron.processes import Processes
 from implementations.neuron.settings import Variant
 
 
@@ -26,10 +26,10 @@ def part(path: str, plan: Plan, mesh: Mesh) -> NeuronModel:
     return _model(config, Local(decoder, cache, config.sliding_window, plan.max_length, plan.settings.compile), plan)
 
 
-def together(path: str, variant: Variant, spec: LoadSpec, serve: Serve = serve) -> NeuronModel:
-    """`serve`: what each process does."""
+def together(path: str, variant: Variant, spec: LoadSpec, crew: Crew | None = None) -> NeuronModel:
+    """`crew`: of the variant's size; None: the one that all models share."""
     plan = make_plan(variant, spec)
-    engine = Processes(path, plan, serve)
+    engine = Processes(path, plan, crew or crew_of(Degrees(variant.tp, variant.ep, plan.device.type)))
     return _model(engine.config, engine, plan)
 
 

@@ -16,11 +16,13 @@ import pytest
 
 from implementations.interface import CheckpointError, GenerationSpec, LoadSpec, Request, StepOutput
 from implementations.neuron.backend import backend
+from implementations.neuron.mesh import Degrees
 from implementations.neuron.settings import Variant
 from implementations.tests.tiny import tiny_checkpoint
 from implementations.tests.wrong_neuron import WRONGS, serve
 
 pytest.importorskip("torch")
+crew: Any = pytest.importorskip("implementations.neuron.crew")
 ROUNDINGS = 2e-5  # of float32, of logits of unit size
 SPEC = LoadSpec(max_batch=2, max_length=32)
 
@@ -59,7 +61,7 @@ def far(found: list[StepOutput], wanted: list[StepOutput]) -> float:
     return largest
 
 
-@pytest.mark.parametrize("variant", ["tp2", "ep2", "tp2,ep2,blockwise", "tp4,selective"])
+@pytest.mark.parametrize("variant", ["tp2", "ep2", "tp2,ep2,blockwise", "tp4,ep4,selective"])
 def test_a_split_model_is_the_model(checkpoint: Path, alone: list[StepOutput], variant: str):
     assert far(outputs(backend(variant).load(str(checkpoint), SPEC)), alone) < ROUNDINGS
 
@@ -68,8 +70,12 @@ def test_a_split_model_is_the_model(checkpoint: Path, alone: list[StepOutput], v
 def test_what_goes_wrong_between_processes_shows(checkpoint: Path, alone: list[StepOutput], wrong: str):
     from implementations.neuron.start import together
 
-    variant = Variant(tp=2) if wrong != "rank-offset" else Variant(ep=2)
-    assert far(outputs(together(str(checkpoint), variant, SPEC, partial(serve, wrong))), alone) > 100 * ROUNDINGS
+    tp, ep = (2, 1) if wrong != "rank-offset" else (1, 2)
+    own = crew.Crew(Degrees(tp, ep), partial(serve, wrong))
+    try:
+        assert far(outputs(together(str(checkpoint), Variant(tp, ep), SPEC, own)), alone) > 100 * ROUNDINGS
+    finally:
+        own.close()
 
 
 def test_converted_weights_are_each_process_its_own(checkpoint: Path, alone: list[StepOutput], tmp_path: Path):
@@ -83,16 +89,26 @@ def test_what_a_process_cannot_load_is_raised_here(tmp_path: Path):
         backend("tp2").load(str(tmp_path / "nothing"), SPEC)
 
 
-def test_a_lost_process_is_said(checkpoint: Path):
-    from implementations.neuron.processes import Lost
-
+def test_a_lost_process_is_said(checkpoint: Path, alone: list[StepOutput]):
     model: Any = backend("tp2").load(str(checkpoint), SPEC)
     assert model.alive
-    os.kill(model._engine._processes[1].pid, signal.SIGKILL)
-    with pytest.raises(Lost, match="process 1 ended with -9"):
+    os.kill(model._engine._crew._processes[1].pid, signal.SIGKILL)
+    with pytest.raises(crew.Lost, match="process 1 ended with -9"):
         model.prefill(np.ones((1, 4), np.int64), np.array([4]), Request())
     assert not model.alive
     model.close()
+    assert far(outputs(backend("tp2").load(str(checkpoint), SPEC)), alone) < ROUNDINGS  # by processes of its own
+
+
+def test_models_share_their_processes(checkpoint: Path):
+    models: list[Any] = [backend("tp2").load(str(checkpoint), SPEC) for _ in range(2)]
+    prompt = np.arange(3, 9)[None], np.array([6]), Request()
+    before = models[0].prefill(*prompt).logits_BSV
+    models[1].prefill(np.arange(5, 9)[None], np.array([4]), Request())
+    assert models[0]._engine._crew is models[1]._engine._crew
+    models[1].close()
+    models[0].reset()
+    assert (models[0].prefill(*prompt).logits_BSV == before).all()
 
 
 def test_torchrun_generates_what_one_process_does(checkpoint: Path):

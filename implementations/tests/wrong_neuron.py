@@ -11,7 +11,7 @@ from implementations.neuron import linear as own_linear
 from implementations.neuron import loading as own_loading
 from implementations.neuron import moe as own_moe
 from implementations.neuron import rank
-from implementations.neuron.loading import Plan
+from implementations.neuron.mesh import Degrees
 
 WRONGS = ("wrong-shard", "double-reduce", "missing-reduce", "rank-offset")
 layout: Any = own_layout
@@ -20,10 +20,10 @@ loading: Any = own_loading
 moe: Any = own_moe
 
 
-def serve(wrong: str, number: int, rendezvous: str, path: str, plan: Plan, pipe: Connection) -> None:
+def serve(wrong: str, number: int, rendezvous: str, degrees: Degrees, pipe: Connection) -> None:
     """`rank.serve`, after the change."""
     globals()[wrong.replace("-", "_")]()
-    rank.serve(number, rendezvous, path, plan, pipe)
+    rank.serve(number, rendezvous, degrees, pipe)
 
 
 def wrong_shard() -> None:

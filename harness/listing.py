@@ -10,23 +10,33 @@ from rich.table import Table
 from harness.grades import grade
 from implementations import families, registry
 from implementations.checkpoint import CONFIG, parse_config, read_config
-from implementations.interface import ModelConfig, RoutingSpec
+from implementations.interface import Capabilities, ModelConfig, RoutingSpec
 from implementations.weights import parameter_counts
 
 
 def describe_backends() -> None:
-    """One row per backend: availability, execution, grade, dtypes, families, features."""
+    """One row per backend: availability, execution, grade, dtypes, families, features; then what each says that it leaves out."""
     table = Table("backend", "here", "runs on", "grade", "variants", "dtypes", "families", "features", box=None, header_style="bold")
+    left_out: list[str] = []
     for name in registry.names():
-        table.add_row(name, *_backend_row(name))
-    Console().print(table)
+        found = _capabilities(name)
+        table.add_row(name, *_backend_row(found))
+        sentences = getattr(found, "left_out", ())
+        left_out += [f"\n{name} leaves out", *(f"- {sentence}" for sentence in sentences)] if sentences else []
+    Console().print(table, *left_out, sep="\n")
 
 
-def _backend_row(name: str) -> list[str]:
+def _capabilities(name: str) -> Capabilities | Exception:
+    """A broken plug-in is shown; it does not hide the others."""
     try:
-        found = registry.backend(name).capabilities()
-    except Exception as error:  # a broken plug-in is shown, it does not hide the others
-        return [f"broken: {error}", *[""] * 6]
+        return registry.backend(name).capabilities()
+    except Exception as error:
+        return error
+
+
+def _backend_row(found: Capabilities | Exception) -> list[str]:
+    if isinstance(found, Exception):
+        return [f"broken: {found}", *[""] * 6]
     runs_on = " | ".join(found.devices) or found.execution
     runs_on += f" ({found.execution_note})" if found.execution_note else ""
     lists = (found.variants, found.dtypes, found.families, found.features)

@@ -113,7 +113,7 @@ class Capabilities:
     `execution`: device | cpu | emulated (a CPU stands in for the device), detail in `execution_note`. `devices`: the kinds that
     LoadSpec.device may name (cpu, cuda, ...) where it chooses; with cpu the backend then runs on a cpu whatever `execution` says.
     `reads_hf`: `load` takes an HF directory as it is. `lossy`: what conversion does not preserve, one sentence each.
-    `unavailable`: why it cannot run here, or None.
+    `unavailable`: why it cannot run here, or None. `left_out`: what people would look for here and do not find, and why: one sentence each.
     """
 
     features: Tuple[str, ...]
@@ -128,6 +128,7 @@ class Capabilities:
     lossy: Tuple[str, ...] = ()
     unavailable: Optional[str] = None
     devices: Tuple[str, ...] = ()
+    left_out: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

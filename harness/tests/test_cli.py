@@ -54,6 +54,7 @@ def test_list_reads_a_directory_and_a_config_file() -> None:
 def test_list_shows_backends_and_survives_a_broken_one() -> None:
     code, output = call("list")
     assert code == 0 and "native" in output and "hf" in output
+    assert "neuron leaves out" in output and "Dynamic capacity" in output
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ INTERFACE = REPO / "implementations" / "interface.py"
 # alive; anything else breaks them and belongs into the CHANGELOG.
 SURFACE = {
     "Backend": "name capabilities from_hf to_hf load",
-    "Capabilities": "features families dtypes logits quantizations variants execution execution_note reads_hf lossy unavailable devices",
+    "Capabilities": "features families dtypes logits quantizations variants execution execution_note reads_hf lossy unavailable devices "
+    "left_out",
     "CheckpointError": "",
     "DTYPES": "",
     "Gauge": "product_flops_per_s read_bytes_per_s device_peak_bytes",

@@ -17,6 +17,7 @@ from implementations.interface import (
     RoutingSpec,
     Unsupported,
 )
+from implementations.neuron.left_out import LEFT_OUT
 from implementations.neuron.rule import PATHS
 from implementations.neuron.settings import MODES, Variant
 
@@ -51,6 +52,7 @@ class NeuronBackend:
             reads_hf=True,
             unavailable=reason,
             devices=() if absent else ("cpu", "neuron"),
+            left_out=LEFT_OUT,
         )
 
     def from_hf(self, src: str, dst: str) -> None:

@@ -5,6 +5,7 @@ Starting them costs seconds, so all models of one mesh share a crew, which ends 
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import shutil
 import tempfile
@@ -55,8 +56,9 @@ class Crew:
     def alive(self) -> bool:
         return bool(self._processes) and all(process.is_alive() for process in self._processes)
 
-    def ask(self, model: int, method: str, *arguments: Any) -> Any:
-        """Of all processes; process 0's answer. What one raised is raised here, after all have answered."""
+    def ask(self, model: int, method: str, *arguments: Any) -> list[Any]:
+        """The answers of all processes, of most of which process 0's alone is not None. What one raised is raised here, after all have
+        answered."""
         try:
             for pipe in self._pipes:
                 pipe.send((model, method, arguments))
@@ -74,7 +76,7 @@ class Crew:
                 process.join()
         self._pipes, self._processes = [], []
 
-    def _answers(self) -> Any:
+    def _answers(self) -> list[Any]:
         waiting, found = dict(enumerate(self._pipes)), {}
         while waiting:
             for pipe in wait(list(waiting.values())):
@@ -86,7 +88,7 @@ class Crew:
         for raised, _ in found.values():
             if raised is not None:
                 raise raised
-        return found[0][1]
+        return [found[rank][1] for rank in sorted(found)]
 
     def _lost(self) -> Lost:
         for process in self._processes:
@@ -98,8 +100,16 @@ class Crew:
 _crews: dict[Degrees, Crew] = {}
 
 
+def _dismiss() -> None:
+    """Ends all processes, in their own time: ended by force they leave semaphores behind."""
+    while _crews:
+        _crews.popitem()[1].close()
+
+
 def crew_of(degrees: Degrees) -> Crew:
     """The one of this program, started where there is none or one of its members is gone. It ends with the program."""
+    if not _crews:
+        atexit.register(_dismiss)
     crew = _crews.get(degrees)
     if crew is None or not crew.alive:
         if crew is not None:

@@ -40,8 +40,9 @@ class Processes:
         return found
 
     def prove(self, call: Call) -> GraphProof:
-        found: GraphProof = self._ask("prove", call)
-        return found
+        """Of the process whose graph is not static, or of the first."""
+        found: list[GraphProof] = self._crew.ask(self._number, "prove", call)
+        return next((proof for proof in found if not proof.is_static), found[0])
 
     def clear(self) -> None:
         self._ask("clear")
@@ -51,4 +52,4 @@ class Processes:
             self._ask("unload")
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        return self._crew.ask(self._number, method, *arguments)
+        return self._crew.ask(self._number, method, *arguments)[0]

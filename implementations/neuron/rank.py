@@ -20,8 +20,8 @@ PATIENCE = timedelta(seconds=120)  # for a process that does not come, or has go
 
 
 def serve(rank: int, rendezvous: str, degrees: Degrees, pipe: Connection) -> None:
-    """Until the pipe closes. Every answer is (None, value) or (exception, None); values come from process 0 alone. `rendezvous`: a URL that
-    torch.distributed understands."""
+    """Until the pipe closes. Every answer is (None, value) or (exception, None); values come from process 0, proofs from all.
+    `rendezvous`: a URL that torch.distributed understands."""
     torch.set_num_threads(1)
     try:
         if degrees.device != "cpu":
@@ -64,6 +64,6 @@ class Engines:
 def _answer(engines: Engines, number: int, method: str, arguments: tuple[Any, ...], rank: int) -> tuple[Exception | None, Any]:
     try:
         found = engines.ask(number, method, arguments)
-        return None, found if rank == 0 else None
+        return None, found if rank == 0 or method == "prove" else None
     except Exception as error:
         return error, None

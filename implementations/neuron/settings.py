@@ -31,8 +31,8 @@ class Variant:
 
     @property
     def lacks(self) -> tuple[str, ...]:
-        """Features that a single process with continuous batching has."""
-        return (("static",) if self.size > 1 else ()) + (("slots",) if self.batched else ())
+        """Features that the others have."""
+        return ("slots",) if self.batched else ()
 
     @classmethod
     def parse(cls, text: str | None) -> Variant:

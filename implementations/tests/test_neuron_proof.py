@@ -22,6 +22,7 @@ proof = pytest.importorskip("implementations.neuron.proof")
         ("dots1", "blockwise", {"block": "4"}, 16),
         ("qwen2_moe", "selective", {}, 16),
         ("qwen3_moe", None, {"capacity_factor": "1.0", "mask_padding": "true"}, 16),
+        ("mixtral", "tp2,ep2", {}, 16),
     ],
 )
 def test_every_graph_has_one_shape(tmp_path: Path, family: str, variant: str | None, options: dict[str, str], length: int):

@@ -1,8 +1,8 @@
-"""Generation: prefill, then one token per row and step until every row has ended."""
+"""Generation: a prompt, then one token per row and step until every row has ended."""
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import List, Protocol, Tuple
 
 import numpy as np
 
@@ -12,33 +12,68 @@ from implementations.sampling import check_spec, pick
 Prompt = Tuple[np.ndarray, np.ndarray, str]  # ids_BS, lengths_B, padding side: checked
 
 
-def generate(model: Model, config: ModelConfig, max_length: int, prompt: Prompt, spec: GenerationSpec) -> List[List[int]]:
-    """New ids per row, the EOS that ended it included. The last new token never enters the cache, so it needs no room there."""
-    ids_BS, lengths_B, padding = prompt
+class Steps(Protocol):
+    """Chooses a token for every row of a batch, those that have ended included."""
+
+    def begin(self, prompt: Prompt) -> np.ndarray:
+        """ids_B behind the prompt."""
+        ...
+
+    def go_on(self, ids_B: np.ndarray) -> np.ndarray:
+        """ids_B behind these."""
+        ...
+
+
+class OnHost:
+    """`Steps` by the model's logits. Each row draws from a stream of its own, so that one that ended leaves the others' draws alone."""
+
+    def __init__(self, model: Model, spec: GenerationSpec, rows: int):
+        self._model, self._spec, self._streams = model, spec, streams(spec.seed, rows)
+
+    def begin(self, prompt: Prompt) -> np.ndarray:
+        ids_BS, lengths_B, padding = prompt
+        return self._pick(self._model.prefill(ids_BS, lengths_B, Request(padding=padding)).logits_BSV)
+
+    def go_on(self, ids_B: np.ndarray) -> np.ndarray:
+        return self._pick(self._model.decode(ids_B, Request()).logits_BSV)
+
+    def _pick(self, logits_BSV: np.ndarray | None) -> np.ndarray:
+        assert logits_BSV is not None
+        return np.array([pick(logits_SV[-1], self._spec, stream) for logits_SV, stream in zip(logits_BSV, self._streams, strict=True)])
+
+
+def streams(seed: int, rows: int) -> List[np.random.Generator]:
+    """Of random numbers, one for each row."""
+    return [np.random.default_rng((seed, row)) for row in range(rows)]
+
+
+def generate(
+    model: Model, config: ModelConfig, max_length: int, prompt: Prompt, spec: GenerationSpec, steps: Steps | None = None
+) -> List[List[int]]:
+    """New ids per row, the EOS that ended it included. The last new token never enters the cache, so it needs no room there. `steps` None:
+    tokens are chosen on the host."""
+    _, lengths_B, _ = prompt
     check_spec(spec)
     if lengths_B.max() + spec.max_new_tokens - 1 > max_length:
         raise InvalidInput(f"{lengths_B.max()} + {spec.max_new_tokens} - 1 positions, loaded with max_length {max_length}")
     eos = config.eos_token_ids if spec.eos_token_ids is None else spec.eos_token_ids
     model.reset()
     try:
-        return _loop(model, model.prefill(ids_BS, lengths_B, Request(padding=padding)).logits_BSV, spec, eos)
+        return _loop(steps or OnHost(model, spec, len(lengths_B)), prompt, spec.max_new_tokens, eos)
     finally:
         model.reset()
 
 
-def _loop(model: Model, logits_BSV: np.ndarray | None, spec: GenerationSpec, eos: Tuple[int, ...]) -> List[List[int]]:
-    """A row that ended is fed its last token; each row draws from a stream of its own, so that this leaves the others' draws alone."""
-    assert logits_BSV is not None
-    streams = [np.random.default_rng((spec.seed, row)) for row in range(len(logits_BSV))]
-    rows: List[List[int]] = [[] for _ in streams]
-    for step in range(spec.max_new_tokens):
-        for row, logits_SV, stream in zip(rows, logits_BSV, streams, strict=True):
+def _loop(steps: Steps, prompt: Prompt, count: int, eos: Tuple[int, ...]) -> List[List[int]]:
+    """A row that ended is fed its last token."""
+    rows: List[List[int]] = [[] for _ in prompt[1]]
+    for step in range(count):
+        ids_B = steps.go_on(np.array([row[-1] for row in rows])) if step else steps.begin(prompt)
+        for row, token in zip(rows, ids_B, strict=True):
             if not _ended(row, eos):
-                row.append(pick(logits_SV[-1], spec, stream))
-        if step + 1 == spec.max_new_tokens or all(_ended(row, eos) for row in rows):
+                row.append(int(token))
+        if all(_ended(row, eos) for row in rows):
             break
-        logits_BSV = model.decode(np.array([row[-1] for row in rows]), Request()).logits_BSV
-        assert logits_BSV is not None
     return rows
 
 

@@ -30,11 +30,12 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.dies_by], ids=lambda fault: fault.id)
 def test_each_fault_dies_by_each_check_meant_for_it(fault: Fault, room: Path) -> None:
-    """On the first family where it shows; in float32 and in bfloat16 if it is visible there."""
-    fate, asked = Fate(fault), set[str]()
+    """On the first family where it shows; in float32, and every third one in bfloat16 too if it is visible there (the self-test asks all)."""
+    fate, asked, whole = Fate(fault), set[str](), FAULTS.index(fault) % 3 == 0
     for trial in aimed(fault):
-        fate.add(trial.dtype, hold(room, trial))
-        asked.add(trial.dtype)
+        if not asked or whole or fate.escaped:
+            fate.add(trial.dtype, hold(room, trial))
+            asked.add(trial.dtype)
     assert not fate.escaped, f"survives {fate.escaped}: {fate.excuse}"
     assert asked and all(fate.killers(dtype) for dtype in asked), f"survives in a dtype: {fate.excuse}"
 

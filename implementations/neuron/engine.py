@@ -18,6 +18,7 @@ from implementations.neuron.moe import MoE
 from implementations.neuron.proof import prove
 from implementations.neuron.routed import Pins, Routed
 from implementations.neuron.router import Router
+from implementations.neuron.sampler import Draw
 from implementations.torch_values import Choice, Pin, on_device
 
 MOST_GRAPHS = 64  # of one model: two kinds, buckets, what is asked of their logits
@@ -25,7 +26,8 @@ MOST_GRAPHS = 64  # of one model: two kinds, buckets, what is asked of their log
 
 @dataclass(frozen=True)
 class Call:
-    """Of one graph. `starts_B` None: context encoding. `length`: bucket of the cached positions. `logits`: all | last | none."""
+    """Of one graph. `starts_B` None: context encoding. `length`: bucket of the cached positions. `logits`: all | last | none | sampled,
+    which asks for `draw`: the arrays of sampler.Draw."""
 
     ids_BS: np.ndarray
     lengths_B: np.ndarray
@@ -35,13 +37,14 @@ class Call:
     length: int = 0
     pins: Pins | None = None
     routing: bool = False
+    draw: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """`logits_BSV`: float32, S 1 where the last is asked for. `routed` None where it is not asked for."""
+    """`found`: logits [B, S, V], float32, S 1 where the last is asked for; or sampled ids [B]. `routed` None where it is not asked for."""
 
-    logits_BSV: np.ndarray | None
+    found: np.ndarray | None
     routed: Routed | None
 
 
@@ -80,9 +83,9 @@ class Local:
 
     @torch.inference_mode()
     def run(self, call: Call) -> Result:
-        logits, choices = self._graph(call)(*self._inputs(call), self._pins(call.pins))
+        found, choices = self._graph(call)(*self._inputs(call), self._pins(call.pins), self._draw(call))
         routed = _routed(choices) if call.routing and choices else None
-        return Result(None if logits is None else logits.cpu().numpy(), routed)
+        return Result(None if found is None else found.cpu().numpy(), routed)
 
     @torch.inference_mode()
     def route(self, layer: int, x_TD: np.ndarray) -> Routed:
@@ -98,7 +101,9 @@ class Local:
 
     def prove(self, call: Call) -> GraphProof:
         kind = "context encoding" if call.starts_B is None else f"token generation behind {call.length}"
-        return prove(f"{kind}, {' x '.join(map(str, call.ids_BS.shape))}, {call.logits} logits", self._written(call), self._inputs(call))
+        name = f"{kind}, {' x '.join(map(str, call.ids_BS.shape))}, {call.logits}{'' if call.draw else ' logits'}"
+        inputs = self._inputs(call) if call.draw is None else (*self._inputs(call), [], self._draw(call))
+        return prove(name, self._written(call), inputs)
 
     def clear(self) -> None:
         self.cache.clear()
@@ -124,6 +129,9 @@ class Local:
     def _inputs(self, call: Call) -> tuple[Tensor, ...]:
         given = (call.ids_BS, call.lengths_B, call.rows_B, call.starts_B)
         return tuple(self._tensor(each) for each in given if each is not None)
+
+    def _draw(self, call: Call) -> Draw | None:
+        return None if call.draw is None else Draw(*(self._tensor(each) for each in call.draw))
 
     def _compiled(self, graph: nn.Module) -> Callable[..., Any]:
         """A graph break, or a shape that depends on data, is an error."""

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from implementations.neuron.cache import KVCache
 from implementations.neuron.decoder import Decoder
 from implementations.neuron.past import Beginning, Continuation, Past
+from implementations.neuron.sampler import Draw, sample
 from implementations.torch_values import Choice, Pin
 
-Result = tuple[Tensor | None, list[Choice]]  # logits [B, S or 1, V] float32 and the routing of T = B * S tokens
-LOGITS = ("all", "last", "none")
+Result = tuple[Tensor | None, list[Choice]]  # logits [B, S or 1, V] float32 or sampled ids [B], and the routing of T = B * S tokens
+LOGITS = ("all", "last", "none", "sampled")
 
 
 class ContextEncoding(nn.Module):
@@ -24,12 +25,12 @@ class ContextEncoding(nn.Module):
         super().__init__()
         self.decoder, self.cache, self.window, self.logits = decoder, cache, window, logits
 
-    def forward(self, ids_BS: Tensor, lengths_B: Tensor, rows_B: Tensor, pins: Sequence[Pin] = ()) -> Result:
+    def forward(self, ids_BS: Tensor, lengths_B: Tensor, rows_B: Tensor, pins: Sequence[Pin] = (), draw: Draw | None = None) -> Result:
         """`rows_B`: of the cache, one for every sequence."""
         index_S = torch.arange(ids_BS.shape[1], device=ids_BS.device)
         valid_BS = index_S < lengths_B[:, None]
         past = Beginning(self.cache, rows_B, valid_BS, self.window)
-        return _run(self, (ids_BS, index_S.expand_as(ids_BS), valid_BS), lengths_B, past, pins)
+        return _run(self, (ids_BS, index_S.expand_as(ids_BS), valid_BS), lengths_B, past, pins, draw)
 
 
 class TokenGeneration(nn.Module):
@@ -41,21 +42,29 @@ class TokenGeneration(nn.Module):
         self.decoder, self.cache, self.window, self.logits = decoder, cache, window, logits
         self.length, self.unread = length, unread
 
-    def forward(self, ids_BS: Tensor, lengths_B: Tensor, rows_B: Tensor, starts_B: Tensor, pins: Sequence[Pin] = ()) -> Result:
+    def forward(
+        self, ids_BS: Tensor, lengths_B: Tensor, rows_B: Tensor, starts_B: Tensor, pins: Sequence[Pin] = (), draw: Draw | None = None
+    ) -> Result:
         index_S = torch.arange(ids_BS.shape[1], device=ids_BS.device)
         valid_BS = index_S < lengths_B[:, None]
         positions_BS = torch.where(valid_BS, starts_B[:, None] + index_S, self.unread)
         past = Continuation(self.cache, rows_B, starts_B, positions_BS, valid_BS, self.length, self.window)
-        return _run(self, (ids_BS, positions_BS, valid_BS), lengths_B, past, pins)
+        return _run(self, (ids_BS, positions_BS, valid_BS), lengths_B, past, pins, draw)
 
 
 def _run(
-    graph: ContextEncoding | TokenGeneration, tokens: tuple[Tensor, Tensor, Tensor], lengths_B: Tensor, past: Past, pins: Sequence[Pin]
+    graph: ContextEncoding | TokenGeneration,
+    tokens: tuple[Tensor, Tensor, Tensor],
+    lengths_B: Tensor,
+    past: Past,
+    pins: Sequence[Pin],
+    draw: Draw | None,
 ) -> Result:
     x_BSD, choices = graph.decoder(*tokens, past, pins)
     if graph.logits == "none":
         return None, choices
-    if graph.logits == "last":
+    if graph.logits != "all":
         last_B1D = (lengths_B - 1).clamp_min(0)[:, None, None].expand(-1, 1, x_BSD.shape[-1])
         x_BSD = x_BSD.gather(1, last_B1D)
-    return graph.decoder.logits(x_BSD), choices
+    logits_BSV = graph.decoder.logits(x_BSD)
+    return logits_BSV if draw is None else sample(logits_BSV[:, 0], draw), choices

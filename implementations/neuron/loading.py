@@ -61,7 +61,7 @@ def make_plan(variant: Variant, spec: LoadSpec) -> Plan:
         raise Unsupported(f"device must be cpu or {KIND}, got {spec.device!r}")
     if spec.device == KIND and (absent := missing()):
         raise Unsupported(f"no Neuron device: {absent}; {INSTALL}")
-    settings = Settings.parse({"continuous_batching": "false" if variant.batched else "true", **spec.options})
+    settings = Settings.parse({**variant.options, **spec.options})
     return Plan(variant, settings, getattr(torch, spec.dtype), torch.device(spec.device), spec.max_batch, spec.max_length)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import List, Tuple
 
 import numpy as np
 
 from implementations.batch import Batch, check_prompt, check_room, check_tokens, place
-from implementations.generation import generate
+from implementations.generation import Prompt, generate
 from implementations.interface import (
     GenerationSpec,
     GraphProof,
@@ -25,6 +25,7 @@ from implementations.interface import (
 from implementations.neuron.buckets import bucket, buckets
 from implementations.neuron.engine import Call, Engine, Result
 from implementations.neuron.occupancy import Occupancy
+from implementations.neuron.on_device import Draws, OnDevice
 from implementations.neuron.routed import Pins, routing
 from implementations.neuron.seats import Seats, seats
 from implementations.torch_values import check_request, check_states, pinned_arrays
@@ -34,11 +35,12 @@ Group = Tuple[np.ndarray, Tuple[int, int]]  # rows of a call, and the shape of t
 
 @dataclass(frozen=True)
 class Shape:
-    """Of all graphs: rows and positions of the cache; whether prompts are encoded one by one."""
+    """Of all graphs: rows and positions of the cache; whether prompts are encoded one by one, and tokens chosen in the graph."""
 
     max_batch: int
     max_length: int
     one_by_one: bool
+    sampling: bool = False
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -127,7 +129,8 @@ class NeuronModel:
     def generate(self, input_ids_BS: np.ndarray, lengths_B: np.ndarray, spec: GenerationSpec, padding: str = "right") -> List[List[int]]:
         """Generate, see the contract. InvalidInput as in prefill, and for a spec out of range or more tokens than the cache holds."""
         ids_BS, lengths_B = check_prompt(input_ids_BS, lengths_B, padding, self._shape.max_batch, self.config.vocab_size)
-        return generate(self, self.config, self._shape.max_length, (ids_BS, lengths_B, padding), spec)
+        steps = OnDevice(self._first_tokens, self._next_tokens, spec, len(lengths_B)) if self._shape.sampling else None
+        return generate(self, self.config, self._shape.max_length, (ids_BS, lengths_B, padding), spec, steps)
 
     def prove_static(self) -> List[GraphProof]:
         """StaticProof, see the contract. Context encoding in every bucket, decoding behind every bucket, a further chunk of each size."""
@@ -142,6 +145,9 @@ class NeuronModel:
         for size in sizes:
             yield _blank((alone, size))
             yield _blank((rows, 1), size)
+            if self._shape.sampling:
+                yield _sampling(_blank((alone, size)))
+                yield _sampling(_blank((rows, 1), size))
             if size < self._shape.max_length:
                 yield _blank((alone, size), sizes[-1])
 
@@ -158,18 +164,50 @@ class NeuronModel:
 
     def _next(self, ids_B: np.ndarray, cache_rows_B: np.ndarray, held_B: np.ndarray, request: Request, is_batch: bool = True) -> StepOutput:
         batch = self._fitting(place(ids_B[:, None], np.ones_like(ids_B), "right", held_B))
-        return self._step(batch, cache_rows_B, request, [(np.arange(len(ids_B)), (self._shape.max_batch, 1))], is_batch)
+        return self._step(batch, cache_rows_B, request, self._tokens(len(ids_B)), is_batch)
+
+    def _tokens(self, rows: int) -> list[Group]:
+        return [(np.arange(rows), (self._shape.max_batch, 1))]
+
+    def _first_tokens(self, prompt: Prompt, draws: Draws) -> np.ndarray:
+        ids_BS, lengths_B, padding = prompt
+        batch = self._fitting(place(ids_BS, lengths_B, padding, self._occupancy.batch(len(lengths_B))))
+        return self._sampled(batch, self._prompts(lengths_B), draws)
+
+    def _next_tokens(self, ids_B: np.ndarray, draws: Draws) -> np.ndarray:
+        batch = self._fitting(place(ids_B[:, None], np.ones_like(ids_B), "right", self._occupancy.batch(len(ids_B))))
+        return self._sampled(batch, self._tokens(len(ids_B)), draws)
+
+    def _sampled(self, batch: Batch, groups: Sequence[Group], draws: Draws) -> np.ndarray:
+        rows_B = np.arange(len(batch.ids_BS))
+        seated, results = self._run(batch, rows_B, Request(logits="sampled"), groups, draws=draws)
+        self._occupancy.becomes(rows_B, batch.ends_B, is_batch=True)
+        return np.concatenate([result.found[: at.own] for at, result in zip(seated, results) if result.found is not None])
 
     def _step(self, batch: Batch, cache_rows_B: np.ndarray, request: Request, groups: Sequence[Group], is_batch: bool = True) -> StepOutput:
         check_request(request)
         valid_T = batch.valid_BS.ravel()
         pins = self._pins(request.pinned, len(self.config.moe_layers), valid_T)
-        seated = [seats(batch, rows, shape, cache_rows_B) for rows, shape in groups]
-        results = [self._engine.run(self._call(batch, each, request, pins)) for each in seated]
+        seated, results = self._run(batch, cache_rows_B, request, groups, pins)
         self._occupancy.becomes(cache_rows_B, batch.ends_B, is_batch)
         logits = None if request.logits == "none" else _logits(batch, seated, results, request.logits == "all")
         routed = [result.routed for result in results if result.routed is not None]
         return StepOutput(logits, routing(seated, routed, self.config, valid_T) if request.routing else None)
+
+    def _run(
+        self,
+        batch: Batch,
+        cache_rows_B: np.ndarray,
+        request: Request,
+        groups: Sequence[Group],
+        pins: Pins | None = None,
+        draws: Draws | None = None,
+    ) -> tuple[list[Seats], list[Result]]:
+        seated = [seats(batch, rows, shape, cache_rows_B) for rows, shape in groups]
+        calls = [self._call(batch, at, request, pins) for at in seated]
+        if draws is not None:
+            calls = [replace(call, draw=_seated(draws, rows, at)) for call, (rows, _), at in zip(calls, groups, seated)]
+        return seated, [self._engine.run(call) for call in calls]
 
     def _call(self, batch: Batch, at: Seats, request: Request, pins: Pins | None) -> Call:
         pad = self.config.pad_token_id or 0
@@ -198,13 +236,24 @@ class NeuronModel:
 
 def _logits(batch: Batch, seated: Sequence[Seats], results: Sequence[Result], every: bool) -> np.ndarray:
     B, S = batch.ids_BS.shape
-    found = [result.logits_BSV for result in results if result.logits_BSV is not None]
+    found = [result.found for result in results if result.found is not None]
     if not every:
         return np.concatenate([logits[: at.own] for at, logits in zip(seated, found)])
     target = np.zeros((B * S, found[0].shape[-1]), np.float32)
     for at, logits in zip(seated, found):
         at.unseat(logits.reshape(-1, logits.shape[-1]), target)
     return target.reshape(B, S, -1)
+
+
+def _seated(draws: Draws, rows: np.ndarray, at: Seats) -> Draws:
+    """In the order of a graph's rows; the empty ones behind draw as the first does."""
+    taken = np.concatenate((rows, rows[:1].repeat(len(at.rows_B) - at.own)))
+    return draws[0][taken], draws[1][taken]
+
+
+def _sampling(call: Call) -> Call:
+    rows = len(call.ids_BS)
+    return replace(call, logits="sampled", draw=(np.ones((rows, 3), np.float32), np.zeros(rows, np.float32)))
 
 
 def _blank(shape: tuple[int, int], length: int | None = None) -> Call:

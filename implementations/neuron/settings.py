@@ -10,24 +10,30 @@ from typing import Any
 from implementations.interface import InvalidInput
 from implementations.neuron.rule import BLOCK, PATHS
 
-MODES = ("batched", "unfused")
+MODES = ("batched", "sampling", "unfused")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """`neuron:tp2,ep4,blockwise`: degrees, and one dispatch path for every call (None: NxD's choice). `batched`: the option
-    `continuous_batching` is false unless it is given. `unfused`: conversion writes q, k and v apart."""
+    """`neuron:tp2,ep4,blockwise`: degrees, and one dispatch path for every call (None: NxD's choice). Options, unless they are given:
+    `batched`, continuous_batching is false; `sampling`, on_device_sampling is true. `unfused`: conversion writes q, k and v apart."""
 
     tp: int = 1
     ep: int = 1
     path: str | None = None
     batched: bool = False
+    sampling: bool = False
     unfused: bool = False
 
     @property
     def size(self) -> int:
         """Processes."""
         return self.tp * self.ep
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Of a LoadSpec, unless it gives them."""
+        return {"continuous_batching": str(not self.batched).lower(), "on_device_sampling": str(self.sampling).lower()}
 
     @property
     def lacks(self) -> tuple[str, ...]:
@@ -46,6 +52,8 @@ class Variant:
                 found = replace(found, path=word)
             elif word == "batched":
                 found = replace(found, batched=True)
+            elif word == "sampling":
+                found = replace(found, sampling=True)
             elif word == "unfused":
                 found = replace(found, unfused=True)
             else:
@@ -58,13 +66,15 @@ class Variant:
 class Settings:
     """LoadSpec.options, all of them optional. `capacity_factor`: places an expert, of what an even load needs; none: nothing is dropped.
     `mask_padding`: pads take no places. `block`: places of a block. `router_dtype`: float32, or `model`, as NxD casts it unless told
-    otherwise. `continuous_batching`: prompts are encoded one by one, else all rows of the batch in one call."""
+    otherwise. `continuous_batching`: prompts are encoded one by one, else all rows of the batch in one call. `on_device_sampling`:
+    `generate` chooses tokens inside the graph, of the 256 likeliest. `compile`: a backend of torch.compile, or none."""
 
     capacity_factor: float | None = None
     mask_padding: bool = False
     block: int = BLOCK
     router_dtype: str = "float32"
     continuous_batching: bool = True
+    on_device_sampling: bool = False
     compile: str = "none"
 
     @classmethod
@@ -113,5 +123,6 @@ _READ: dict[str, tuple[Callable[[str], object], str]] = {
     "block": (_count, "a positive integer"),
     "router_dtype": _among("float32", "model"),
     "continuous_batching": (_boolean, "true or false"),
+    "on_device_sampling": (_boolean, "true or false"),
     "compile": _among("none", "eager", "aot_eager", "inductor", "neuron"),
 }

@@ -34,4 +34,5 @@ def together(path: str, variant: Variant, spec: LoadSpec, crew: Crew | None = No
 
 
 def _model(config: ModelConfig, engine: Engine, plan: Plan) -> NeuronModel:
-    return NeuronModel(config, engine, Shape(plan.max_batch, plan.max_length, plan.settings.continuous_batching))
+    settings = plan.settings
+    return NeuronModel(config, engine, Shape(plan.max_batch, plan.max_length, settings.continuous_batching, settings.on_device_sampling))

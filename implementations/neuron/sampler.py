@@ -1,0 +1,42 @@
+"""Sampling inside the graph, as NxD Inference has it: the likeliest tokens, temperature, top-p, and the inverse of the cumulated
+distribution. Greedy is top-k of 1."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from implementations.interface import GenerationSpec
+
+MAX_TOP_K = 256  # tokens that can be drawn at all
+FILL = -3000.0  # in the place of a logit that must not be drawn
+
+
+class Draw(NamedTuple):
+    """`params_B3`: top_k, top_p, temperature, float32. `uniform_B`: in [0, 1)."""
+
+    params_B3: Tensor
+    uniform_B: Tensor
+
+
+def sample(logits_BV: Tensor, draw: Draw) -> Tensor:
+    """ids_B. The smallest set of likeliest tokens that reaches top_p is kept; the first of them always is."""
+    top_BN, ids_BN = logits_BV.topk(min(MAX_TOP_K, logits_BV.shape[-1]), -1)
+    top_k_B1, top_p_B1, temperature_B1 = draw.params_B3.unsqueeze(-1).unbind(1)
+    rank_N = torch.arange(top_BN.shape[-1], device=logits_BV.device)
+    probability_BN = (top_BN.masked_fill(rank_N >= top_k_B1, FILL) / temperature_B1).softmax(-1)
+    before_BN = probability_BN.cumsum(-1) - probability_BN
+    kept_BN = probability_BN.masked_fill(before_BN >= top_p_B1, 0)
+    reached_BN = kept_BN.cumsum(-1) <= draw.uniform_B[:, None] * kept_BN.sum(-1, keepdim=True)
+    index_B1 = reached_BN.sum(-1, keepdim=True).clamp_max(top_BN.shape[-1] - 1)
+    return ids_BN.gather(-1, index_B1).squeeze(-1)
+
+
+def parameters(spec: GenerationSpec, rows: int) -> np.ndarray:
+    """params_B3 of a checked spec."""
+    greedy = spec.temperature == 0
+    top_k = 1 if greedy else spec.top_k or MAX_TOP_K
+    return np.tile(np.array([top_k, spec.top_p, 1.0 if greedy else spec.temperature], np.float32), (rows, 1))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from implementations.ahead import ahead, threads
 from implementations.checkpoint import Checkpoint
 from implementations.checkpoint_writer import copy_beside, new_directory, write_tensors
 from implementations.neuron.directory import Directory, write_shard
@@ -28,7 +29,8 @@ def from_hf(src: str, dst: str, tp: int, ep: int, fused: bool = True) -> None:
 
 def _write(source: Checkpoint, scratch: Path, mesh: Mesh, fused: bool) -> None:
     wanted = layout(source.family, source.config, source.stored_head, mesh, fused)
-    write_shard(scratch, mesh.rank, list(wanted), lambda name: assemble(wanted[name], source.source), source.stored_head)
+    with ahead(lambda name: assemble(wanted[name], source.source), list(wanted)) as tensor:
+        write_shard(scratch, mesh.rank, list(wanted), tensor, source.stored_head)
 
 
 def to_hf(src: str, dst: str) -> None:
@@ -48,7 +50,8 @@ def to_hf(src: str, dst: str) -> None:
             return target
 
         sizes = {name: math.prod(p.shape) * source.itemsize(*takers[name][0][:2]) for name, p in wanted.items()}
-        write_tensors(scratch, sizes, whole)
+        with ahead(whole, list(sizes), threads()) as tensor:
+            write_tensors(scratch, sizes, tensor)
         copy_beside(source.path, scratch)
         (scratch / FILE).unlink()
 

@@ -6,12 +6,14 @@ Names and shapes are NxD's: experts stacked and turned, gate beside up, q, k and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Dict, List, Tuple
 
 import numpy as np
 
+from implementations.ahead import threads
 from implementations.families.family import Family
 from implementations.interface import ModelConfig, Unsupported
 from implementations.neuron.heads import EMPTY, Heads, spread
@@ -101,15 +103,21 @@ def layout(family: Family, config: ModelConfig, stored_head: bool, mesh: Mesh, f
 
 
 def assemble(local: Local, read: Callable[[str], np.ndarray]) -> np.ndarray:
-    """A process's tensor, in its stored dtype. `read`: HF name -> tensor."""
-    target: np.ndarray | None = None
-    for name, moves in groupby(local.moves, lambda move: move.source):
-        source = read(name)
-        if target is None:
-            target = np.zeros(local.shape, source.dtype)
-        for move in moves:
+    """A process's tensor, in its stored dtype. `read`: HF name -> tensor. The experts of a stack are copied side by side."""
+    if not local.moves:
+        return np.zeros(local.shape, np.dtype(local.dtype))  # a process may hold empty heads alone
+    groups = [(name, list(moves)) for name, moves in groupby(local.moves, lambda move: move.source)]
+    first = read(groups[0][0])
+    target = np.zeros(local.shape, first.dtype)
+
+    def fill(group: Tuple[str, List[Move]]) -> None:
+        source = first if group[0] == groups[0][0] else read(group[0])
+        for move in group[1]:
             move.there(source, target)
-    return np.zeros(local.shape, np.dtype(local.dtype)) if target is None else target  # a process may hold empty heads alone
+
+    with ThreadPoolExecutor(threads()) as pool:
+        list(pool.map(fill, groups))
+    return target
 
 
 def _copy(target: np.ndarray, source: np.ndarray, turned: bool) -> None:

@@ -199,5 +199,16 @@ def test_the_real_one_passes(path: str):
     """In a process of its own: importing it changes the environment and starts a process group."""
     command = [sys.executable, "-m", "harness.cli", "kernel", f"{nxd.__name__}:{path}", "--like", "mixtral-8x7b", "--no-true-shape"]
     done = subprocess.run([*command, "--dtype", "fp32", "--in-process"], capture_output=True, text=True, timeout=600)
-    gap = path != "all_experts"
-    assert done.returncode == 0 and f"{33 - gap} PASS" in done.stdout.splitlines()[-1], done.stdout + done.stderr
+    gap = path != "all_experts"  # tokens-0
+    assert done.returncode == 0 and f"{(30 if path == 'routed' else 33) - gap} PASS" in done.stdout.splitlines()[-1], (
+        done.stdout + done.stderr
+    )
+
+
+@needs_nxd
+def test_the_real_one_drops_what_is_said():
+    """Two places for eight tokens that all want the same two experts."""
+    ask = "nxd._with_capacity(x, torch.tensor([[6, 7]]).repeat(8, 1), topk_weights, w_gate_up, w_down, 1.0)"
+    given = f"import torch; from {__name__} import nxd, weights; x, _, topk_weights, w_gate_up, w_down = weights(8)"
+    done = subprocess.run([sys.executable, "-c", f"{given}; print({ask}.any(1).tolist())"], capture_output=True, text=True, timeout=600)
+    assert done.stdout.strip().endswith(str([True] * 2 + [False] * 6)), done.stdout + done.stderr

@@ -69,7 +69,7 @@ def _loop(steps: Steps, prompt: Prompt, count: int, eos: Tuple[int, ...]) -> Lis
     rows: List[List[int]] = [[] for _ in prompt[1]]
     for step in range(count):
         ids_B = steps.go_on(np.array([row[-1] for row in rows])) if step else steps.begin(prompt)
-        for row, token in zip(rows, ids_B, strict=True):
+        for row, token in zip(rows, ids_B):
             if not _ended(row, eos):
                 row.append(int(token))
         if all(_ended(row, eos) for row in rows):

@@ -30,7 +30,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.dies_by], ids=lambda fault: fault.id)
 def test_each_fault_dies_by_each_check_meant_for_it(fault: Fault, room: Path) -> None:
-    """On the first family where it shows; in float32, and every third one in bfloat16 too if it is visible there. The self-test asks all."""
+    """On the first family where it shows; in float32, and every third one in bfloat16 too where it is visible. The self-test asks all."""
     fate, asked, whole = Fate(fault), set[str](), FAULTS.index(fault) % 3 == 0
     for trial in aimed(fault):
         if not asked or whole or fate.escaped:

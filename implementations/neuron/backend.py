@@ -1,7 +1,8 @@
 """The Neuron backend as the registry sees it. Importing this module does not import torch.
 
 Reading order: loading (checkpoint -> modules; layout says which part of what), decoder, attention, past, cache, router, dispatch, experts,
-moe; graphs (what is compiled), engine (what runs them), model (the contract), seats and buckets (fixed shapes), mesh (processes).
+moe; graphs (what is compiled), engine (what runs them), model (the contract), seats and buckets (fixed shapes), mesh (processes), builder
+(NxD's compiler).
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class NeuronBackend:
 
     def capabilities(self) -> Capabilities:
         """Decided by importing torch, here and not before. Without a device a CPU emulates one."""
-        reason = _reason()
-        absent = reason or _absent()
+        reason = _reason() or (_without_nxd(self.variant) if self.variant.nxd else None)
+        absent = "" if self.variant.nxd else reason or _absent()
         return Capabilities(
             features=tuple(name for name in FEATURES if name not in self.variant.lacks),
             families=FAMILIES,
@@ -51,7 +52,7 @@ class NeuronBackend:
             execution_note=absent or "this path was written without a device: not yet run on hardware",
             reads_hf=True,
             unavailable=reason,
-            devices=() if absent else ("cpu", "neuron"),
+            devices=() if absent or self.variant.nxd else ("cpu", "neuron"),
             left_out=LEFT_OUT,
         )
 
@@ -59,8 +60,9 @@ class NeuronBackend:
         """A file of weights for each of the variant's processes, and neuron_config.json. Raises CheckpointError, and Unsupported for sizes
         that do not divide."""
         from implementations.neuron.convert import from_hf
+        from implementations.neuron.cores import world
 
-        from_hf(src, dst, self.variant.tp, self.variant.ep, not self.variant.unfused)
+        from_hf(src, dst, self.variant.tp or world(0), self.variant.ep, not self.variant.unfused)
 
     def to_hf(self, src: str, dst: str) -> None:
         """The inverse of `from_hf`, bit for bit."""
@@ -70,6 +72,8 @@ class NeuronBackend:
 
     def router(self, spec: RoutingSpec, weights: RouterWeights, load: LoadSpec) -> Router:
         """As every process of a model has it."""
+        if self.variant.nxd:
+            raise Unsupported("NxD compiles whole models, no router alone")
         from implementations.neuron.standalone import StandaloneRouter
 
         return StandaloneRouter(spec, weights, load)
@@ -93,6 +97,12 @@ def _reason() -> str | None:
         return None
     except Exception as error:  # noqa: BLE001
         return f"torch cannot be imported: {type(error).__name__}: {error}"
+
+
+def _without_nxd(variant: Variant) -> str | None:
+    from implementations.neuron.vendor import absent
+
+    return absent(variant.tp) or None
 
 
 def _absent() -> str:

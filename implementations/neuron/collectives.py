@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +11,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from implementations.neuron.mesh import Mesh
+
+
+@dataclass(frozen=True)
+class Region:
+    """Stands for the group of a Mesh where one process traces the program of all: what adds up over them, and what puts their x beside each
+    other along the last dimension."""
+
+    add: Callable[[Tensor], Tensor]
+    gather: Callable[[Tensor], Tensor]
 
 
 def connected(tp: int, ep: int) -> Mesh:
@@ -25,13 +36,15 @@ def sum_tp(x: Tensor, mesh: Mesh) -> Tensor:
 
 def sum_all(x: Tensor, mesh: Mesh) -> Tensor:
     """Over every process."""
-    return x if mesh.size == 1 else _sum(x, None)
+    return x if mesh.size == 1 else _sum(x, mesh.group if mesh.ep == 1 else None)
 
 
 def gather_tp(x: Tensor, mesh: Mesh) -> Tensor:
     """All tp processes' x beside each other, along the last dimension."""
     if mesh.tp == 1:
         return x
+    if isinstance(mesh.group, Region):
+        return mesh.group.gather(x.contiguous())
     parts = [torch.empty_like(x) for _ in range(mesh.tp)]
     dist.all_gather(parts, x.contiguous(), group=mesh.group)
     return torch.cat(parts, -1)
@@ -39,5 +52,7 @@ def gather_tp(x: Tensor, mesh: Mesh) -> Tensor:
 
 def _sum(x: Tensor, group: Any) -> Tensor:
     total = x.contiguous().clone()
+    if isinstance(group, Region):
+        return group.add(total)
     dist.all_reduce(total, group=group)
     return total

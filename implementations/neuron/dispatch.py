@@ -52,7 +52,8 @@ def blockwise(ids_TK: Tensor, block: int, first: int, held: int) -> Places:
     begins_E = torch.cat((ends_E.new_zeros(1), ends_E[:-1]))
     rank_TK = (one_hot_CE.cumsum(0) - 1).gather(1, local_TK.flatten()[:, None]).view_as(ids_TK)
     blocks = most_blocks(ids_TK.numel(), held, block)
-    expert_G = torch.searchsorted(ends_E, torch.arange(blocks, device=ids_TK.device), right=True).clamp(max=held - 1)
+    block_G1 = torch.arange(blocks, device=ids_TK.device)[:, None]
+    expert_G = (ends_E <= block_G1).sum(1).clamp(max=held - 1)  # searchsorted, which XLA does not lower
     return Places((begins_E[local_TK] * block + rank_TK).where(here_TK, blocks * block), expert_G, block)
 
 

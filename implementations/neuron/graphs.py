@@ -4,6 +4,7 @@ bucket; nothing in them depends on the values of their inputs."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from implementations.neuron.past import Beginning, Continuation, Past
 from implementations.neuron.sampler import Draw, sample
 from implementations.torch_values import Choice, Pin
 
-Result = tuple[Tensor | None, list[Choice]]  # logits [B, S or 1, V] float32 or sampled ids [B], and the routing of T = B * S tokens
+Result = Tuple[Optional[Tensor], List[Choice]]  # logits [B, S or 1, V] float32 or sampled ids [B], and the routing of T = B * S tokens
 LOGITS = ("all", "last", "none", "sampled")
 
 

@@ -62,6 +62,12 @@ def make_plan(variant: Variant, spec: LoadSpec) -> Plan:
     if spec.device == KIND and (absent := missing()):
         raise Unsupported(f"no Neuron device: {absent}; {INSTALL}")
     settings = Settings.parse({**variant.options, **spec.options})
+    if variant.nxd and settings.compile != "none":
+        raise InvalidInput("option 'compile' is a backend of torch.compile; the variant nxd has a compiler of its own")
+    if variant.nxd and settings.on_device_sampling:
+        raise InvalidInput("option 'on_device_sampling': with the variant nxd tokens are chosen on the host")
+    if settings.compiled and not variant.nxd:
+        raise InvalidInput("option 'compiled' is for the variant nxd")
     return Plan(variant, settings, getattr(torch, spec.dtype), torch.device(spec.device), spec.max_batch, spec.max_length)
 
 

@@ -25,8 +25,8 @@ class Degrees:
 
 @dataclass(frozen=True)
 class Mesh:
-    """Of process `rank`. `group`: of torch.distributed, the tp processes that this one adds up with; None where nothing is computed, or
-    alone."""
+    """Of process `rank`. `group`: of torch.distributed, the tp processes that this one adds up with, or what stands for them
+    (`collectives.Region`); None where nothing is computed, or alone."""
 
     tp: int = 1
     ep: int = 1

@@ -133,7 +133,7 @@ class NeuronModel:
         return generate(self, self.config, self._shape.max_length, (ids_BS, lengths_B, padding), spec, steps)
 
     def prove_static(self) -> List[GraphProof]:
-        """StaticProof, see the contract. Context encoding in every bucket, decoding behind every bucket, a further chunk of each size."""
+        """StaticProof, see the contract. Context encoding in every bucket; decoding, and further chunks of all sizes, behind every one."""
         found = [self._engine.prove(call) for call in self._calls()]
         self.reset()
         return found
@@ -145,11 +145,10 @@ class NeuronModel:
         for size in sizes:
             yield _blank((alone, size))
             yield _blank((rows, 1), size)
+            yield from (_blank((alone, size), length) for length in sizes)
             if self._shape.sampling:
                 yield _sampling(_blank((alone, size)))
                 yield _sampling(_blank((rows, 1), size))
-            if size < self._shape.max_length:
-                yield _blank((alone, size), sizes[-1])
 
     def _fitting(self, batch: Batch) -> Batch:
         check_room(batch, self._shape.max_length)

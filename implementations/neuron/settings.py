@@ -10,13 +10,14 @@ from typing import Any
 from implementations.interface import InvalidInput
 from implementations.neuron.rule import BLOCK, PATHS
 
-MODES = ("batched", "sampling", "unfused")
+MODES = ("batched", "nxd", "sampling", "unfused")
 
 
 @dataclass(frozen=True)
 class Variant:
     """`neuron:tp2,ep4,blockwise`: degrees, and one dispatch path for every call (None: NxD's choice). Options, unless they are given:
-    `batched`, continuous_batching is false; `sampling`, on_device_sampling is true. `unfused`: conversion writes q, k and v apart."""
+    `batched`, continuous_batching is false; `sampling`, on_device_sampling is true. `unfused`: conversion writes q, k and v apart. `nxd`:
+    compiled by NxD's ModelBuilder; tp 0 then stands for all visible cores."""
 
     tp: int = 1
     ep: int = 1
@@ -24,6 +25,7 @@ class Variant:
     batched: bool = False
     sampling: bool = False
     unfused: bool = False
+    nxd: bool = False
 
     @property
     def size(self) -> int:
@@ -38,27 +40,29 @@ class Variant:
     @property
     def lacks(self) -> tuple[str, ...]:
         """Features that the others have."""
-        return ("slots",) if self.batched else ()
+        uncompiled = ("static", "pinned", "probe", "router") if self.nxd else ()
+        return (*uncompiled, *(("slots",) if self.batched else ()))
 
     @classmethod
     def parse(cls, text: str | None) -> Variant:
         """Raises ValueError."""
-        found = cls()
-        for word in text.split(",") if text else ():
+        words = text.split(",") if text else []
+        found = cls(tp=0) if "nxd" in words else cls()
+        for word in words:
             degree = re.fullmatch(r"(tp|ep)([1-9]\d*)", word)
             if degree:
                 found = replace(found, tp=int(degree[2])) if degree[1] == "tp" else replace(found, ep=int(degree[2]))
             elif word in PATHS and word != "capacity":
                 found = replace(found, path=word)
-            elif word == "batched":
-                found = replace(found, batched=True)
-            elif word == "sampling":
-                found = replace(found, sampling=True)
-            elif word == "unfused":
-                found = replace(found, unfused=True)
+            elif word in MODES:
+                found = replace(found, **{word: True})  # type: ignore[arg-type]
             else:
                 known = ", ".join(("tpN", "epN", *(path for path in PATHS if path != "capacity"), *MODES))
                 raise ValueError(f"backend 'neuron' has no variant {word!r}; known: {known}, joined by commas")
+        if found.nxd and found.ep > 1:
+            raise ValueError("backend 'neuron': nxd runs one program on all cores, and by epN each would hold other experts")
+        if found.nxd and found.sampling:
+            raise ValueError("backend 'neuron': with nxd tokens are chosen on the host")
         return found
 
 
@@ -67,7 +71,8 @@ class Settings:
     """LoadSpec.options, all of them optional. `capacity_factor`: places an expert, of what an even load needs; none: nothing is dropped.
     `mask_padding`: pads take no places. `block`: places of a block. `router_dtype`: float32, or `model`, as NxD casts it unless told
     otherwise. `continuous_batching`: prompts are encoded one by one, else all rows of the batch in one call. `on_device_sampling`:
-    `generate` chooses tokens inside the graph, of the 256 likeliest. `compile`: a backend of torch.compile, or none."""
+    `generate` chooses tokens inside the graph, of the 256 likeliest. `compile`: a backend of torch.compile, or none.
+    `compiled`: with the variant nxd, a directory that compiled models are kept in."""
 
     capacity_factor: float | None = None
     mask_padding: bool = False
@@ -76,6 +81,7 @@ class Settings:
     continuous_batching: bool = True
     on_device_sampling: bool = False
     compile: str = "none"
+    compiled: str = ""
 
     @classmethod
     def parse(cls, options: Mapping[str, str]) -> Settings:
@@ -125,4 +131,5 @@ _READ: dict[str, tuple[Callable[[str], object], str]] = {
     "continuous_batching": (_boolean, "true or false"),
     "on_device_sampling": (_boolean, "true or false"),
     "compile": _among("none", "eager", "aot_eager", "inductor", "neuron"),
+    "compiled": (str, "a directory"),
 }

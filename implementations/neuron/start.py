@@ -1,18 +1,25 @@
-"""From a checkpoint to a model: in this process, or in one for each part."""
+"""From a checkpoint to a model: in this process, in one for each part, or compiled by NxD."""
 
 from __future__ import annotations
 
-from implementations.interface import LoadSpec, ModelConfig
+from dataclasses import replace
+
+from implementations.interface import LoadSpec, ModelConfig, Unsupported
+from implementations.neuron.cores import world
 from implementations.neuron.crew import Crew, crew_of
+from implementations.neuron.device import KIND
 from implementations.neuron.engine import Engine, Local
 from implementations.neuron.loading import Plan, build, make_plan
 from implementations.neuron.mesh import Degrees, Mesh
 from implementations.neuron.model import NeuronModel, Shape
 from implementations.neuron.processes import Processes
 from implementations.neuron.settings import Variant
+from implementations.neuron.vendor import absent
 
 
 def start(path: str, variant: Variant, spec: LoadSpec) -> NeuronModel:
+    if variant.nxd:
+        return built(path, variant, spec)
     return alone(path, variant, spec) if variant.size == 1 else together(path, variant, spec)
 
 
@@ -31,6 +38,18 @@ def together(path: str, variant: Variant, spec: LoadSpec, crew: Crew | None = No
     plan = make_plan(variant, spec)
     engine = Processes(path, plan, crew or crew_of(Degrees(variant.tp, variant.ep, plan.device.type)))
     return _model(engine.config, engine, plan)
+
+
+def built(path: str, variant: Variant, spec: LoadSpec) -> NeuronModel:
+    """Made ready on the CPU, run on NeuronCores. Raises Unsupported where NxD or the cores are missing."""
+    plan = make_plan(variant, replace(spec, device="cpu") if spec.device == KIND else spec)
+    if why := absent(variant.tp):
+        raise Unsupported(why)
+    from implementations.neuron import builder
+
+    plan = replace(plan, variant=replace(variant, tp=world(variant.tp)))
+    config, engine = builder.start(path, plan)
+    return _model(config, engine, plan)
 
 
 def _model(config: ModelConfig, engine: Engine, plan: Plan) -> NeuronModel:

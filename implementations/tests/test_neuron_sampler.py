@@ -68,4 +68,4 @@ def test_its_graphs_are_static(tmp_path: Path):
     tiny_checkpoint(tmp_path / "m", num_hidden_layers=1)
     model: Any = backend("sampling").load(str(tmp_path / "m"), LoadSpec(max_batch=2, max_length=16))
     found = model.prove_static()
-    assert len(found) == 4 and all(proof.is_static for proof in found), found
+    assert len(found) == 5 and all(proof.is_static for proof in found), found

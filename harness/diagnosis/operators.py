@@ -16,6 +16,7 @@ RECORDS = {
     "network": "matrix products",
     "router": "routing ids",
     "experts": "experts",
+    "capacity": "capacity",
     "attention": "attention",
     "cache": "cache",
     "calls": "calls and padding",
@@ -56,6 +57,10 @@ SEAMS = {
     "kept_labels": "loss",
     "targets": "loss",
     "mean_loss": "loss",
+    "admit_slots": "slots",
+    "seat": "slots",
+    "begin": "slots",
+    "compiled_experts": "graphs",
 }
 
 # What the checks of a topic are about: the first suspects where nothing else is known
@@ -66,6 +71,7 @@ TOPICS = {
     "CAP": ("declarations",),
     "CONV": ("conversion",),
     "DET": ("matrix products", "combine"),
+    "DROP": ("capacity", "routing weights"),
     "GEN": ("sampling",),
     "INPUT": ("calls and padding",),
     "LOSS": ("loss",),
@@ -74,6 +80,8 @@ TOPICS = {
     "PAD": ("calls and padding", "attention"),
     "PARITY": ("log-probabilities", "matrix products"),
     "ROUTE": ("routing ids", "router logits"),
+    "SLOT": ("slots", "cache"),
+    "STATIC": ("graphs",),
     "WINDOW": ("attention", "positions"),
 }
 

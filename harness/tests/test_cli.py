@@ -104,7 +104,7 @@ def test_users_own_checkpoint(empty: Path) -> None:
     checks = {r["check"]: r["case"] for r in read_run(run) if r["type"] == "check"}
     # PARITY-01 needs HF's golden logits, which a user's checkpoint does not have: it is not asked, not skipped.
     assert code == 0 and checks == dict.fromkeys(
-        ("PARITY-02", "PARITY-03", "PARITY-04", "PARITY-05", "PARITY-06", "PARITY-07"), "checkpoint"
+        ("PARITY-02", "PARITY-03", "PARITY-04", "PARITY-05", "PARITY-06", "PARITY-07", "PARITY-11"), "checkpoint"
     ), output
 
 

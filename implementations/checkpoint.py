@@ -20,6 +20,7 @@ from implementations import families
 from implementations.families.config import ConfigError
 from implementations.families.family import Family
 from implementations.interface import CheckpointError, ModelConfig
+from implementations.safetensors_view import views
 from implementations.weights import Placement, assemble, by_target, canonical_shapes, stored_dtypes
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -46,6 +47,7 @@ class Checkpoint:
         self.family, self.config = parse_config(self.raw_config, self.path / CONFIG)
         with ExitStack() as stack:
             self._handles = _open_shards(self.path, stack)
+            self._views: Dict[Path, Mapping[str, np.ndarray]] = {}
             self.stored_head = HEAD in self._handles
             self.layout = layout_of(self.family, self.config, self.stored_head or not self.config.tie_word_embeddings)
             self._by_target = by_target(self.layout)
@@ -84,6 +86,13 @@ class Checkpoint:
             return handle.get_tensor(name)
         except SafetensorError as error:
             raise CheckpointError(path, str(error), name) from error
+
+    def mapped(self, name: str) -> np.ndarray:
+        """The same as a read-only view of the mapped file, which must stay as it is meanwhile."""
+        path = self._handles[name][0]
+        if path not in self._views:
+            self._views[path] = views(path)
+        return self._views[path][name]
 
     def tensor(self, name: str) -> np.ndarray:
         """A canonical tensor, assembled from its sources, in its stored dtype."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ def from_hf(src: str, dst: str, tp: int, ep: int, fused: bool = True) -> None:
 
 def _write(source: Checkpoint, scratch: Path, mesh: Mesh, fused: bool) -> None:
     wanted = layout(source.family, source.config, source.stored_head, mesh, fused)
-    with ahead(lambda name: assemble(wanted[name], source.source), list(wanted)) as tensor:
+    with ahead(lambda name: assemble(wanted[name], source.mapped), list(wanted)) as tensor:
         write_shard(scratch, mesh.rank, list(wanted), tensor, source.stored_head)
 
 
@@ -38,12 +37,11 @@ def to_hf(src: str, dst: str) -> None:
     with Directory(src) as source, new_directory(dst) as scratch:
         takers = _takers(source)
         wanted = {p.source: p for p in source.family.layout(source.config, source.stored_head or not source.config.tie_word_embeddings)}
-        read = lru_cache(maxsize=source.mesh.size)(source.tensor)  # a stacked tensor serves all its experts
 
         def whole(name: str) -> np.ndarray:
             target: np.ndarray | None = None
             for rank, local, move in takers[name]:
-                part = read(rank, local)
+                part = source.mapped(rank, local)
                 target = np.empty(wanted[name].shape, part.dtype) if target is None else target
                 move.back(part, target)
             assert target is not None

@@ -7,7 +7,7 @@ A file is written tensor by tensor, and read strictly: it has exactly the tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from implementations.interface import CheckpointError
 from implementations.neuron.layout import QKV, Local, layout, unfused
 from implementations.neuron.mesh import Mesh
 from implementations.neuron.neuron_config import FILE, NeuronConfig
+from implementations.safetensors_view import views
 from implementations.safetensors_writer import safetensors_file
 from implementations.weights import stored_dtypes
 
@@ -53,6 +54,7 @@ class Directory:
         self.family, self.config = parse_config(read_config(self.path), self.path / CONFIG)
         self.mesh = Mesh(self.neuron.tp_degree, self.neuron.ep_degree)
         with ExitStack() as stack:
+            self._views: dict[int, Mapping[str, np.ndarray]] = {}
             self._files = [_open(self.path / shard(rank), stack) for rank in range(self.mesh.size)]
             self.stored_head = _stored_head(self._files[0], self.path / shard(0))
             for rank in range(self.mesh.size):
@@ -74,6 +76,12 @@ class Directory:
             return found
         except SafetensorError as error:
             raise CheckpointError(self.path / shard(rank), str(error), name) from error
+
+    def mapped(self, rank: int, name: str) -> np.ndarray:
+        """The same as a read-only view of the mapped file, which must stay as it is meanwhile."""
+        if rank not in self._views:
+            self._views[rank] = views(self.path / shard(rank))
+        return self._views[rank][name]
 
     def fused(self, rank: int, name: str) -> np.ndarray:
         """`tensor`, with q, k and v as one, however they are stored."""

@@ -19,7 +19,7 @@ from harness.selftest.kills import Fate, aimed
 from harness.selftest.trial import Trial, hold
 from harness.suite import Check, checks_of, suite
 
-HONEST_CHECKS = ("ROUTE-04", "ROUTE-05", "BLOCK-01", "PARITY-02", "PARITY-03", "CACHE-01", "PAD-01")
+HONEST_CHECKS = ("ROUTE-04", "BLOCK-01", "PARITY-03", "CACHE-01")  # the self-test asks many more
 END_TO_END = {"rank-off-by-one": "ROUTE-04", "rope-of-neighbours": "PARITY-02"}
 
 

@@ -62,10 +62,3 @@ def test_generation_on_the_device_is_that_on_the_host_where_it_is_greedy(tmp_pat
         model: Any = backend(name).load(str(tmp_path / "m"), LoadSpec(max_batch=4, max_length=32))
         found.append(model.generate(*prompt, GenerationSpec(9, eos_token_ids=())))
     assert found[0] == found[1] and all(len(row) == 9 for row in found[0])
-
-
-def test_its_graphs_are_static(tmp_path: Path):
-    tiny_checkpoint(tmp_path / "m", num_hidden_layers=1)
-    model: Any = backend("sampling").load(str(tmp_path / "m"), LoadSpec(max_batch=2, max_length=16))
-    found = model.prove_static()
-    assert len(found) == 5 and all(proof.is_static for proof in found), found

@@ -39,7 +39,7 @@ class OnHost:
 
     def _pick(self, logits_BSV: np.ndarray | None) -> np.ndarray:
         assert logits_BSV is not None
-        return np.array([pick(logits_SV[-1], self._spec, stream) for logits_SV, stream in zip(logits_BSV, self._streams, strict=True)])
+        return np.array([pick(logits_SV[-1], self._spec, stream) for logits_SV, stream in zip(logits_BSV, self._streams)])
 
 
 def streams(seed: int, rows: int) -> List[np.random.Generator]:

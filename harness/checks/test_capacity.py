@@ -93,14 +93,19 @@ def _judge(subject: Subject, verdict: Verdict, factor: float, ids_BS: np.ndarray
     out = model.prefill(ids_BS, lengths_B, Request(logits="all", routing=True))
     routing, spec = out.routing, subject.config.routing
     assert out.logits_BSV is not None, "logits were asked for, none came"
-    assert routing is not None and routing.dropped_LTK is not None, "a capacity was asked for, and routing does not say who is dropped"
+    assert routing is not None, "`routing` is declared and was asked for; none came"
     about = f"E={spec.num_experts}, k={spec.top_k}, factor {factor}, rows of {lengths_B.tolist()}"
     valid_T, expected_LTK = routing.mask_T, expected_drops(model, routing, ids_BS.shape, spec, factor)
-    wrong = int(np.sum(routing.dropped_LTK[:, valid_T] != expected_LTK[:, valid_T]))
+    wrong = int(np.sum(_shown_drops(routing)[:, valid_T] != expected_LTK[:, valid_T]))
     verdict.judge(Metric("wrongly_dropped", wrong, 0), *_weight_metrics(subject, routing, expected_LTK), about=about)
     for b, length in enumerate(lengths_B):
         _judge_row(subject, verdict, ids_BS[b, :length], out.logits_BSV[b, :length], _row(routing, ids_BS.shape[1], b, int(length)), about)
     verdict.saw(dropped=int(expected_LTK.sum()))
+
+
+def _shown_drops(routing: Routing) -> np.ndarray:
+    """None says that there is no capacity: then nobody is dropped, as a factor that leaves room for all asks."""
+    return np.zeros(routing.topk_ids_LTK.shape, bool) if routing.dropped_LTK is None else routing.dropped_LTK
 
 
 def _weight_metrics(subject: Subject, routing: Routing, dropped_LTK: np.ndarray) -> list[Metric]:

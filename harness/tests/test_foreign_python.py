@@ -20,7 +20,7 @@ pytestmark = pytest.mark.wheel
 TOY = "implementations.tests.toy_backend:backend"
 NUMPY = "1.26.4"
 PYTHONS = ("3.9", "3.10", "3.12", "3.11")  # those that numpy 1.26 has wheels for, the oldest first
-TOPICS = ("BLOCK-01", "CACHE", "CONV-01", "INPUT", "PAD", "PARITY", "ROUTE")
+TOPICS = ("BLOCK", "CACHE", "CONV-01", "CONV-02", "INPUT", "PAD", "PARITY", "ROUTE", "WINDOW")
 
 
 def pythons(which: str) -> list[str]:

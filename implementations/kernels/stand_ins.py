@@ -63,11 +63,7 @@ class _Module(ModuleType):
         self._owner = owner
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        value = StandIn(f"{self.__name__}.{name}", self._owner)
-        setattr(self, name, value)
-        return value
+        return _part(self, f"{self.__name__}.{name}", self._owner)
 
 
 class StandIn:
@@ -77,11 +73,7 @@ class StandIn:
         self._name, self._owner = name, owner
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        value = StandIn(f"{self._name}.{name}", self._owner)
-        setattr(self, name, value)
-        return value
+        return _part(self, f"{self._name}.{name}", self._owner)
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
         if self._owner.sealed:
@@ -96,3 +88,13 @@ class StandIn:
 
     def __repr__(self) -> str:
         return f"<no {self._name} here>"
+
+
+def _part(whole: Any, path: str, owner: StandIns) -> StandIn:
+    """The stand-in for a name in another one, the same from now on. Raises AttributeError for Python's own names."""
+    name = path.rpartition(".")[2]
+    if name.startswith("__"):
+        raise AttributeError(name)
+    value = StandIn(path, owner)
+    setattr(whole, name, value)
+    return value

@@ -16,7 +16,6 @@ from implementations.neuron.sampler import Draw, sample
 from implementations.torch_values import Choice, Pin
 
 Result = Tuple[Optional[Tensor], List[Choice]]  # logits [B, S or 1, V] float32 or sampled ids [B], and the routing of T = B * S tokens
-LOGITS = ("all", "last", "none", "sampled")
 
 
 class ContextEncoding(nn.Module):

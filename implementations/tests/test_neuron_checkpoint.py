@@ -19,7 +19,7 @@ from implementations.neuron.neuron_config import FILE, NeuronConfig
 from implementations.tests.tiny import tiny_checkpoint
 
 
-@settings(deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     family=st.sampled_from(FAMILIES),
     dtype=st.sampled_from(["float32", "bfloat16", "float16"]),

@@ -14,9 +14,9 @@ from harness.faults.slots import Slots
 FULL = (16, 32)  # sizes of graphs
 
 
-def in_order_of_the_call(asked: list[int]) -> list[int]:
-    """Row i of a call is slot i, as in a batch that never changes."""
-    return list(range(len(asked)))
+def in_ascending_order(asked: list[int]) -> list[int]:
+    """The rows of a call are taken for the asked slots from the lowest to the highest."""
+    return sorted(asked)
 
 
 def behind_the_old_request(slots: Slots, slot: int, empty: Cache) -> Cache:
@@ -42,8 +42,8 @@ def filled_with_token_0(y_TKD: Array, weights_TK: Array, ids_TK: Array, rounding
 
 
 FAULTS: tuple[Fault, ...] = (
-    Fault("slots-in-order-of-the-call", "Row i of a call reads and writes slot i, whichever was asked for.",
-          None, change(seat=in_order_of_the_call), ("SLOT-01",)),
+    Fault("slots-in-ascending-order", "The rows of a call read and write the asked slots in ascending order, whichever is whose.",
+          None, change(seat=in_ascending_order), ("SLOT-01",), trigger="slots in another order"),
     Fault("slot-keeps-its-old-request", "A new request goes on behind what the slot held.",
           None, change(begin=behind_the_old_request), ("SLOT-01",), trigger="a slot that is used again"),
     Fault("slots-unchecked", "A slot outside the cache, or given twice, is taken.",

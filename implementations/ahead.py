@@ -6,11 +6,11 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Callable, Deque, Iterator, Sequence, Tuple
+from typing import Any, Callable, Deque, Hashable, Iterator, Sequence, Tuple
 
 import numpy as np
 
-Make = Callable[[str], np.ndarray]
+Make = Callable[[Any], np.ndarray]
 
 
 def threads() -> int:
@@ -18,9 +18,9 @@ def threads() -> int:
 
 
 @contextmanager
-def ahead(make: Make, names: Sequence[str], depth: int = 1) -> Iterator[Make]:
+def ahead(make: Make, names: Sequence[Hashable], depth: int) -> Iterator[Make]:
     """`make`, to be called for `names` in their order: the next `depth` ones are under way by then."""
-    waiting: Deque[Tuple[str, "Future[np.ndarray]"]] = deque()
+    waiting: Deque[Tuple[Hashable, "Future[np.ndarray]"]] = deque()
     following = iter(names)
     with ThreadPoolExecutor(depth) as pool:
 
@@ -29,7 +29,7 @@ def ahead(make: Make, names: Sequence[str], depth: int = 1) -> Iterator[Make]:
                 waiting.append((name, pool.submit(make, name)))
                 return
 
-        def taken(name: str) -> np.ndarray:
+        def taken(name: Any) -> np.ndarray:
             started, future = waiting.popleft()
             assert started == name, f"{name} is asked for where {started} follows"
             start()

@@ -42,7 +42,8 @@ def write_tensors(directory: Path, sizes: Sizes, read: Callable[[str], np.ndarra
     for file, names in zip(files, shards):
         with safetensors_file(directory / file, names) as put:
             for name in names:
-                put(name, read(name))
+                tensor = read(name)
+                put(name, tensor.shape, [tensor])
     if len(files) > 1:
         weight_map = {name: file for file, names in zip(files, shards) for name in names}
         write_json(directory / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-STRIP = 128  # rows at a time: what is written of a strip stays in the processor's cache
+STRIP = 64  # rows at a time: what is written of a strip stays in the processor's cache
 
 
 def put_turned(target: np.ndarray, source: np.ndarray) -> None:

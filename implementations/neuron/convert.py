@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ from implementations.ahead import ahead, threads
 from implementations.checkpoint import Checkpoint
 from implementations.checkpoint_writer import copy_beside, new_directory, write_tensors
 from implementations.neuron.directory import Directory, write_shard
-from implementations.neuron.layout import Move, assemble, layout
+from implementations.neuron.layout import Move, assemble, layout, pieces
 from implementations.neuron.mesh import Mesh
 from implementations.neuron.neuron_config import FILE, NeuronConfig
 
 
 def from_hf(src: str, dst: str, tp: int, ep: int, fused: bool = True) -> None:
-    """One process's file at a time, a tensor at a time: of a layer's experts, those of the process."""
+    """One process's file at a time; of it a tensor at a time, of a stack of experts one."""
     with Checkpoint(src) as source, new_directory(dst) as scratch:
         for rank in range(tp * ep):
             _write(source, scratch, Mesh(tp, ep, rank), fused)
@@ -28,8 +29,10 @@ def from_hf(src: str, dst: str, tp: int, ep: int, fused: bool = True) -> None:
 
 def _write(source: Checkpoint, scratch: Path, mesh: Mesh, fused: bool) -> None:
     wanted = layout(source.family, source.config, source.stored_head, mesh, fused)
-    with ahead(lambda name: assemble(wanted[name], source.mapped), list(wanted)) as tensor:
-        write_shard(scratch, mesh.rank, list(wanted), tensor, source.stored_head)
+    parts = {(name, number): piece for name, local in wanted.items() for number, piece in enumerate(pieces(local))}
+    counts = Counter(name for name, _ in parts)
+    with ahead(lambda part: assemble(parts[part], source.mapped), list(parts), threads()) as made:
+        write_shard(scratch, mesh.rank, wanted, lambda name: (made((name, n)) for n in range(counts[name])), source.stored_head)
 
 
 def to_hf(src: str, dst: str) -> None:

@@ -7,7 +7,7 @@ A file is written tensor by tensor, and read strictly: it has exactly the tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,15 @@ def is_neuron(path: str | Path) -> bool:
     return (Path(path) / FILE).is_file()
 
 
-def write_shard(directory: Path, rank: int, names: Sequence[str], tensor: Callable[[str], np.ndarray], stored_head: bool) -> None:
-    """A process's file, a tensor at a time."""
+def write_shard(
+    directory: Path, rank: int, locals_: Mapping[str, Local], parts: Callable[[str], Iterable[np.ndarray]], stored_head: bool
+) -> None:
+    """A process's file, a tensor at a time, of which `parts` gives one after the other."""
     file = directory / shard(rank)
     file.parent.mkdir(exist_ok=True)
-    with safetensors_file(file, names, {"format": "pt", HEAD_KEY: str(stored_head).lower()}) as put:
-        for name in names:
-            put(name, tensor(name))
+    with safetensors_file(file, list(locals_), {"format": "pt", HEAD_KEY: str(stored_head).lower()}) as put:
+        for name, local in locals_.items():
+            put(name, local.shape, parts(name))
 
 
 class Directory:

@@ -6,14 +6,12 @@ Names and shapes are NxD's: experts stacked and turned, gate beside up, q, k and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Dict, List, Tuple
 
 import numpy as np
 
-from implementations.ahead import threads
 from implementations.families.family import Family
 from implementations.interface import ModelConfig, Unsupported
 from implementations.neuron.heads import EMPTY, Heads, spread
@@ -102,22 +100,27 @@ def layout(family: Family, config: ModelConfig, stored_head: bool, mesh: Mesh, f
     return found
 
 
+def pieces(local: Local) -> List[Local]:
+    """What is put together at a time, in the order of the tensor's bytes: of a stack of experts each by itself."""
+    if not (local.moves and local.moves[0].put and isinstance(local.moves[0].put[0], int)):
+        return [local]
+    found = [replace(local, shape=local.shape[1:], moves=[]) for _ in range(local.shape[0])]
+    for move in local.moves:
+        expert, *rest = move.put
+        assert isinstance(expert, int)
+        found[expert].moves.append(replace(move, put=tuple(rest)))
+    return found
+
+
 def assemble(local: Local, read: Callable[[str], np.ndarray]) -> np.ndarray:
-    """A process's tensor, in its stored dtype. `read`: HF name -> tensor. The experts of a stack are copied side by side."""
-    if not local.moves:
-        return np.zeros(local.shape, np.dtype(local.dtype))  # a process may hold empty heads alone
-    groups = [(name, list(moves)) for name, moves in groupby(local.moves, lambda move: move.source)]
-    first = read(groups[0][0])
-    target = np.zeros(local.shape, first.dtype)
-
-    def fill(group: Tuple[str, List[Move]]) -> None:
-        source = first if group[0] == groups[0][0] else read(group[0])
-        for move in group[1]:
+    """A process's tensor, in its stored dtype. `read`: HF name -> tensor."""
+    target: np.ndarray | None = None
+    for name, moves in groupby(local.moves, lambda move: move.source):
+        source = read(name)
+        target = np.zeros(local.shape, source.dtype) if target is None else target
+        for move in moves:
             move.there(source, target)
-
-    with ThreadPoolExecutor(threads()) as pool:
-        list(pool.map(fill, groups))
-    return target
+    return np.zeros(local.shape, np.dtype(local.dtype)) if target is None else target  # a process may hold empty heads alone
 
 
 def _copy(target: np.ndarray, source: np.ndarray, turned: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +155,19 @@ def test_weights_are_read_strictly(converted: Path, what: str):
         save_file(load_file(converted / shard(0)), converted / shard(0))
     with pytest.raises(CheckpointError, match="norm.weight|rope.inv_freq|not a whole|stored_head"):
         backend("tp2").to_hf(str(converted), str(converted.parent / "again"))
+
+
+@pytest.mark.parametrize("variant", [None, "tp2"])
+def test_a_layer_is_never_in_memory_as_a_whole(tmp_path: Path, variant: str | None):
+    """Either way: experts, of which there are many, are the most of a layer. Files are mapped, which is not memory of our own."""
+    tiny_checkpoint(tmp_path / "hf", num_hidden_layers=3, num_experts=64, hidden_size=128, moe_intermediate_size=64)
+    layer = 64 * 3 * 128 * 64 * 4
+    made = backend(variant)
+    tracemalloc.start()
+    try:
+        made.from_hf(str(tmp_path / "hf"), str(tmp_path / "neuron"))
+        made.to_hf(str(tmp_path / "neuron"), str(tmp_path / "again"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < layer / 2, f"{peak} bytes, a layer has {layer}"

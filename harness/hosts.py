@@ -11,7 +11,7 @@ import pytest
 
 from harness.options import option
 from implementations import registry
-from implementations.interface import Backend, Capabilities
+from implementations.interface import Backend, Capabilities, Compilation, Compiler
 from implementations.worker import DEFAULT_TIMEOUT, RemoteError, WorkerBackend, WorkerCrashed
 
 if TYPE_CHECKING:
@@ -44,6 +44,13 @@ class Hosts:
         if found is None:
             raise WorkerCrashed(f"the worker of {name} has not told its capabilities")
         return found
+
+    def compilation(self, name: str) -> Compilation:
+        """What the backend tells since the last call; nothing of one that has no such method, or whose worker is not running."""
+        if name in self._workers and not self._workers[name].alive:
+            return Compilation()
+        found = self.backend(name)
+        return found.compilation() if isinstance(found, Compiler) else Compilation()
 
     def close(self) -> None:
         for worker in self._workers.values():

@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from harness.expectations import Outcome
 from harness.options import option
 from harness.record import FAILING, Recorder, new_run_id
 from harness.shard import shards
+from implementations.interface import Compilation
 
 VERDICT: pytest.StashKey[Any] = pytest.StashKey()
 BENCH: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
@@ -119,6 +121,7 @@ def _classify(item: pytest.Item, call: pytest.CallInfo[None]) -> tuple[str, str]
 def _write(item: pytest.Item, recorder: Recorder, outcome: Outcome, duration: float) -> None:
     identity, status, reason = identify(item), outcome.status, outcome.reason
     about: dict[str, Any] = _execution(item.config, identity["backend"])
+    about |= _compilation(item.config, identity["backend"], about["execution_note"])
     about |= {"status": status, "reason": reason, "duration_s": duration, "reproduce": _reproduce(item.config, identity)}
     clause = item.get_closest_marker("clause")
     if clause:
@@ -158,6 +161,19 @@ def _execution(config: pytest.Config, name: str) -> dict[str, Any]:
         return {"execution": "", "execution_note": f"capabilities() raised {type(error).__name__}", "grade": ""}
     execution = runs_as(capabilities, option(config, "device"))
     return {"execution": execution, "execution_note": capabilities.execution_note, "grade": grade(capabilities)}
+
+
+def _compilation(config: pytest.Config, name: str, note: str) -> dict[str, Any]:
+    """Nothing where nothing was compiled since the backend's record before, nor left to the host. What cannot be told is said beside the
+    `note`."""
+    from harness.hosts import hosts
+
+    try:
+        found = hosts(config).compilation(name)
+    except Exception as error:
+        problem = f"compilation() raised {type(error).__name__}: {error}"
+        return {"execution_note": f"{note}; {problem}" if note else problem}
+    return {} if found == Compilation() else {"compilation": asdict(found)}
 
 
 def _reproduce(config: pytest.Config, identity: dict[str, Any]) -> str:

@@ -298,6 +298,30 @@ class Gauge(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Compilation:
+    """What it took to turn calls into graphs, and graphs into code. `exported`: graphs that were traced, `compiled`: those of which code
+    was made, with the seconds of each; `cached`: those whose code was found where an earlier process had left it. `host_operators`:
+    operators that a device left to its host, and how often."""
+
+    exported: int = 0
+    export_s: float = 0.0
+    compiled: int = 0
+    compile_s: float = 0.0
+    cached: int = 0
+    host_operators: Mapping[str, int] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Compiler(Protocol):
+    """A backend that compiles graphs, or whose device may leave operators to the host. Not a feature: a backend has this method or has
+    not."""
+
+    def compilation(self) -> Compilation:
+        """Since the last call, all models of the backend's process together."""
+        ...
+
+
 @runtime_checkable
 class Padded(Protocol):
     """A model that fills calls up to sizes of its own. Not a feature: a model has this method or has not."""

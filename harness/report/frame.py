@@ -25,7 +25,9 @@ COLUMNS = (
     "id kind run machine node check topic title backend execution execution_note case dtype status reason metric value bound ratio "
     "metrics evidence maps grade duration_s parameters samples tokens reproduce expected capsule facts"
 ).split()
-FACTS = "first_call_s warmup steady percentiles canary work limit memory a b ratio low high confidence delta mde verdict disturbed".split()
+FACTS = (
+    "first_call_s compilation warmup steady percentiles canary work limit memory a b ratio low high confidence delta mde verdict disturbed"
+).split()
 KINDS = ("check", "bench", "pair")
 _CHECK_ID = re.compile(r"([A-Z][A-Z0-9_]*)-\d+")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.record import FAILING
+from harness.report.compilation import host_notes
 from harness.report.expected import stale_notes, unasked_notes
 from harness.report.frame import Frame, Run
 from harness.report.grades import grade_notes
@@ -61,7 +62,7 @@ def verdict(frame: Frame) -> Verdict:
     """The verdict of the frame's runs together."""
     code, counts = exit_code(frame), count(frame)
     of_runs = (note for run in frame.runs for note in [*run_notes(frame, run), *stale_notes(run), *unasked_notes(run)])
-    notes = (*of_runs, *grade_notes(frame))
+    notes = (*of_runs, *host_notes(frame), *grade_notes(frame))
     return Verdict(code, _colour(code, counts), _word(code, counts), _sentence(code, counts), counts, notes, conformances(frame))
 
 

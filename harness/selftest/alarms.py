@@ -27,8 +27,8 @@ ROUNDING = (
 # More than half of the time of a run, for the same comparisons again (more rows, later positions, other numbers of tokens, the other side
 # of padding) or on data that no seed moves (golden prompts). Asked in the long self-test.
 COSTLY = (
-    "BATCH-01", "BATCH-03", "BLOCK-04", "BLOCK-05", "PAD-01[left]", "PARITY-05", "PARITY-08", "PARITY-09", "PARITY-10", "PARITY-11",
-    "ROUTE-16", "SLOT-01",
+    "BATCH-01", "BATCH-03", "BLOCK-04", "BLOCK-05", "DROP-02", "PAD-01[left]", "PARITY-05", "PARITY-08", "PARITY-09", "PARITY-10",
+    "PARITY-11", "ROUTE-16", "SLOT-01",
 )  # fmt: skip
 DTYPES = ("float32", "bfloat16")
 CONFIDENCE = 0.95

@@ -19,6 +19,8 @@ SURFACE = {
     "Capabilities": "features families dtypes logits quantizations variants execution execution_note reads_hf lossy unavailable devices "
     "left_out",
     "CheckpointError": "",
+    "Compilation": "exported export_s compiled compile_s cached host_operators",
+    "Compiler": "compilation",
     "DTYPES": "",
     "Gauge": "product_flops_per_s read_bytes_per_s device_peak_bytes",
     "Generate": "generate",

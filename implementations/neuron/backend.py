@@ -11,6 +11,7 @@ from implementations.interface import (
     DTYPES,
     Backend,
     Capabilities,
+    Compilation,
     LoadSpec,
     Model,
     Router,
@@ -77,6 +78,15 @@ class NeuronBackend:
         from implementations.neuron.standalone import StandaloneRouter
 
         return StandaloneRouter(spec, weights, load)
+
+    def compilation(self) -> Compilation:
+        """Compiler, see the contract. The processes of a mesh work side by side: the slowest one's seconds count."""
+        if _reason() is not None:
+            return Compilation()
+        from implementations.neuron import crew, device
+        from implementations.neuron.costs import COSTS, one_after_the_other
+
+        return one_after_the_other(COSTS.take(), device.compilation(), *crew.compilation())
 
     def load(self, path: str, spec: LoadSpec) -> Model:
         """Loads an HF directory. CheckpointError as the contract says; InvalidInput for a bad spec, Unsupported without torch or the

@@ -17,9 +17,10 @@ from typing import Any, Sequence
 import numpy as np
 import torch
 
-from implementations.interface import GraphProof, ModelConfig, Unsupported
+from implementations.interface import Compilation, GraphProof, ModelConfig, Unsupported
 from implementations.neuron.buckets import buckets
 from implementations.neuron.collectives import Region
+from implementations.neuron.costs import COSTS
 from implementations.neuron.engine import Call, Result
 from implementations.neuron.loading import Plan, build
 from implementations.neuron.mesh import Mesh
@@ -65,7 +66,11 @@ def start(path: str, plan: Plan) -> tuple[ModelConfig, Built]:
     weights, states = [part.weights() for part in parts], len(list(parts[0].cache.buffers()))  # before a trace moves them
     wanted = graphs(1 if plan.settings.continuous_batching else plan.max_batch, plan.max_batch, buckets(plan.max_length))
     kept = _file(plan, config, parts[0], wanted)
-    model = (_read(kept) if kept else None) or compiled(parts[0], wanted, plan.variant.tp)
+    model = _read(kept) if kept else None
+    if model is None:
+        model = compiled(parts[0], wanted, plan.variant.tp)
+    else:
+        COSTS.add(Compilation(cached=len(wanted)))
     if kept and not kept.exists():
         _keep(model, kept)
     on_cores(model, weights, states)
@@ -79,8 +84,10 @@ def compiled(part: Traced, wanted: Sequence[Graph], tp: int) -> Any:
         builder = nxd.ModelBuilder(part)
         for graph in wanted:
             part.graph = graph
-            builder.trace(kwargs=graph.example(), tag=graph.tag)
-        return builder.compile(compiler_workdir=scratch, compiler_args=ARGUMENTS)
+            with COSTS.exporting():
+                builder.trace(kwargs=graph.example(), tag=graph.tag)
+        with COSTS.compiling(len(wanted)):
+            return builder.compile(compiler_workdir=scratch, compiler_args=ARGUMENTS)
 
 
 def on_cores(model: Any, weights: list[dict[str, torch.Tensor]], states: int) -> None:

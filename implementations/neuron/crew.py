@@ -14,10 +14,13 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from implementations.interface import Compilation
+from implementations.neuron.costs import side_by_side
 from implementations.neuron.mesh import Degrees
 from implementations.neuron.rank import serve
 
 Serve = Callable[[int, str, Degrees, Connection], None]
+NO_MODEL = -1
 FAREWELL_S = 5.0  # before a process that was asked to end is ended
 
 
@@ -116,3 +119,8 @@ def crew_of(degrees: Degrees) -> Crew:
             crew.close()
         crew = _crews[degrees] = Crew(degrees)
     return crew
+
+
+def compilation() -> list[Compilation]:
+    """Of each mesh, since the last call."""
+    return [side_by_side(crew.ask(NO_MODEL, "compilation")) for crew in _crews.values() if crew.alive]

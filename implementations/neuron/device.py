@@ -6,8 +6,11 @@ Not yet run on hardware.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 from importlib import import_module, metadata
+
+from implementations.interface import Compilation
 
 KIND = "neuron"
 INSTALL = "the real one: pip install torch-neuronx --extra-index-url https://pip.repos.neuron.amazonaws.com"
@@ -47,3 +50,16 @@ def _not_found(package: str) -> str:
     except metadata.PackageNotFoundError:
         return f"{package} is not installed"
     return f"{package} is PyPI's placeholder"
+
+
+def compilation() -> Compilation:
+    """Of TorchNeuron in this process, since the last call: graphs whose code was made (after torch.compile came back: that only queues
+    them) or found in its cache of NEFFs, and operators of eager mode that it ran on the host."""
+    if missing():
+        return Compilation()
+    torch_neuronx, compiler = import_module("torch_neuronx"), import_module("torch_neuronx.neuron_dynamo_backend")
+    microseconds = [graph.torch_neuronx_compile_us for graph in compiler.get_dynamo_metrics()]
+    left = Counter(torch_neuronx.get_fallback_ops())
+    compiler.reset_dynamo_metrics()
+    torch_neuronx.clear_op_tracking()
+    return Compilation(compile_s=sum(microseconds) / 1e6, cached=microseconds.count(0), host_operators=dict(left))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from implementations.interface import GraphProof
 from implementations.neuron.cache import KVCache
+from implementations.neuron.compiled import Compiled
 from implementations.neuron.decoder import Decoder
 from implementations.neuron.graphs import ContextEncoding, TokenGeneration
 from implementations.neuron.moe import MoE
@@ -20,8 +21,6 @@ from implementations.neuron.routed import Pins, Routed
 from implementations.neuron.router import Router
 from implementations.neuron.sampler import Draw
 from implementations.torch_values import Choice, Pin, on_device
-
-MOST_GRAPHS = 64  # of one model: two kinds, buckets, what is asked of their logits
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class Local:
         """One for every shape that is asked for; they share weights and cache."""
         key = (call.logits, None if call.starts_B is None else call.length)
         if key not in self._graphs:
-            self._graphs[key] = self._written(call) if self.compiler == "none" else self._compiled(self._written(call))
+            self._graphs[key] = self._written(call) if self.compiler == "none" else Compiled(self._written(call), self.compiler)
         return self._graphs[key]
 
     def _written(self, call: Call) -> nn.Module:
@@ -132,11 +131,6 @@ class Local:
 
     def _draw(self, call: Call) -> Draw | None:
         return None if call.draw is None else Draw(*(self._tensor(each) for each in call.draw))
-
-    def _compiled(self, graph: nn.Module) -> Callable[..., Any]:
-        """A graph break, or a shape that depends on data, is an error."""
-        torch._dynamo.config.recompile_limit = MOST_GRAPHS  # a model's graphs are compilations of one function
-        return torch.compile(graph, backend=self.compiler, fullgraph=True, dynamic=False)
 
     def _moe(self, layer: int) -> MoE:
         return self.decoder.moes[layer]

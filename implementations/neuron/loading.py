@@ -62,6 +62,8 @@ def make_plan(variant: Variant, spec: LoadSpec) -> Plan:
     if spec.device == KIND and (absent := missing()):
         raise Unsupported(f"no Neuron device: {absent}; {INSTALL}")
     settings = Settings.parse({**variant.options, **spec.options})
+    if settings.compile == "device":
+        settings = replace(settings, compile=KIND if spec.device == KIND else "aot_eager")
     if variant.nxd and settings.compile != "none":
         raise InvalidInput("option 'compile' is a backend of torch.compile; the variant nxd has a compiler of its own")
     if variant.nxd and settings.on_device_sampling:

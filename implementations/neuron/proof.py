@@ -15,6 +15,7 @@ from torch.export import export
 from torch.utils._pytree import tree_leaves
 
 from implementations.interface import GraphProof
+from implementations.neuron.costs import COSTS
 
 
 def prove(name: str, graph: nn.Module, inputs: tuple[Any, ...]) -> GraphProof:
@@ -22,7 +23,8 @@ def prove(name: str, graph: nn.Module, inputs: tuple[Any, ...]) -> GraphProof:
     with torch.no_grad():
         written = graph(*inputs)
         try:
-            exported = export(graph, inputs, strict=True)
+            with COSTS.exporting():
+                exported = export(graph, inputs, strict=True)
         except Exception as error:  # data-dependent control flow shows as any of a dozen types
             return GraphProof(name, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
         found = exported.module()(*inputs)

@@ -9,18 +9,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from implementations.interface import ModelConfig
+from implementations.interface import Compilation, ModelConfig
+from implementations.neuron import device
 from implementations.neuron.collectives import connected
+from implementations.neuron.costs import COSTS, one_after_the_other
 from implementations.neuron.engine import Local
 from implementations.neuron.loading import Plan, build
 from implementations.neuron.mesh import Degrees, Mesh
 
 BACKENDS = {"cpu": "gloo", "neuron": "neuron"}  # of torch.distributed
+FROM_ALL = ("prove", "compilation")
 PATIENCE = timedelta(seconds=120)  # for a process that does not come, or has gone
 
 
 def serve(rank: int, rendezvous: str, degrees: Degrees, pipe: Connection) -> None:
-    """Until the pipe closes. Every answer is (None, value) or (exception, None); values come from process 0, proofs from all.
+    """Until the pipe closes. Every answer is (None, value) or (exception, None); values come from process 0, those of FROM_ALL from all.
     `rendezvous`: a URL that torch.distributed understands."""
     torch.set_num_threads(1)
     try:
@@ -55,8 +58,12 @@ class Engines:
     def unload(self, number: int) -> None:
         self._held.pop(number, None)
 
+    def compilation(self, number: int) -> Compilation:
+        """Of all models."""
+        return one_after_the_other(COSTS.take(), device.compilation())
+
     def ask(self, number: int, method: str, arguments: tuple[Any, ...]) -> Any:
-        if method in ("load", "unload"):
+        if method in ("load", "unload", "compilation"):
             return getattr(self, method)(number, *arguments)
         return getattr(self._held[number], method)(*arguments)
 
@@ -64,6 +71,6 @@ class Engines:
 def _answer(engines: Engines, number: int, method: str, arguments: tuple[Any, ...], rank: int) -> tuple[Exception | None, Any]:
     try:
         found = engines.ask(number, method, arguments)
-        return None, found if rank == 0 or method == "prove" else None
+        return None, found if rank == 0 or method in FROM_ALL else None
     except Exception as error:
         return error, None

@@ -10,19 +10,20 @@ from typing import Any
 from implementations.interface import InvalidInput
 from implementations.neuron.rule import BLOCK, PATHS
 
-MODES = ("batched", "nxd", "sampling", "unfused")
+MODES = ("batched", "compiled", "nxd", "sampling", "unfused")
 
 
 @dataclass(frozen=True)
 class Variant:
     """`neuron:tp2,ep4,blockwise`: degrees, and one dispatch path for every call (None: NxD's choice). Options, unless they are given:
-    `batched`, continuous_batching is false; `sampling`, on_device_sampling is true. `unfused`: conversion writes q, k and v apart. `nxd`:
-    compiled by NxD's ModelBuilder; tp 0 then stands for all visible cores."""
+    `batched`, continuous_batching is false; `compiled`, compile is device; `sampling`, on_device_sampling is true. `unfused`: conversion
+    writes q, k and v apart. `nxd`: compiled by NxD's ModelBuilder; tp 0 then stands for all visible cores."""
 
     tp: int = 1
     ep: int = 1
     path: str | None = None
     batched: bool = False
+    compiled: bool = False
     sampling: bool = False
     unfused: bool = False
     nxd: bool = False
@@ -35,7 +36,11 @@ class Variant:
     @property
     def options(self) -> dict[str, str]:
         """Of a LoadSpec, unless it gives them."""
-        return {"continuous_batching": str(not self.batched).lower(), "on_device_sampling": str(self.sampling).lower()}
+        return {
+            "continuous_batching": str(not self.batched).lower(),
+            "on_device_sampling": str(self.sampling).lower(),
+            "compile": "device" if self.compiled else "none",
+        }
 
     @property
     def lacks(self) -> tuple[str, ...]:
@@ -61,6 +66,8 @@ class Variant:
                 raise ValueError(f"backend 'neuron' has no variant {word!r}; known: {known}, joined by commas")
         if found.nxd and found.ep > 1:
             raise ValueError("backend 'neuron': nxd runs one program on all cores, and by epN each would hold other experts")
+        if found.nxd and found.compiled:
+            raise ValueError("backend 'neuron': nxd has a compiler of its own")
         if found.nxd and found.sampling:
             raise ValueError("backend 'neuron': with nxd tokens are chosen on the host")
         return found
@@ -71,8 +78,9 @@ class Settings:
     """LoadSpec.options, all of them optional. `capacity_factor`: places an expert, of what an even load needs; none: nothing is dropped.
     `mask_padding`: pads take no places. `block`: places of a block. `router_dtype`: float32, or `model`, as NxD casts it unless told
     otherwise. `continuous_batching`: prompts are encoded one by one, else all rows of the batch in one call. `on_device_sampling`:
-    `generate` chooses tokens inside the graph, of the 256 likeliest. `compile`: a backend of torch.compile, or none.
-    `compiled`: with the variant nxd, a directory that compiled models are kept in."""
+    `generate` chooses tokens inside the graph, of the 256 likeliest. `compile`: a backend of torch.compile, or none; device: neuron, or
+    where a CPU stands in for it aot_eager, which traces as the others do and compiles nothing. `compiled`: with the variant nxd, a
+    directory that compiled models are kept in."""
 
     capacity_factor: float | None = None
     mask_padding: bool = False
@@ -130,6 +138,6 @@ _READ: dict[str, tuple[Callable[[str], object], str]] = {
     "router_dtype": _among("float32", "model"),
     "continuous_batching": (_boolean, "true or false"),
     "on_device_sampling": (_boolean, "true or false"),
-    "compile": _among("none", "eager", "aot_eager", "inductor", "neuron"),
+    "compile": _among("none", "device", "eager", "aot_eager", "inductor", "neuron"),
     "compiled": (str, "a directory"),
 }

@@ -163,16 +163,6 @@ def test_what_is_not_built_is_said(tmp_path: Path):
         load(tmp_path / "olmoe")
 
 
-def test_a_compiled_graph_is_the_graph(tmp_path: Path):
-    """Traced in one piece, for one shape."""
-    tiny_checkpoint(tmp_path / "m", num_hidden_layers=1)
-    prompt, found = ids(1, 5), []
-    for compiler in ("none", "eager"):
-        model = load(tmp_path / "m", compile=compiler)
-        found.append([model.prefill(prompt, np.array([5]), Request()).logits_BSV, model.decode(prompt[0, :1], Request()).logits_BSV])
-    np.testing.assert_allclose(np.array(found[1]), np.array(found[0]), **CLOSE)
-
-
 PLACEHOLDER = "raise ImportError('WRONG PACKAGE. Please install the package from the Neuron Repository')"
 
 

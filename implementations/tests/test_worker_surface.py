@@ -7,7 +7,7 @@ from typing import Any
 from implementations import interface
 from implementations.worker.surface import KINDS, MAKES
 
-ON_BACKENDS = {"RouterBuilder", "GoldenTrainer", "Gauge"}  # the other optional protocols are a model's
+ON_BACKENDS = {"RouterBuilder", "GoldenTrainer", "Gauge", "Compiler"}  # the other optional protocols are a model's
 
 
 def methods(protocol: Any) -> set[str]:

@@ -138,9 +138,14 @@ class WorkerBackend:
         self._handle: Optional[Handle] = None
         self.declared: Optional[Capabilities] = None  # what capabilities() said
 
+    @property
+    def alive(self) -> bool:
+        """Whether a worker is running."""
+        return self._handle is not None and self._handle.child.alive
+
     def connect(self) -> None:
         """Starts the worker, if none is running. Raises UnknownBackend and its kin, as `registry.backend` does."""
-        if self._handle is not None and self._handle.child.alive:
+        if self.alive:
             return
         self._handle = None
         child = Child(self._interpreter, self.name)

@@ -23,7 +23,7 @@ class Kind:
 
 GAUGE = ("product_flops_per_s", "read_bytes_per_s", "device_peak_bytes")
 KINDS: Dict[str, Kind] = {
-    "backend": Kind(("capabilities", "from_hf", "to_hf", "load"), ("router", "train", *GAUGE)),
+    "backend": Kind(("capabilities", "from_hf", "to_hf", "load"), ("router", "train", "compilation", *GAUGE)),
     "model": Kind(
         ("capabilities", "prefill", "decode", "reset", "close"),
         ("route", "moe_block", "generate", "prefill_packed", "loss", "prefill_slots", "decode_slots", "computed_batch", "prove_static"),

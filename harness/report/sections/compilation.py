@@ -1,0 +1,15 @@
+"""Graphs: how many were exported and compiled, how long that took, and which operators ran on the host instead."""
+
+from __future__ import annotations
+
+from harness.report import template
+from harness.report.compilation import graphs
+from harness.report.frame import Frame
+
+TITLE = "Graphs"
+ORDER = 58
+
+
+def render(frame: Frame) -> str:
+    found = graphs(frame)
+    return template.render("compilation", graphs=found, left=any(each.host_operators for each in found)) if found else ""

@@ -17,7 +17,6 @@ from harness.expectations import Outcome
 from harness.options import option
 from harness.record import FAILING, Recorder, new_run_id
 from harness.shard import shards
-from implementations.interface import Compilation
 
 VERDICT: pytest.StashKey[Any] = pytest.StashKey()
 BENCH: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
@@ -167,6 +166,7 @@ def _compilation(config: pytest.Config, name: str, note: str) -> dict[str, Any]:
     """Nothing where nothing was compiled since the backend's record before, nor left to the host. What cannot be told is said beside the
     `note`."""
     from harness.hosts import hosts
+    from implementations.interface import Compilation
 
     try:
         found = hosts(config).compilation(name)

@@ -12,7 +12,7 @@ from torch import nn
 from implementations.interface import Compilation
 from implementations.neuron.costs import COSTS
 
-MOST_GRAPHS = 64  # of one model: two kinds, buckets, what is asked of their logits
+MOST_GRAPHS = 1 << 20  # Dynamo counts those of all models of a process together, since they are compilations of one function
 
 
 class Compiled:
@@ -20,7 +20,7 @@ class Compiled:
     beginning of a call and the compiler's is export."""
 
     def __init__(self, graph: nn.Module, compiler: str):
-        torch._dynamo.config.recompile_limit = MOST_GRAPHS  # a model's graphs are compilations of one function
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MOST_GRAPHS
         self._compiler = torch._dynamo.lookup_backend(compiler)
         self._graph = torch.compile(graph, backend=self._compile, fullgraph=True, dynamic=False)
         self._began = 0.0

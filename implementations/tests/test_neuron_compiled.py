@@ -18,6 +18,7 @@ from implementations.neuron.settings import Variant
 from implementations.tests.tiny import tiny_checkpoint
 
 torch: Any = pytest.importorskip("torch")
+Compiled: Any = pytest.importorskip("implementations.neuron.compiled").Compiled
 SPEC = LoadSpec(max_batch=2, max_length=32)
 
 
@@ -72,7 +73,6 @@ def test_a_proof_is_an_export(checkpoint: Path):
 
 def test_a_graph_that_breaks_is_an_error():
     """What a compiler would run in pieces, between which the host decides."""
-    from implementations.neuron.compiled import Compiled
 
     class Decides(torch.nn.Module):
         def forward(self, x: Any) -> Any:
@@ -122,3 +122,17 @@ def test_who_compiles_is_said(checkpoint: Path):
         Variant.parse("nxd,compiled")
     with pytest.raises(InvalidInput, match="none, device, eager, aot_eager, inductor or neuron is expected, got 'gcc'"):
         backend().load(str(checkpoint), LoadSpec(options={"compile": "gcc"}))
+
+
+def test_there_may_be_many_graphs_in_a_process():
+    """All compilations of one function, as those of dozens of models are: Dynamo would give up."""
+
+    class Adds(torch.nn.Module):
+        def __init__(self, amount: int):
+            super().__init__()
+            self.amount = amount
+
+        def forward(self, x: Any) -> Any:
+            return x + self.amount
+
+    assert [float(Compiled(Adds(amount), "eager")(torch.zeros(()))) for amount in range(70)] == list(range(70))

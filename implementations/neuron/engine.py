@@ -15,6 +15,7 @@ from implementations.neuron.cache import KVCache
 from implementations.neuron.compiled import Compiled
 from implementations.neuron.decoder import Decoder
 from implementations.neuron.graphs import ContextEncoding, TokenGeneration
+from implementations.neuron.memory import check_gather
 from implementations.neuron.moe import MoE
 from implementations.neuron.proof import prove
 from implementations.neuron.routed import Pins, Routed
@@ -82,6 +83,8 @@ class Local:
 
     @torch.inference_mode()
     def run(self, call: Call) -> Result:
+        for moe in self.decoder.moes[:1]:
+            check_gather(moe, call.ids_BS.size, call.ids_BS.shape[1])
         found, choices = self._graph(call)(*self._inputs(call), self._pins(call.pins), self._draw(call))
         routed = _routed(choices) if call.routing and choices else None
         return Result(None if found is None else found.cpu().numpy(), routed)
@@ -93,6 +96,7 @@ class Local:
 
     @torch.inference_mode()
     def block(self, layer: int, x_TD: np.ndarray, pins: Pins | None) -> np.ndarray:
+        check_gather(self._moe(layer), len(x_TD), len(x_TD))
         pinned = self._pins(pins)
         y_TD, _ = self._moe(layer)(self._states(x_TD), len(x_TD), None, pinned[0] if pinned else None)
         found: np.ndarray = y_TD.float().cpu().numpy()

@@ -163,6 +163,22 @@ def test_what_is_not_built_is_said(tmp_path: Path):
         load(tmp_path / "olmoe")
 
 
+@pytest.mark.parametrize(("variant", "refuses"), [("selective", True), ("blockwise", True), ("all", False), (None, False)])
+def test_weights_that_would_not_fit_in_memory_are_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str | None, refuses: bool
+):
+    """NxD's own rule takes no path that copies, for so few tokens."""
+    tiny_checkpoint(tmp_path / "m", num_hidden_layers=1)
+    model = load(tmp_path / "m", variant)
+    monkeypatch.setattr("implementations.torch_memory._free_bytes", lambda device: 1000)
+    ask = (ids(1, 5), np.array([5]), Request())
+    if refuses:
+        with pytest.raises(Unsupported, match=f"{variant} copies .* of expert weights for 16 tokens"):
+            model.prefill(*ask)
+        monkeypatch.undo()
+    model.prefill(*ask)
+
+
 PLACEHOLDER = "raise ImportError('WRONG PACKAGE. Please install the package from the Neuron Repository')"
 
 

@@ -53,12 +53,19 @@ Topic = tuple[Line, ...]
 
 @dataclass(frozen=True)
 class Head:
-    """A header cell over `span` columns. `tall`: too long to be written across them. `execution`: where a backend ran."""
+    """A header cell over `span` columns. `tall`: too long to be written across them. `execution`: where a backend ran. `cases`: what its
+    columns merge."""
 
     text: str
     span: int
     tall: bool = False
     execution: str = ""
+    cases: tuple[str, ...] = ()
+
+    @property
+    def merged(self) -> str:
+        """ "mixtral", "3 cases", or nothing."""
+        return f"{len(self.cases)} cases" if len(self.cases) > 1 else "".join(self.cases)
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ def _matrix(frame: Frame, rows: Sequence[Mapping[str, Any]], most: int, topics: 
     else:
         topics_or_checks, titles = [{**row, "check": row["topic"]} for row in rows], dict(topics)
     lines = _lines(topics_or_checks, titles, detail, keys, found)
-    backends = _backends(keys, _executions(rows))
+    backends = _backends(keys, _executions(rows), {} if "case" in detail else _cases(rows))
     widths = _widths(backends)
     below = (_below([key[: depth + 1] for key in keys], widths) for depth in range(1, len(keys[0])))
     panels = _panels(lines, 2 if topics is None and most == MOST_COLUMNS >= len(keys) else 1)
@@ -131,10 +138,18 @@ def _executions(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {place: ", ".join(sorted(names & set(EXECUTIONS), reverse=True)) for place, names in found.items()}
 
 
-def _backends(keys: Sequence[Key], executions: Mapping[str, str]) -> tuple[Head, ...]:
-    """The first header row, with where each backend ran."""
+def _cases(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """Of each backend."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row["place"], set()).add(row["case"])
+    return {place: tuple(sorted(names - {""})) for place, names in found.items()}
+
+
+def _backends(keys: Sequence[Key], executions: Mapping[str, str], cases: Mapping[str, tuple[str, ...]]) -> tuple[Head, ...]:
+    """The first header row, with where each backend ran, and on what where columns do not say it."""
     found = [(place, len(list(members))) for place, members in groupby(key[0] for key in keys)]
-    return tuple(Head(place, span, execution=executions.get(place, "")) for place, span in found)
+    return tuple(Head(place, span, execution=executions.get(place, ""), cases=cases.get(place, ())) for place, span in found)
 
 
 def _below(prefixes: Sequence[Key], widths: Sequence[int]) -> tuple[Head, ...]:
@@ -147,10 +162,11 @@ def _below(prefixes: Sequence[Key], widths: Sequence[int]) -> tuple[Head, ...]:
 
 
 def _widths(backends: Sequence[Head]) -> tuple[int, ...]:
-    """Wide enough for the longest part of a backend's name, or of where it ran, that should not break, within limits."""
+    """Wide enough for the longest part of a backend's name, or of where and on what it ran, that should not break, within limits."""
     widths: list[int] = []
     for head in backends:
-        longest = max(*(len(part) for part in re.split(r"[:@/. ]", head.text)), _WHERE * len(head.execution.split(", ")[0]))
+        small = max(len(head.execution.split(", ")[0]), len(head.merged))
+        longest = max(*(len(part) for part in re.split(r"[:@/. ]", head.text)), _WHERE * small)
         widths += [min(_WIDEST, max(_NARROWEST, 8 + int(_CHARACTER * longest) // head.span))] * head.span
     return tuple(widths)
 

@@ -90,6 +90,15 @@ def test_columns_are_as_detailed_as_fits(tmp_path: Path, backends: int, levels: 
     assert set(cells(found)) == set(CHECKS)
 
 
+def test_a_backends_head_says_on_what_it_ran_where_columns_do_not(tmp_path: Path):
+    """A backend that was judged on one model must not look like one that was judged on all."""
+    few = list(checks({f"b{number}": "cpu" for number in range(7)}))
+    found = matrix_of(tmp_path / "merged", [record for record in few if record["backend"] != "b0" or record["case"] == "mixtral"])
+    assert [head.merged for head in found.heads[0]] == ["mixtral", *["2 cases"] * 6]
+    apart = matrix_of(tmp_path / "apart", list(checks({"b0": "cpu"})))
+    assert [head.merged for heads in apart.heads for head in heads] == [""] * 7
+
+
 def test_panels_are_cut_between_topics_about_evenly(tmp_path: Path):
     left, right = matrix_of(tmp_path, list(checks())).panels
     sizes = [sum(len(topic) for topic in panel) for panel in (left, right)]

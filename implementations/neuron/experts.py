@@ -52,8 +52,8 @@ class Experts(nn.Module):
         T, held = len(x_TD), len(self.gate_up)
         local_TK = (ids_TK - self.first + 1).clamp(0, held + 1)  # 0 and held + 1: of others
         weights_TE = weights_TK.new_zeros(T, held + 2).scatter(1, local_TK, weights_TK)[:, 1:-1]
-        hidden_ETF = swiglu(torch.einsum("td,edf->etf", x_TD, self.gate_up))
-        return torch.einsum("etf,efd->etd", hidden_ETF, self.down).mul(weights_TE.T[..., None]).sum(0)
+        hidden_ETF = swiglu(torch.matmul(x_TD, self.gate_up))  # einsum would copy the weights
+        return torch.bmm(hidden_ETF, self.down).mul(weights_TE.T[..., None]).sum(0)
 
     def _placed(self, places: Places, x_TD: Tensor, weights_TK: Tensor, whole: bool = False) -> Tensor:
         """Tokens go to their places, through the experts, and back; an empty place holds zeros. `whole`: the groups are the experts."""

@@ -117,10 +117,18 @@ def assemble(local: Local, read: Callable[[str], np.ndarray]) -> np.ndarray:
     target: np.ndarray | None = None
     for name, moves in groupby(local.moves, lambda move: move.source):
         source = read(name)
-        target = np.zeros(local.shape, source.dtype) if target is None else target
+        target = _blank(local, source.dtype) if target is None else target
         for move in moves:
             move.there(source, target)
-    return np.zeros(local.shape, np.dtype(local.dtype)) if target is None else target  # a process may hold empty heads alone
+    return _blank(local, np.dtype(local.dtype)) if target is None else target  # a process may hold empty heads alone
+
+
+def _blank(local: Local, dtype: np.dtype) -> np.ndarray:
+    """Zeros where no move puts anything."""
+    target = np.empty(local.shape, dtype)
+    if sum(target[move.put].size for move in local.moves) < target.size:
+        target[...] = 0
+    return target
 
 
 def _copy(target: np.ndarray, source: np.ndarray, turned: bool) -> None:

@@ -18,6 +18,7 @@ from implementations.neuron.backend import FAMILIES, backend
 from implementations.neuron.directory import shard
 from implementations.neuron.neuron_config import FILE, NeuronConfig
 from implementations.tests.tiny import tiny_checkpoint
+from implementations.turned import put_turned
 
 
 @settings(deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -171,3 +172,13 @@ def test_a_layer_is_never_in_memory_as_a_whole(tmp_path: Path, variant: str | No
     finally:
         tracemalloc.stop()
     assert peak < layer / 2, f"{peak} bytes, a layer has {layer}"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1000), (2049, 129), (4100, 300)])
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+def test_a_matrix_of_any_size_is_turned(shape: tuple[int, int], dtype: str):
+    """Block by block, the last ones smaller."""
+    matrix = np.random.default_rng(0).integers(0, 60000, shape).astype(dtype)
+    target = np.empty(shape[::-1], dtype)
+    put_turned(target, matrix)
+    assert np.array_equal(target, matrix.T)

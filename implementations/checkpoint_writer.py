@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -37,15 +37,25 @@ def new_directory(dst: str | Path) -> Iterator[Path]:
 
 def write_tensors(directory: Path, sizes: Sizes, read: Callable[[str], np.ndarray], shard_bytes: int = SHARD_BYTES) -> None:
     """Writes the tensors named in `sizes` (bytes each), reading one at a time through `read`."""
-    shards = _plan(sizes, shard_bytes)
-    files = [SINGLE] if len(shards) == 1 else [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    for file, names in zip(files, shards):
+    files = shard_files(sizes, shard_bytes)
+    for file, names in files.items():
         with safetensors_file(directory / file, names) as put:
             for name in names:
-                tensor = read(name)
-                put(name, tensor.shape, [tensor])
+                put(name, read(name))
+    write_index(directory, files, sizes)
+
+
+def shard_files(sizes: Sizes, shard_bytes: int = SHARD_BYTES) -> Dict[str, List[str]]:
+    """The files, under HF's names, that tensors of so many bytes go to."""
+    shards = _plan(sizes, shard_bytes)
+    files = [SINGLE] if len(shards) == 1 else [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    return dict(zip(files, shards))
+
+
+def write_index(directory: Path, files: Mapping[str, Sequence[str]], sizes: Sizes) -> None:
+    """Which file has which tensor, where there are several."""
     if len(files) > 1:
-        weight_map = {name: file for file, names in zip(files, shards) for name in names}
+        weight_map = {name: file for file, names in files.items() for name in names}
         write_json(directory / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map})
 
 

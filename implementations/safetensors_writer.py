@@ -1,13 +1,12 @@
-"""Writes a safetensors file one tensor after the other, or one part of it: no more than that is in memory. (`safetensors.numpy.save_file`
-takes all of them at once, and copies each.)"""
+"""Writes a safetensors file one tensor after the other: no more than one is in memory. (`safetensors.numpy.save_file` takes all of them at
+once, and copies each.)"""
 
 from __future__ import annotations
 
 import json
-import math
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -19,26 +18,21 @@ ENTRY = 160  # bytes of the header for a tensor, besides its name: dtype, up to 
 PREFIX = 8  # bytes that hold the header's length
 
 
-Put = Callable[[str, Sequence[int], Iterable[np.ndarray]], None]
-
-
 @contextmanager
-def safetensors_file(path: Path, names: Sequence[str], metadata: Mapping[str, str] | None = None) -> Iterator[Put]:
-    """What it gives takes the tensors, one call for each of `names`: its shape, and its rows in one or several parts. Room for the header
-    is kept in front and filled in at the end, spaces behind it, as the format allows. Raises KeyError for a dtype that the format does
-    not have."""
+def safetensors_file(
+    path: Path, names: Sequence[str], metadata: Mapping[str, str] | None = None
+) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """What it gives takes the tensors, one call for each of `names`. Room for the header is kept in front and filled in at the end, spaces
+    behind it, as the format allows. Raises KeyError for a dtype that the format does not have."""
     header: Dict[str, Any] = {"__metadata__": dict(metadata or {"format": "pt"})}
     room = -(-(len(json.dumps(header)) + sum(len(json.dumps(name)) + ENTRY for name in names)) // 8) * 8
     with open(path, "wb") as file:
         file.seek(PREFIX + room)
 
-        def put(name: str, shape: Sequence[int], parts: Iterable[np.ndarray]) -> None:
-            begin, dtype = file.tell() - PREFIX - room, None
-            for part in parts:
-                file.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
-                dtype = part.dtype
-            assert dtype is not None and file.tell() - PREFIX - room - begin == math.prod(shape) * dtype.itemsize, f"parts of {name}"
-            header[name] = {"dtype": NAMES[dtype.name], "shape": shape, "data_offsets": (begin, file.tell() - PREFIX - room)}
+        def put(name: str, array: np.ndarray) -> None:
+            begin = file.tell() - PREFIX - room
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            header[name] = {"dtype": NAMES[array.dtype.name], "shape": array.shape, "data_offsets": (begin, begin + array.nbytes)}
 
         yield put
         assert header.keys() - {"__metadata__"} == set(names), "one call for each of the names"

@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 
-from implementations.ahead import ahead, threads
 from implementations.checkpoint import Checkpoint
-from implementations.checkpoint_writer import copy_beside, new_directory, write_tensors
+from implementations.checkpoint_writer import copy_beside, new_directory, shard_files, write_index
 from implementations.neuron.directory import Directory, write_shard
-from implementations.neuron.layout import Move, assemble, layout, pieces
+from implementations.neuron.layout import Local, Move, assemble, layout, pieces
 from implementations.neuron.mesh import Mesh
 from implementations.neuron.neuron_config import FILE, NeuronConfig
+from implementations.safetensors_parts import Entry, Part, write_parts
+
+Taker = tuple[int, str, Move]
 
 
 def from_hf(src: str, dst: str, tp: int, ep: int, fused: bool = True) -> None:
-    """One process's file at a time; of it a tensor at a time, of a stack of experts one."""
+    """One process's file after the other."""
     with Checkpoint(src) as source, new_directory(dst) as scratch:
         for rank in range(tp * ep):
-            _write(source, scratch, Mesh(tp, ep, rank), fused)
+            wanted = layout(source.family, source.config, source.stored_head, Mesh(tp, ep, rank), fused)
+            entries = {name: Entry(_dtype(source, local), local.shape) for name, local in wanted.items()}
+            write_shard(scratch, rank, entries, _parts(source, wanted, entries), source.stored_head)
         copy_beside(source.path, scratch)
         written = NeuronConfig(tp_degree=tp, ep_degree=ep, local_ranks_size=tp * ep, fused_qkv=fused, torch_dtype=source.config.dtype)
         written.write(scratch)
 
 
-def _write(source: Checkpoint, scratch: Path, mesh: Mesh, fused: bool) -> None:
-    wanted = layout(source.family, source.config, source.stored_head, mesh, fused)
-    parts = {(name, number): piece for name, local in wanted.items() for number, piece in enumerate(pieces(local))}
-    counts = Counter(name for name, _ in parts)
-    with ahead(lambda part: assemble(parts[part], source.mapped), list(parts), threads()) as made:
-        write_shard(scratch, mesh.rank, wanted, lambda name: (made((name, n)) for n in range(counts[name])), source.stored_head)
+def _dtype(source: Checkpoint, local: Local) -> np.dtype:
+    return source.mapped(local.moves[0].source).dtype if local.moves else np.dtype(local.dtype)
+
+
+def _parts(source: Checkpoint, wanted: Mapping[str, Local], entries: Mapping[str, Entry]) -> Iterator[Part]:
+    for name, local in wanted.items():
+        found = pieces(local)
+        size = entries[name].nbytes // len(found)
+        yield from (Part(name, number * size, partial(assemble, piece, source.mapped)) for number, piece in enumerate(found))
 
 
 def to_hf(src: str, dst: str) -> None:
@@ -40,24 +46,22 @@ def to_hf(src: str, dst: str) -> None:
     with Directory(src) as source, new_directory(dst) as scratch:
         takers = _takers(source)
         wanted = {p.source: p for p in source.family.layout(source.config, source.stored_head or not source.config.tie_word_embeddings)}
-
-        def whole(name: str) -> np.ndarray:
-            target: np.ndarray | None = None
-            for rank, local, move in takers[name]:
-                part = source.mapped(rank, local)
-                target = np.empty(wanted[name].shape, part.dtype) if target is None else target
-                move.back(part, target)
-            assert target is not None
-            return target
-
-        sizes = {name: math.prod(p.shape) * source.itemsize(*takers[name][0][:2]) for name, p in wanted.items()}
-        with ahead(whole, list(sizes), threads()) as tensor:
-            write_tensors(scratch, sizes, tensor)
+        entries = {name: Entry(source.mapped(*takers[name][0][:2]).dtype, p.shape) for name, p in wanted.items()}
+        sizes = {name: entry.nbytes for name, entry in entries.items()}
+        files = shard_files(sizes)
+        for file, names in files.items():
+            parts = (Part(name, 0, partial(_whole, source, takers[name], entries[name])) for name in names)
+            write_parts(scratch / file, {name: entries[name] for name in names}, parts)
+        write_index(scratch, files, sizes)
         copy_beside(source.path, scratch)
         (scratch / FILE).unlink()
 
 
-Taker = tuple[int, str, Move]
+def _whole(source: Directory, takers: list[Taker], entry: Entry) -> np.ndarray:
+    target = np.empty(entry.shape, entry.dtype)
+    for rank, local, move in takers:
+        move.back(source.mapped(rank, local), target)
+    return target
 
 
 def _takers(source: Directory) -> dict[str, list[Taker]]:

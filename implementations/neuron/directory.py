@@ -2,12 +2,12 @@
 
     weights/tp{rank}_sharded_checkpoint.safetensors
 
-A file is written tensor by tensor, and read strictly: it has exactly the tensors that the layout asks for.
+A file is written part by part, and read strictly: it has exactly the tensors that the layout asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from implementations.interface import CheckpointError
 from implementations.neuron.layout import QKV, Local, layout, unfused
 from implementations.neuron.mesh import Mesh
 from implementations.neuron.neuron_config import FILE, NeuronConfig
+from implementations.safetensors_parts import Entry, Part, write_parts
 from implementations.safetensors_view import views
-from implementations.safetensors_writer import safetensors_file
 from implementations.weights import stored_dtypes
 
 HEAD_KEY = "stored_head"  # metadata: whether the checkpoint had a head of its own, which a tied one need not
@@ -35,15 +35,11 @@ def is_neuron(path: str | Path) -> bool:
     return (Path(path) / FILE).is_file()
 
 
-def write_shard(
-    directory: Path, rank: int, locals_: Mapping[str, Local], parts: Callable[[str], Iterable[np.ndarray]], stored_head: bool
-) -> None:
-    """A process's file, a tensor at a time, of which `parts` gives one after the other."""
+def write_shard(directory: Path, rank: int, entries: Mapping[str, Entry], parts: Iterable[Part], stored_head: bool) -> None:
+    """A process's file."""
     file = directory / shard(rank)
     file.parent.mkdir(exist_ok=True)
-    with safetensors_file(file, list(locals_), {"format": "pt", HEAD_KEY: str(stored_head).lower()}) as put:
-        for name, local in locals_.items():
-            put(name, local.shape, parts(name))
+    write_parts(file, entries, parts, {"format": "pt", HEAD_KEY: str(stored_head).lower()})
 
 
 class Directory:
@@ -90,10 +86,6 @@ class Directory:
         if self.neuron.fused_qkv or QKV not in name:
             return self.tensor(rank, name)
         return np.concatenate([self.tensor(rank, name.replace(QKV, unfused(part))) for part in "qkv"])
-
-    def itemsize(self, rank: int, name: str) -> int:
-        """Bytes of a number."""
-        return 4 if self._files[rank].get_slice(name).get_dtype() == "F32" else 2
 
     def _validate(self, rank: int) -> None:
         path, file, wanted = self.path / shard(rank), self._files[rank], self.locals(rank)

@@ -40,9 +40,7 @@ def graphs(frame: Frame) -> list[Graphs]:
 
 
 def _graphs(backend: str, execution: str, told: Sequence[Mapping[str, Any]]) -> Graphs:
-    sums = {
-        name: sum(finite(each.get(name)) or 0.0 for each in told) for name in ("exported", "export_s", "compiled", "compile_s", "cached")
-    }
+    sums = {name: sum(finite(each.get(name)) or 0.0 for each in told) for name in SUMMED}
     return Graphs(backend, execution, **sums, host_operators=_operators(each.get("host_operators") for each in told))
 
 

@@ -132,18 +132,19 @@ def _columns(rows: Sequence[Mapping[str, Any]], most: int) -> tuple[Sequence[str
 
 def _executions(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Where each backend ran: "cpu", or "cpu, emulated"."""
-    found: dict[str, set[str]] = {}
-    for row in rows:
-        found.setdefault(row["place"], set()).add(row["execution"])
-    return {place: ", ".join(sorted(names & set(EXECUTIONS), reverse=True)) for place, names in found.items()}
+    return {place: ", ".join(sorted(names & set(EXECUTIONS), reverse=True)) for place, names in _by_backend(rows, "execution").items()}
 
 
 def _cases(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
-    """Of each backend."""
+    """On what each backend ran."""
+    return {place: tuple(sorted(names - {""})) for place, names in _by_backend(rows, "case").items()}
+
+
+def _by_backend(rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for row in rows:
-        found.setdefault(row["place"], set()).add(row["case"])
-    return {place: tuple(sorted(names - {""})) for place, names in found.items()}
+        found.setdefault(row["place"], set()).add(row[column])
+    return found
 
 
 def _backends(keys: Sequence[Key], executions: Mapping[str, str], cases: Mapping[str, tuple[str, ...]]) -> tuple[Head, ...]:

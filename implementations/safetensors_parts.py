@@ -33,15 +33,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Part:
-    """What `make` gives stands `begin` bytes behind the beginning of the tensor `name`."""
+    """What `make` gives, `size` bytes, stands `begin` bytes behind the beginning of the tensor `name`."""
 
     name: str
     begin: int
+    size: int
     make: Callable[[], np.ndarray]
 
 
 def write_parts(path: Path, entries: Mapping[str, Entry], parts: Iterable[Part], metadata: Mapping[str, str] | None = None) -> None:
-    """Zeros where no part is. Raises KeyError for a dtype that the format does not have, and what a part raises."""
+    """The largest parts first, so that no thread is left with one at the end; zeros where no part is. Raises KeyError for a dtype that the
+    format does not have, and what a part raises."""
     ends = dict(zip(entries, accumulate(entry.nbytes for entry in entries.values())))
     begins = {name: ends[name] - entry.nbytes for name, entry in entries.items()}
     header = _header(entries, begins, metadata or {"format": "pt"})
@@ -54,7 +56,7 @@ def write_parts(path: Path, entries: Mapping[str, Entry], parts: Iterable[Part],
             _write_at(file.fileno(), data, len(header) + begins[part.name] + part.begin)
 
         try:
-            list(pool.map(write, parts))
+            list(pool.map(write, sorted(parts, key=lambda part: -part.size)))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -38,7 +38,7 @@ def _parts(source: Checkpoint, wanted: Mapping[str, Local], entries: Mapping[str
     for name, local in wanted.items():
         found = pieces(local)
         size = entries[name].nbytes // len(found)
-        yield from (Part(name, number * size, partial(assemble, piece, source.mapped)) for number, piece in enumerate(found))
+        yield from (Part(name, number * size, size, partial(assemble, piece, source.mapped)) for number, piece in enumerate(found))
 
 
 def to_hf(src: str, dst: str) -> None:
@@ -50,7 +50,7 @@ def to_hf(src: str, dst: str) -> None:
         sizes = {name: entry.nbytes for name, entry in entries.items()}
         files = shard_files(sizes)
         for file, names in files.items():
-            parts = (Part(name, 0, partial(_whole, source, takers[name], entries[name])) for name in names)
+            parts = (Part(name, 0, sizes[name], partial(_whole, source, takers[name], entries[name])) for name in names)
             write_parts(scratch / file, {name: entries[name] for name in names}, parts)
         write_index(scratch, files, sizes)
         copy_beside(source.path, scratch)

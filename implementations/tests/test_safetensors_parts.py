@@ -22,8 +22,8 @@ ENTRIES = {name: Entry(array.dtype, array.shape) for name, array in WHOLE.items(
 
 
 def test_parts_may_come_in_any_order(tmp_path: Path):
-    rows = [Part("a", 16 * row, lambda row=row: WHOLE["a"][row]) for row in (2, 0, 1)]  # type: ignore[misc]
-    write_parts(tmp_path / "m", ENTRIES, [Part("c", 0, lambda: WHOLE["c"]), *rows], {"who": "me"})
+    rows = [Part("a", 16 * row, 16, lambda row=row: WHOLE["a"][row]) for row in (2, 0, 1)]  # type: ignore[misc]
+    write_parts(tmp_path / "m", ENTRIES, [Part("c", 0, 14, lambda: WHOLE["c"]), *rows], {"who": "me"})
     found = load_file(tmp_path / "m")
     assert {name: (x.dtype, x.shape, x.tobytes()) for name, x in found.items()} == {
         name: (x.dtype, x.shape, x.tobytes()) for name, x in WHOLE.items()
@@ -48,7 +48,7 @@ def test_what_a_part_raises_is_raised_and_ends_the_rest(tmp_path: Path):
         return WHOLE["c"]
 
     with pytest.raises(OSError, match="gone"):
-        write_parts(tmp_path / "m", ENTRIES, [Part("c", 0, lambda number=number: make(number)) for number in range(100)])  # type: ignore[misc]
+        write_parts(tmp_path / "m", ENTRIES, [Part("c", 0, 14, lambda number=number: make(number)) for number in range(100)])  # type: ignore[misc]
     assert len(made) < 50
 
 
@@ -67,5 +67,5 @@ def test_no_more_parts_than_threads_are_in_memory(tmp_path: Path):
         time.sleep(0.001)
         return np.zeros(7, np.float16).view(Held)
 
-    write_parts(tmp_path / "m", ENTRIES, [Part("c", 0, make) for _ in range(60)])
+    write_parts(tmp_path / "m", ENTRIES, [Part("c", 0, 14, make) for _ in range(60)])
     assert 0 < most[0] <= THREADS

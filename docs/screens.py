@@ -1,4 +1,4 @@
-"""Makes the pictures of report.md from real runs: `python docs/screens.py [CHROMIUM]`. Takes ten minutes; Pillow comes with matplotlib.
+"""Makes the pictures of report.md from real runs: `python docs/screens.py [CHROMIUM]`. Takes some minutes; Pillow comes with matplotlib.
 
 The subject is the harness's own numpy implementation under the name `mine:backend`, first right, then with a bug of the catalogue.
 """

@@ -300,9 +300,9 @@ class Gauge(Protocol):
 
 @dataclass(frozen=True)
 class Compilation:
-    """What it took to turn calls into graphs, and graphs into code. `exported`: graphs that were traced, `compiled`: those of which code
-    was made, with the seconds of each; `cached`: those whose code was found where an earlier process had left it. `host_operators`:
-    operators that a device left to its host, and how often."""
+    """What it took to turn calls into graphs, and graphs into code. `exported`: graphs that were traced, `compiled`: those that were to
+    become code, with the seconds of each; `cached`: those of them whose code was found where an earlier process had left it.
+    `host_operators`: operators that a device left to its host, and how often."""
 
     exported: int = 0
     export_s: float = 0.0

@@ -70,7 +70,7 @@ def start(path: str, plan: Plan) -> tuple[ModelConfig, Built]:
     if model is None:
         model = compiled(parts[0], wanted, plan.variant.tp)
     else:
-        COSTS.add(Compilation(cached=len(wanted)))
+        COSTS.add(Compilation(compiled=len(wanted), cached=len(wanted)))
     if kept and not kept.exists():
         _keep(model, kept)
     on_cores(model, weights, states)

@@ -7,14 +7,14 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from harness.cases import golden_cases
-from harness.checks.states import round_to
-from harness.faults.catalogue import SEEDED_KINDS, faulty, honest
-from harness.faults.seams import HONEST, Seams
-from harness.faults.subject import SubjectBackend
-from harness.floors.case import floors_of
-from harness.judge.block import block_errors
-from implementations.interface import LoadSpec, PinnedRouting
+from moe_harness.cases.cases import golden_cases
+from moe_harness.emulator.seams import HONEST, Seams
+from moe_harness.emulator.subject import SubjectBackend
+from moe_harness.implementations.interface import LoadSpec, PinnedRouting
+from moe_harness.judge.block import block_errors
+from moe_harness.mutants.catalogue import SEEDED_KINDS, faulty, honest
+from moe_harness.suite.bounds.case import floors_of
+from moe_harness.suite.states import round_to
 
 HERE = Path(__file__).parent
 DTYPE, LAYER = "bfloat16", 1

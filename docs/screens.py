@@ -17,9 +17,9 @@ from PIL import Image
 HERE = Path(__file__).resolve().parent
 PICTURES, SIZE = HERE / "pictures", "1280,800"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SUBJECT = """from harness.faults.catalogue import faulty
-from harness.faults.seams import HONEST
-from harness.faults.subject import SubjectBackend
+SUBJECT = """from moe_harness.mutants.catalogue import faulty
+from moe_harness.emulator.seams import HONEST
+from moe_harness.emulator.subject import SubjectBackend
 
 
 def backend(variant=""):
@@ -34,13 +34,13 @@ SPEEDS = ("bench", *BOTH, "--checkpoint", "mixtral")
 def harness(folder: Path, run: str, seams: str, *words: str) -> None:
     """One run into reports/runs/`run`; its exit code is part of the picture."""
     (folder / "mine.py").write_text(SUBJECT.format(seams=seams), encoding="utf-8")
-    command = [sys.executable, "-m", "harness.cli", *words, "--run-dir", f"reports/runs/{run}"]
+    command = [sys.executable, "-m", "moe_harness.cli.app", *words, "--run-dir", f"reports/runs/{run}"]
     path = os.pathsep.join([str(folder), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, check=False)
 
 
 def report(folder: Path, run: str, *words: str) -> Path:
-    command = [sys.executable, "-m", "harness.cli", "report", f"reports/runs/{run}", *words, "--out", run]
+    command = [sys.executable, "-m", "moe_harness.cli.app", "report", f"reports/runs/{run}", *words, "--out", run]
     done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(HERE.parent)}, check=False)
     if done.returncode not in (0, 1):
         raise SystemExit(f"the run {run} is not what a picture needs: exit code {done.returncode}")

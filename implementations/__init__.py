@@ -1,1 +1,1 @@
-"""The subjects: one folder per backend, all behind `implementations.interface`. Never imports `harness`."""
+"""The subjects: one folder per backend, all behind `moe_harness.interface`. Never imports `harness`."""

@@ -14,9 +14,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from implementations.interface import Backend
+from moe_harness.implementations.interface import Backend
 
 GROUP = "moe_harness.backends"
+PACKAGE = "moe_harness.implementations"
 Factory = Callable[[Optional[str]], Backend]
 
 
@@ -103,7 +104,7 @@ def _takes_a_variant(factory: Callable[..., Any]) -> bool:
 def _in_tree() -> Dict[str, str]:
     """name -> module of every folder beside this file that holds a backend.py."""
     here = Path(__file__).parent
-    return {file.parent.name: f"implementations.{file.parent.name}.backend" for file in here.glob("*/backend.py")}
+    return {file.parent.name: f"{PACKAGE}.{file.parent.name}.backend" for file in here.glob("*/backend.py")}
 
 
 def _entry_points() -> Dict[str, List[Any]]:

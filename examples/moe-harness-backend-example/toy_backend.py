@@ -16,8 +16,9 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from implementations import families
-from implementations.interface import (
+from moe_harness.implementations import families
+from moe_harness.implementations.checkpoint.weights import assemble, by_target, canonical_shapes
+from moe_harness.implementations.interface import (  # fmt: skip
     Capabilities,
     CheckpointError,
     InvalidInput,
@@ -29,8 +30,7 @@ from implementations.interface import (
     Routing,
     StepOutput,
     Unsupported,
-)  # fmt: skip
-from implementations.weights import assemble, by_target, canonical_shapes
+)
 
 FEATURES = ("prefill", "decode", "reset", "chunked_prefill", "left_padding", "right_padding", "probe", "routing")
 Tensors = Dict[str, np.ndarray]

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.bench import canary
-from harness.bench.clock import Arm, no_collection
-from harness.bench.ratio import FEWEST_BLOCKS
-from harness.bench.warmup import WarmUp
+from moe_harness.bench import canary
+from moe_harness.bench.clock import Arm, no_collection
+from moe_harness.bench.warmup import WarmUp
+from moe_harness.stats.paired import FEWEST_BLOCKS
 
 BLOCKS, QUADS = 20, 12  # of a series, unless a budget is given
 LONG_S = 2.0  # where a series of undisturbed rounds takes longer, blocks have fewer quads, at least one

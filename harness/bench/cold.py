@@ -6,9 +6,9 @@ from functools import cache
 
 import numpy as np
 
-from harness.subject import Subject
-from implementations.interface import Unsupported
-from implementations.worker import WorkerBackend
+from moe_harness.implementations.interface import Unsupported
+from moe_harness.implementations.worker import WorkerBackend
+from moe_harness.suite.subject import Subject
 
 SIZE = 1 << 28  # bytes: more than most processors' last cache
 

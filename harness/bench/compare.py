@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.bench.blocks import Plan, Series, plan
-from harness.bench.clock import Arm, repeats
-from harness.bench.ratio import Estimate, Question, estimate
-from harness.bench.warmup import WarmUp, warm_up
+from moe_harness.bench.blocks import Plan, Series, plan
+from moe_harness.bench.clock import Arm, repeats
+from moe_harness.bench.warmup import WarmUp, warm_up
+from moe_harness.stats.paired import Estimate, Question, estimate
 
 DIFFERENT = ("slower", "faster")
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness.checks.watermark import compare
-from harness.dtypes import numpy_dtype
-from harness.subject import Subject, Unavailable
-from harness.synthetic import synthesize
-from implementations.interface import Backend, ModelConfig, Unsupported
-from implementations.weights import parameter_counts
+from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.cases.synthetic import synthesize
+from moe_harness.implementations.checkpoint.weights import parameter_counts
+from moe_harness.implementations.interface import Backend, ModelConfig, Unsupported
+from moe_harness.suite.subject import Subject, Unavailable
+from moe_harness.suite.watermark import compare
 
 LARGEST = 256_000_000  # bytes of what is converted by default: some twenty rounds of it take seconds
 DIRECTIONS = ("from_hf", "to_hf")

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from harness.bench.layer_gate import judge_layer
-from harness.bench.models import layer_cases
-from harness.checks.against_oracle import judge_routing_inside, judge_traces
-from harness.checks.passes import Trace, prefill_and_decode, request
-from harness.judge.limit import Blind
-from harness.subject import Subject
-from harness.verdict import Verdict
-from implementations.interface import Model
+from moe_harness.bench.layer_gate import judge_layer
+from moe_harness.bench.models import layer_cases
+from moe_harness.implementations.interface import Model
+from moe_harness.judge.limit import Blind
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.against_oracle import judge_routing_inside, judge_traces
+from moe_harness.suite.drivers import Trace, prefill_and_decode, request
+from moe_harness.suite.subject import Subject
 
 PROMPT, DECODED = 24, 4
 

@@ -3,15 +3,15 @@ run that would bound the error of a whole pass; of a block, honest errors are kn
 
 from __future__ import annotations
 
-from harness.bench.pins import every_expert
-from harness.bench.states import hidden_states, probe_of
-from harness.checks.block_runs import BlockRun, block_metrics, decided
-from harness.judge.certificate import ranking_allowance
-from harness.judge.rounding import router_noise
-from harness.judge.routing import selection
-from harness.subject import Subject
-from harness.verdict import Verdict
-from implementations.interface import Model, PinnedRouting
+from moe_harness.bench.pins import every_expert
+from moe_harness.bench.states import hidden_states, probe_of
+from moe_harness.implementations.interface import Model, PinnedRouting
+from moe_harness.judge.certificate import ranking_allowance
+from moe_harness.judge.rounding import router_noise
+from moe_harness.judge.routing import selection
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.block_runs import BlockRun, block_metrics, decided
+from moe_harness.suite.subject import Subject
 
 TOKENS = 24
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.bench.machine import LARGEST
-from harness.bench.place import Place
-from harness.bench.traffic import Work
+from moe_harness.bench.machine import LARGEST
+from moe_harness.bench.place import Place
+from moe_harness.bench.traffic import Work
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from functools import cache
 
 import numpy as np
 
-from harness.bench.peak import available_bytes
-from harness.environment import threads
+from moe_harness.bench.peak import available_bytes
+from moe_harness.records.environment import threads
 
 GEMM = 1536  # rows and columns: three float32 matrices of 9 MB; larger ones are no faster
 REPEATS, SECONDS = 4, 0.1  # at least so many, for at least so long: the best one counts, the others were disturbed

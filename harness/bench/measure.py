@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import median
 
-from harness.bench import peak
-from harness.bench.limit import limit
-from harness.bench.place import place_of
-from harness.bench.timing import Timing
-from harness.bench.traffic import Work
-from harness.subject import Subject
-from implementations.interface import Gauge
-from implementations.worker import WorkerBackend
+from moe_harness.bench import peak
+from moe_harness.bench.limit import limit
+from moe_harness.bench.place import place_of
+from moe_harness.bench.timing import Timing
+from moe_harness.bench.traffic import Work
+from moe_harness.implementations.interface import Gauge
+from moe_harness.implementations.worker import WorkerBackend
+from moe_harness.suite.subject import Subject
 
 
 def measure(

@@ -10,14 +10,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from harness.bench.peak import available_bytes
-from harness.cases import Case
-from harness.dtypes import numpy_dtype
-from harness.listing import read_model
-from harness.subject import Unavailable
-from harness.synthetic import synthesize
-from implementations.interface import ModelConfig, RoutingSpec
-from implementations.weights import parameter_counts
+from moe_harness.bench.peak import available_bytes
+from moe_harness.cases.cases import Case
+from moe_harness.cases.describe import read_model
+from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.cases.synthetic import synthesize
+from moe_harness.implementations.checkpoint.weights import parameter_counts
+from moe_harness.implementations.interface import ModelConfig, RoutingSpec
+from moe_harness.suite.subject import Unavailable
 
 # 371 M parameters, 106 M active: experts a quarter of Mixtral-8x7B's in each dimension, so bytes dominate decoding as there.
 MIXTRAL_370M = ModelConfig(

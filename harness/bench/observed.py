@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.bench import traffic
-from harness.bench.loads import count
-from harness.bench.traffic import Work
-from harness.subject import Subject
-from implementations.interface import Model, Request, Routing
+from moe_harness.bench import traffic
+from moe_harness.bench.loads import count
+from moe_harness.bench.traffic import Work
+from moe_harness.implementations.interface import Model, Request, Routing
+from moe_harness.suite.subject import Subject
 
 
 def prefill(subject: Subject, model: Model, prompt_BS: np.ndarray) -> Work | None:

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from harness.bench.blocks import Series
-from harness.bench.compare import Answer, compare, prepared
-from harness.bench.gate import gate, gate_after
-from harness.bench.quantiles import percentiles
-from harness.bench.ratio import Question
-from harness.bench.same_work import sameness
-from harness.bench.timing import described, load
-from harness.bench.workload import Workload
-from harness.subject import Subject
-from implementations.interface import Model
+from moe_harness.bench.blocks import Series
+from moe_harness.bench.compare import Answer, compare, prepared
+from moe_harness.bench.gate import gate, gate_after
+from moe_harness.bench.same_work import sameness
+from moe_harness.bench.timing import described, load
+from moe_harness.bench.workload import Workload
+from moe_harness.implementations.interface import Model
+from moe_harness.stats.paired import Question
+from moe_harness.stats.quantiles import percentiles
+from moe_harness.suite.subject import Subject
 
 
 @dataclass

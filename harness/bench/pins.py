@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.bench.states import hidden_states
-from harness.checks.block_runs import BlockRun, block_metrics
-from harness.judge.limit import Blind
-from harness.subject import Subject
-from implementations.interface import PinnedRouting, Probe
+from moe_harness.bench.states import hidden_states
+from moe_harness.implementations.interface import PinnedRouting, Probe
+from moe_harness.judge.limit import Blind
+from moe_harness.suite.block_runs import BlockRun, block_metrics
+from moe_harness.suite.subject import Subject
 
 
 def broken(subject: Subject, probe: Probe) -> str:

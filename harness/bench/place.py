@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.bench import machine
-from harness.hosts import runs_as
-from harness.subject import Subject
-from implementations.interface import Gauge
+from moe_harness.bench import machine
+from moe_harness.implementations.interface import Gauge
+from moe_harness.suite.hosts import runs_as
+from moe_harness.suite.subject import Subject
 
 DEVICE_BUFFER = 1 << 30  # bytes: more than a device's cache holds, and enough that starting the kernel does not count
 TAKES = 8  # times that a session measures a rate: once a benchmark, so that one disturbed moment does not stand for all

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.bench.timing import MAX_LENGTH
-from implementations.interface import ModelConfig
+from moe_harness.bench.timing import MAX_LENGTH
+from moe_harness.implementations.interface import ModelConfig
 
 
 def random_ids(config: ModelConfig, rows: int, length: int, seed: int) -> np.ndarray:

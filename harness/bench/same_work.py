@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.bench.workload import Workload
+from moe_harness.bench.workload import Workload
 
 FARTHEST = 0.5  # relative distance. Near-ties that flip move a few rows by tens of per cent; outputs of other inputs are sqrt(2) apart
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.bench.loads import apportion, count, drawn, place, verify
-from harness.bench.trace import Trace
-from implementations.interface import RoutingSpec, Unsupported
+from moe_harness.bench.loads import apportion, count, drawn, place, verify
+from moe_harness.bench.trace import Trace
+from moe_harness.implementations.interface import RoutingSpec, Unsupported
 
 RANKS = 4
 

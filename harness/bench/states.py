@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.dtypes import round_to
-from harness.subject import Subject
-from implementations.interface import Model, Probe
+from moe_harness.cases.dtypes import round_to
+from moe_harness.implementations.interface import Model, Probe
+from moe_harness.suite.subject import Subject
 
 
 def hidden_states(subject: Subject, tokens: int) -> np.ndarray:

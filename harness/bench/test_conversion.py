@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.bench.conversion import DIRECTIONS, conversion
-from harness.bench.measure import measure
-from harness.bench.timing import Timing
-from harness.subject import Subject
-from implementations.interface import Unsupported
+from moe_harness.bench.conversion import DIRECTIONS, conversion
+from moe_harness.bench.measure import measure
+from moe_harness.bench.timing import Timing
+from moe_harness.implementations.interface import Unsupported
+from moe_harness.suite.subject import Subject
 
 WIDE = pytest.mark.asked("wide")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from harness.bench import cold, traffic
-from harness.bench.loads import count
-from harness.bench.measure import measure
-from harness.bench.states import hidden_states, probe_of
-from harness.bench.timing import Timing
-from harness.subject import Subject
+from moe_harness.bench import cold, traffic
+from moe_harness.bench.loads import count
+from moe_harness.bench.measure import measure
+from moe_harness.bench.states import hidden_states, probe_of
+from moe_harness.bench.timing import Timing
+from moe_harness.suite.subject import Subject
 
 WIDE = pytest.mark.asked("wide")
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096)

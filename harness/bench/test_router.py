@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from harness.bench import traffic
-from harness.bench.measure import measure
-from harness.bench.states import hidden_states, probe_of
-from harness.bench.timing import Timing
-from harness.subject import Subject
+from moe_harness.bench import traffic
+from moe_harness.bench.measure import measure
+from moe_harness.bench.states import hidden_states, probe_of
+from moe_harness.bench.timing import Timing
+from moe_harness.suite.subject import Subject
 
 WIDE = pytest.mark.asked("wide")
 

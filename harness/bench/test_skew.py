@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.bench import pins, traffic
-from harness.bench.measure import measure
-from harness.bench.skew import SKEWS, pin
-from harness.bench.states import hidden_states, probe_of
-from harness.bench.timing import Timing
-from harness.bench.trace import read
-from harness.options import option
-from harness.subject import Subject
-from implementations.interface import PinnedRouting
+from moe_harness.bench import pins, traffic
+from moe_harness.bench.measure import measure
+from moe_harness.bench.skew import SKEWS, pin
+from moe_harness.bench.states import hidden_states, probe_of
+from moe_harness.bench.timing import Timing
+from moe_harness.bench.trace import read
+from moe_harness.implementations.interface import PinnedRouting
+from moe_harness.suite.options import option
+from moe_harness.suite.subject import Subject
 
 WIDE = pytest.mark.asked("wide")
 DEFAULT = ("uniform", "zipf", "hot-rank")

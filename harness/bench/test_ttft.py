@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.bench import observed
-from harness.bench.measure import measure
-from harness.bench.prompts import prompt_length, random_ids
-from harness.bench.timing import Timing
-from harness.subject import Subject
-from implementations.interface import Request
+from moe_harness.bench import observed
+from moe_harness.bench.measure import measure
+from moe_harness.bench.prompts import prompt_length, random_ids
+from moe_harness.bench.timing import Timing
+from moe_harness.implementations.interface import Request
+from moe_harness.suite.subject import Subject
 
 WIDE = pytest.mark.asked("wide")
 

@@ -7,14 +7,14 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.bench import canary
-from harness.bench.clock import Arm, no_collection, repeats
-from harness.bench.gate import gate, gate_after
-from harness.bench.quantiles import percentiles
-from harness.bench.warmup import warm_up
-from harness.bench.workload import Workload
-from harness.subject import Subject
-from implementations.interface import Model
+from moe_harness.bench import canary
+from moe_harness.bench.clock import Arm, no_collection, repeats
+from moe_harness.bench.gate import gate, gate_after
+from moe_harness.bench.warmup import warm_up
+from moe_harness.bench.workload import Workload
+from moe_harness.implementations.interface import Model
+from moe_harness.stats.quantiles import percentiles
+from moe_harness.suite.subject import Subject
 
 FEWEST_ROUNDS, MOST_ROUNDS = 12, 400
 TIMED_S = 2.0  # of rounds, unless FEWEST_ROUNDS take longer

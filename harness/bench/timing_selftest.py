@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.progress import track
 from scipy import stats
 
-from harness.bench.blocks import BLOCKS, QUADS
-from harness.bench.clock import Arm, no_collection
-from harness.bench.compare import DIFFERENT, Answer, Prepared, compare, prepared
-from harness.bench.ratio import Question
+from moe_harness.bench.blocks import BLOCKS, QUADS
+from moe_harness.bench.clock import Arm, no_collection
+from moe_harness.bench.compare import DIFFERENT, Answer, Prepared, compare, prepared
+from moe_harness.stats.paired import Question
 
 STEP, MORE = 20, 1  # calls, and one more of them: +5 %
 TOKENS = 1
@@ -57,12 +57,14 @@ def measure(trials: int, console: Console) -> dict[str, Any]:
 
 def moe_blocks() -> Callable[[int], None]:
     """Calls a MoE block so many times. The model and the input are always the same."""
-    from harness.cases import golden_cases
-    from implementations import registry
-    from implementations.interface import LoadSpec
+    from moe_harness.cases.cases import golden_cases
+    from moe_harness.implementations import registry
+    from moe_harness.implementations.interface import LoadSpec
 
     case = next(case for case in golden_cases(None) if case.name == "mixtral")
-    model = registry.backend("harness.faults.catalogue:backend").load(str(case.checkpoint), LoadSpec("float32", max_length=32, max_batch=1))
+    model = registry.backend("moe_harness.mutants.catalogue:backend").load(
+        str(case.checkpoint), LoadSpec("float32", max_length=32, max_batch=1)
+    )
     x_TD = np.random.default_rng(0).standard_normal((TOKENS, case.config.hidden_size), np.float32)
 
     def step(calls: int) -> None:

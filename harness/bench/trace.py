@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.bench.loads import apportion, place
-from implementations.interface import Unsupported
+from moe_harness.bench.loads import apportion, place
+from moe_harness.implementations.interface import Unsupported
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.dtypes import numpy_dtype
-from implementations.interface import ModelConfig
-from implementations.weights import canonical_shapes
+from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.implementations.checkpoint.weights import canonical_shapes
+from moe_harness.implementations.interface import ModelConfig
 
 EMBEDDING, HEAD = "embed.weight", "lm_head.weight"
 EXPERTS = (".moe.gate_up.weight", ".moe.down.weight")

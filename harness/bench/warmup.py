@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.bench.clock import Arm
+from moe_harness.bench.clock import Arm
 
 SMALLEST_SHIFT = 0.02  # of the level: a smaller change is no warm-up worth waiting for
 PENALTY = 6.0  # times variance times log n; Yao's is 2 for normal noise of known variance, ours is estimated and heavy-tailed

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.bench.clock import Arm, clock_of
-from harness.bench.gate import traces
-from harness.checks.passes import Trace
-from harness.subject import Subject
-from implementations.interface import Model
+from moe_harness.bench.clock import Arm, clock_of
+from moe_harness.bench.gate import traces
+from moe_harness.implementations.interface import Model
+from moe_harness.suite.drivers import Trace
+from moe_harness.suite.subject import Subject
 
 
 @dataclass(frozen=True)

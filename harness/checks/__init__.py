@@ -1,4 +1,4 @@
-"""The conformance suite: one check = one clause of docs/spec.md. Run with `pytest --pyargs harness.checks --backend NAME`."""
+"""The conformance suite: one check = one clause of docs/spec.md. Run with `pytest --pyargs moe_harness.checks --backend NAME`."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.checks.against_oracle import judge_traces
-from harness.checks.clause import clause
-from harness.checks.passes import changes, pinned_request, prefill, prefill_and_decode, request
-from harness.checks.small_models import excerpts, text, with_nan_embedding
-from harness.subject import Subject
-from harness.verdict import Verdict
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.against_oracle import judge_traces
+from moe_harness.suite.clause import clause
+from moe_harness.suite.drivers import changes, pinned_request, prefill, prefill_and_decode, request
+from moe_harness.suite.small_models import excerpts, text, with_nan_embedding
+from moe_harness.suite.subject import Subject
 
 LENGTH, DECODED = 16, 2
 

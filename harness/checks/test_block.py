@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.checks.block_runs import BlockRun, block_metrics, decided_states, expert_errors, judge_block, judge_run, shown
-from harness.checks.clause import clause
-from harness.checks.small_models import like
-from harness.checks.states import layer_states
-from harness.judge.metric import Metric
-from harness.subject import Subject
-from harness.synthetic import FLAT, PEAKED
-from harness.verdict import Verdict
-from implementations.interface import PinnedRouting
+from moe_harness.cases.synthetic import FLAT, PEAKED
+from moe_harness.implementations.interface import PinnedRouting
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.block_runs import BlockRun, block_metrics, decided_states, expert_errors, judge_block, judge_run, shown
+from moe_harness.suite.clause import clause
+from moe_harness.suite.small_models import like
+from moe_harness.suite.states import layer_states
+from moe_harness.suite.subject import Subject
 
 # Each expert has a first, a last and inner tokens in its segment, and an error over so many tokens of D >= 96 numbers is settled:
 # it scatters by 1 / sqrt(2 * 4 * 96), 4 %, between honest implementations.

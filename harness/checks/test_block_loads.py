@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.checks.block_runs import decided_states, judge_block, shape_metric
-from harness.checks.clause import clause
-from harness.checks.small_models import like
-from harness.checks.transparent import in_model, one_layer, transparent_model
-from harness.judge.metric import Metric
-from harness.strategies import capacity_edges, explore
-from harness.subject import Subject
-from harness.synthetic import small
-from harness.verdict import Verdict
+from moe_harness.cases.strategies import capacity_edges, explore
+from moe_harness.cases.synthetic import small
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.block_runs import decided_states, judge_block, shape_metric
+from moe_harness.suite.clause import clause
+from moe_harness.suite.small_models import like
+from moe_harness.suite.subject import Subject
+from moe_harness.suite.transparent import in_model, one_layer, transparent_model
 
 # Around the tile sizes of kernels (16, 128), a single token, a pair, and a prompt of the usual length.
 COUNTS = (1, 2, 15, 16, 17, 127, 128, 129, 4096)

@@ -10,15 +10,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.capsule.exhibit import Exhibit
-from harness.checks.block_runs import BlockRun, block_metrics, shown
-from harness.checks.clause import LOGIC, clause
-from harness.checks.small_models import Tensors, rewritten
-from harness.checks.transparent import in_model, one_layer, transparent_model
-from harness.judge.metric import Metric
-from harness.subject import Subject
-from harness.verdict import Verdict
-from implementations.interface import PinnedRouting, RoutingSpec
+from moe_harness.implementations.interface import PinnedRouting, RoutingSpec
+from moe_harness.judge.exhibit import Exhibit
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.block_runs import BlockRun, block_metrics, shown
+from moe_harness.suite.clause import LOGIC, clause
+from moe_harness.suite.small_models import Tensors, rewritten
+from moe_harness.suite.subject import Subject
+from moe_harness.suite.transparent import in_model, one_layer, transparent_model
 
 TOKENS = 33
 ROUTER_TENSORS = ("moe.router.weight", "moe.router.bias", "moe.router.correction_bias")

@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from harness.checks.against_oracle import judge_traces
-from harness.checks.clause import LOGIC, clause
-from harness.checks.passes import Trace, after_reset, decode, join, prefill, request
-from harness.checks.small_models import like, two_layers
-from harness.strategies import explore_machine
-from harness.subject import Subject
-from harness.verdict import Verdict
+from moe_harness.cases.strategies import explore_machine
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.against_oracle import judge_traces
+from moe_harness.suite.clause import LOGIC, clause
+from moe_harness.suite.drivers import Trace, after_reset, decode, join, prefill, request
+from moe_harness.suite.small_models import like, two_layers
+from moe_harness.suite.subject import Subject
 
 TOKENS, LONGEST = st.integers(0, 255), 40
 

@@ -7,16 +7,9 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from harness.checks.clause import LOGIC, clause
-from harness.checks.passes import prefill, request
-from harness.checks.small_models import like, text, two_layers
-from harness.checks.windows import WINDOW, has_window
-from harness.judge.metric import Metric
-from harness.subject import Subject
-from harness.synthetic import small
-from harness.verdict import Verdict
-from implementations import families
-from implementations.interface import (
+from moe_harness.cases.synthetic import small
+from moe_harness.implementations import families
+from moe_harness.implementations.interface import (
     Generate,
     GenerationSpec,
     Loss,
@@ -31,6 +24,13 @@ from implementations.interface import (
     StaticProof,
     Unsupported,
 )
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.clause import LOGIC, clause
+from moe_harness.suite.drivers import prefill, request
+from moe_harness.suite.small_models import like, text, two_layers
+from moe_harness.suite.subject import Subject
+from moe_harness.suite.windows import WINDOW, has_window
 
 PROTOCOLS = {"probe": Probe, "generate": Generate, "packed": Packed, "loss": Loss, "slots": Slots, "static": StaticProof}
 IDS_BS, FULL_B = np.arange(8, dtype=np.int64).reshape(2, 4) + 1, np.array([4, 4])

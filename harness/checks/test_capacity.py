@@ -8,21 +8,30 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from harness.checks.block_runs import BlockRun, block_metrics
-from harness.checks.clause import LOGIC, clause
-from harness.checks.places import computed, expected_drops, options, places, renormalized, smallest_score, too_late, weights_of_the_rest
-from harness.checks.ragged import ragged
-from harness.checks.small_models import hidden_states, like, text
-from harness.checks.transparent import one_layer
-from harness.judge.logits import logit_metrics
-from harness.judge.metric import Metric
-from harness.judge.rounding import weight_allowance
-from harness.judge.routing import weights_within
-from harness.strategies import explore
-from harness.subject import Subject
-from harness.synthetic import routing_of, small
-from harness.verdict import Verdict
-from implementations.interface import PinnedRouting, Probe, Request, Routing
+from moe_harness.cases.strategies import explore
+from moe_harness.cases.synthetic import routing_of, small
+from moe_harness.implementations.interface import PinnedRouting, Probe, Request, Routing
+from moe_harness.judge.logits import logit_metrics
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.rounding import weight_allowance
+from moe_harness.judge.routing import weights_within
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.block_runs import BlockRun, block_metrics
+from moe_harness.suite.capacity import (
+    computed,
+    expected_drops,
+    options,
+    places,
+    renormalized,
+    smallest_score,
+    too_late,
+    weights_of_the_rest,
+)
+from moe_harness.suite.clause import LOGIC, clause
+from moe_harness.suite.ragged import ragged
+from moe_harness.suite.small_models import hidden_states, like, text
+from moe_harness.suite.subject import Subject
+from moe_harness.suite.transparent import one_layer
 
 EXAMPLES = 12  # each loads a model
 FACTORS = (0.25, 0.5, 1.0, 1.25, 1.75)

@@ -9,16 +9,16 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from hypothesis import strategies as st
 
-from harness.cases import Case
-from harness.checks.against_oracle import judge_routing_inside, judge_traces
-from harness.checks.clause import clause
-from harness.checks.passes import prefill, request
-from harness.checks.watermark import compare, watermark
-from harness.strategies import explore, model_configs
-from harness.subject import Subject
-from harness.synthetic import synthesize
-from harness.verdict import Verdict
-from implementations.interface import LoadSpec, ModelConfig
+from moe_harness.cases.cases import Case
+from moe_harness.cases.strategies import explore, model_configs
+from moe_harness.cases.synthetic import synthesize
+from moe_harness.implementations.interface import LoadSpec, ModelConfig
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.against_oracle import judge_routing_inside, judge_traces
+from moe_harness.suite.clause import clause
+from moe_harness.suite.drivers import prefill, request
+from moe_harness.suite.subject import Subject
+from moe_harness.suite.watermark import compare, watermark
 
 
 @clause("CONV-01", "A conversion round trip keeps names, shapes, dtypes, bits and config", dtypes=("float32",))

@@ -10,22 +10,22 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 
-from harness.cases import Case
-from harness.checks.against_oracle import judge_routing_inside, judge_traces
-from harness.checks.clause import LOGIC, clause
-from harness.checks.passes import changes, prefill, request
-from harness.checks.small_models import Tensors, like, on, rewritten, text, two_layers
-from harness.dtypes import numpy_dtype
-from harness.judge.metric import Metric
-from harness.memory import poisoned_memory
-from harness.subject import Subject
-from harness.synthetic import small, synthesize
-from harness.verdict import Verdict
-from implementations import families
-from implementations.checkpoint import Checkpoint
-from implementations.checkpoint_writer import write_checkpoint
-from implementations.interface import DTYPES, CheckpointError, ModelConfig
-from implementations.weights import scatter
+from moe_harness.cases.cases import Case
+from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.cases.synthetic import small, synthesize
+from moe_harness.implementations import families
+from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
+from moe_harness.implementations.checkpoint.weights import scatter
+from moe_harness.implementations.checkpoint.writer import write_checkpoint
+from moe_harness.implementations.interface import DTYPES, CheckpointError, ModelConfig
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.against_oracle import judge_routing_inside, judge_traces
+from moe_harness.suite.clause import LOGIC, clause
+from moe_harness.suite.drivers import changes, prefill, request
+from moe_harness.suite.poison import poisoned_memory
+from moe_harness.suite.small_models import Tensors, like, on, rewritten, text, two_layers
+from moe_harness.suite.subject import Subject
 
 ROWS, LENGTH = 2, 20
 LEAST_INFLUENCE = 1e-4  # of the largest logit: rounding moves float32 logits by 1e-6, the least telling tensor by 0.2

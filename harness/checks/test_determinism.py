@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.checks.clause import clause
-from harness.checks.passes import Trace, changes, decode, join, prefill, request
-from harness.checks.small_models import text
-from harness.memory import poisoned_memory
-from harness.subject import Subject
-from harness.verdict import Verdict
-from implementations.interface import Model
+from moe_harness.implementations.interface import Model
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.clause import clause
+from moe_harness.suite.drivers import Trace, changes, decode, join, prefill, request
+from moe_harness.suite.poison import poisoned_memory
+from moe_harness.suite.small_models import text
+from moe_harness.suite.subject import Subject
 
 DECODED = 4
 

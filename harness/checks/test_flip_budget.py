@@ -7,15 +7,15 @@ from itertools import product
 
 import numpy as np
 
-from harness.checks.clause import clause
-from harness.checks.test_margins import has_a_boundary
-from harness.checks.transparent import one_layer
-from harness.judge.flips import LIMIT, Contest, count_probability, count_surprise, worst_bias
-from harness.judge.metric import Metric
-from harness.margins import both_ways, every_pair, margins
-from harness.oracle.routing import ranks_logits
-from harness.subject import Subject
-from harness.verdict import Verdict
+from moe_harness.cases.near_ties import both_ways, every_pair, margins
+from moe_harness.checks.test_margins import has_a_boundary
+from moe_harness.judge.flips import LIMIT, Contest, count_probability, count_surprise, worst_bias
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.verdict import Verdict
+from moe_harness.oracle.routing import ranks_logits
+from moe_harness.suite.clause import clause
+from moe_harness.suite.subject import Subject
+from moe_harness.suite.transparent import one_layer
 
 # Leads in units of an honest router's noise, which flips no more than half of the smaller and a fifteenth of the larger.
 GAPS = (0.5, 1.5)

@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness.checks.clause import LOGIC, clause
-from harness.checks.passes import valid
-from harness.checks.ragged import ragged
-from harness.checks.small_models import rewritten
-from harness.judge.metric import Metric
-from harness.subject import Subject
-from harness.verdict import Verdict
-from implementations.interface import GenerationSpec
+from moe_harness.implementations.interface import GenerationSpec
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.clause import LOGIC, clause
+from moe_harness.suite.drivers import valid
+from moe_harness.suite.ragged import ragged
+from moe_harness.suite.small_models import rewritten
+from moe_harness.suite.subject import Subject
 
 SMALLEST_LEAD = 1e-3  # logits between the best and the second-best token below which float32 may honestly choose either
 

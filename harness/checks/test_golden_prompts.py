@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.checks.clause import clause
-from harness.checks.golden_prompts import batches, likeliest, needs_some_logits, sides, stepwise, stored, whole
-from harness.grades import top_n
-from harness.judge import likeliest as judge
-from harness.judge.distance import kl_divergence
-from harness.judge.logits import logit_metrics
-from harness.judge.metric import Metric
-from harness.prompts.stored import CLEAR, TIED_DTYPES, TIES
-from harness.subject import Subject
-from harness.verdict import Verdict
-from implementations.interface import PinnedRouting
+from moe_harness.cases.prompts import CLEAR, TIED_DTYPES, TIES
+from moe_harness.implementations.interface import PinnedRouting
+from moe_harness.judge import likeliest as judge
+from moe_harness.judge.distance import kl_divergence
+from moe_harness.judge.grades import top_n
+from moe_harness.judge.logits import logit_metrics
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.clause import clause
+from moe_harness.suite.golden_prompts import batches, likeliest, needs_some_logits, sides, stepwise, stored, whole
+from moe_harness.suite.subject import Subject
 
 STEPS = 4  # decoded after the rest of a prompt
 TOLD = 8  # likeliest tokens, of a backend that shows all logits

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from harness.checks.clause import LOGIC, clause
-from harness.checks.passes import changes, prefill, request
-from harness.checks.refusals import refuses
-from harness.subject import MAX_BATCH, MAX_LENGTH, Subject
-from harness.verdict import Verdict
-from implementations.interface import Model, Request
+from moe_harness.implementations.interface import Model, Request
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.clause import LOGIC, clause
+from moe_harness.suite.drivers import changes, prefill, request
+from moe_harness.suite.refusals import refuses
+from moe_harness.suite.subject import MAX_BATCH, MAX_LENGTH, Subject
 
 ROWS, LENGTH = 2, 8
 Call = Callable[[Model], object]

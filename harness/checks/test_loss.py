@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.checks.clause import LOGIC, clause
-from harness.checks.passes import valid
-from harness.checks.ragged import ragged
-from harness.judge.metric import Metric
-from harness.oracle.loss import IGNORED, cross_entropies
-from harness.subject import Subject
-from harness.verdict import Verdict
-from implementations.interface import Loss
+from moe_harness.implementations.interface import Loss
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.verdict import Verdict
+from moe_harness.oracle.loss import IGNORED, cross_entropies
+from moe_harness.suite.clause import LOGIC, clause
+from moe_harness.suite.drivers import valid
+from moe_harness.suite.ragged import ragged
+from moe_harness.suite.subject import Subject
 
 
 @clause("LOSS-01", "The loss equals HF's golden loss", dtypes=LOGIC, golden=True)

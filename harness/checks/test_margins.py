@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from harness.checks.clause import clause
-from harness.checks.transparent import one_layer, variants
-from harness.judge import routing
-from harness.judge.certificate import certify
-from harness.judge.rounding import softmax_resolution
-from harness.margins import Wish, margins
-from harness.oracle.routing import gap, ranks_logits
-from harness.strategies import close_logits, explore, wishes
-from harness.subject import Subject
-from harness.verdict import Verdict
-from implementations.interface import RoutingSpec
+from moe_harness.cases.near_ties import Wish, margins
+from moe_harness.cases.strategies import close_logits, explore, wishes
+from moe_harness.implementations.interface import RoutingSpec
+from moe_harness.judge import routing
+from moe_harness.judge.certificate import certify
+from moe_harness.judge.rounding import softmax_resolution
+from moe_harness.judge.verdict import Verdict
+from moe_harness.oracle.routing import gap, ranks_logits
+from moe_harness.suite.clause import clause
+from moe_harness.suite.subject import Subject
+from moe_harness.suite.transparent import one_layer, variants
 
 
 def has_a_boundary(spec: RoutingSpec) -> bool:

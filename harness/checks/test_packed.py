@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.checks.against_oracle import both_rounded, judge_traces
-from harness.checks.clause import LOGIC, clause
-from harness.checks.passes import changes, packed, pinned_request, request
-from harness.checks.refusals import refuses
-from harness.checks.small_models import excerpts
-from harness.judge.logits import logit_metrics
-from harness.subject import Subject
-from harness.verdict import Verdict
-from implementations.interface import Packed, Request
+from moe_harness.implementations.interface import Packed, Request
+from moe_harness.judge.logits import logit_metrics
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.against_oracle import both_rounded, judge_traces
+from moe_harness.suite.clause import LOGIC, clause
+from moe_harness.suite.drivers import changes, packed, pinned_request, request
+from moe_harness.suite.refusals import refuses
+from moe_harness.suite.small_models import excerpts
+from moe_harness.suite.subject import Subject
 
 LENGTHS = (9, 1, 17, 12)
 

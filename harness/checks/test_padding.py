@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.checks.against_oracle import both_rounded, judge_traces
-from harness.checks.clause import clause
-from harness.checks.passes import changes, pinned_request, prefill, prefill_and_decode, request, valid
-from harness.checks.ragged import DECODED, ragged
-from harness.checks.small_models import with_nan_embedding
-from harness.judge.logits import logit_metrics
-from harness.judge.metric import Metric
-from harness.subject import Subject
-from harness.verdict import Verdict
-from implementations.interface import Request, Unsupported
+from moe_harness.implementations.interface import Request, Unsupported
+from moe_harness.judge.logits import logit_metrics
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.against_oracle import both_rounded, judge_traces
+from moe_harness.suite.clause import clause
+from moe_harness.suite.drivers import changes, pinned_request, prefill, prefill_and_decode, request, valid
+from moe_harness.suite.ragged import DECODED, ragged
+from moe_harness.suite.small_models import with_nan_embedding
+from moe_harness.suite.subject import Subject
 
 
 @clause("PAD-01", "In a ragged batch every row gets what it would get alone")

@@ -7,17 +7,17 @@ from functools import partial
 
 import numpy as np
 
-from harness.checks.against_oracle import both_rounded, judge_routing_inside, judge_traces
-from harness.checks.clause import LOGIC, clause
-from harness.checks.exhibits import model_exhibit
-from harness.checks.passes import Trace, pinned_request, prefill, prefill_and_decode, request
-from harness.checks.small_models import excerpts, like, text, two_layers
-from harness.judge.distance import kl_divergence, top1_disagreement
-from harness.judge.logits import logit_metrics
-from harness.judge.metric import Metric
-from harness.subject import Subject
-from harness.verdict import Verdict
-from implementations.interface import Padded, PinnedRouting
+from moe_harness.implementations.interface import Padded, PinnedRouting
+from moe_harness.judge.distance import kl_divergence, top1_disagreement
+from moe_harness.judge.logits import logit_metrics
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.against_oracle import both_rounded, judge_routing_inside, judge_traces
+from moe_harness.suite.clause import LOGIC, clause
+from moe_harness.suite.drivers import Trace, pinned_request, prefill, prefill_and_decode, request
+from moe_harness.suite.exhibits import model_exhibit
+from moe_harness.suite.small_models import excerpts, like, text, two_layers
+from moe_harness.suite.subject import Subject
 
 FIRST_INEXACT = 257  # the first position that bfloat16 cannot hold
 LATE = 300

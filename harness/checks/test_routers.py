@@ -8,16 +8,16 @@ from functools import partial
 
 import numpy as np
 
-from harness.checks.clause import LOGIC, MODELS, ROUTERS, clause
-from harness.checks.exhibits import transparent_exhibit
-from harness.checks.transparent import TransparentRouter, bare, inside, resized
-from harness.judge import routing
-from harness.judge.metric import Metric
-from harness.judge.rounding import UNIT_ROUNDOFF, weight_error
-from harness.oracle.routing import combine_weights
-from harness.subject import Subject
-from harness.verdict import Verdict
-from implementations.interface import RoutingSpec
+from moe_harness.implementations.interface import RoutingSpec
+from moe_harness.judge import routing
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.rounding import UNIT_ROUNDOFF, weight_error
+from moe_harness.judge.verdict import Verdict
+from moe_harness.oracle.routing import combine_weights
+from moe_harness.suite.clause import LOGIC, MODELS, ROUTERS, clause
+from moe_harness.suite.exhibits import transparent_exhibit
+from moe_harness.suite.subject import Subject
+from moe_harness.suite.transparent import TransparentRouter, bare, inside, resized
 
 BOTH, TOKENS = (MODELS, ROUTERS), 64
 

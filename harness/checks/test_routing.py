@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from harness.checks.clause import MODELS, ROUTERS, clause
-from harness.checks.exhibits import router_exhibit, transparent_exhibit
-from harness.checks.states import layer_states
-from harness.checks.transparent import TransparentRouter, one_layer, transparent_model, variants
-from harness.judge import routing
-from harness.judge.certificate import certify, ranking_allowance
-from harness.judge.distance import relative_rms
-from harness.judge.metric import Metric
-from harness.judge.rounding import router_noise, weight_allowance, weight_error
-from harness.oracle.routing import combine_weights
-from harness.strategies import EXAMPLES, explore, logits, shifts, tied_logits
-from harness.subject import Subject
-from harness.verdict import Verdict
-from implementations.interface import PinnedRouting, Probe, Routing, RoutingSpec
+from moe_harness.cases.strategies import EXAMPLES, explore, logits, shifts, tied_logits
+from moe_harness.implementations.interface import PinnedRouting, Probe, Routing, RoutingSpec
+from moe_harness.judge import routing
+from moe_harness.judge.certificate import certify, ranking_allowance
+from moe_harness.judge.distance import relative_rms
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.rounding import router_noise, weight_allowance, weight_error
+from moe_harness.judge.verdict import Verdict
+from moe_harness.oracle.routing import combine_weights
+from moe_harness.suite.clause import MODELS, ROUTERS, clause
+from moe_harness.suite.exhibits import router_exhibit, transparent_exhibit
+from moe_harness.suite.states import layer_states
+from moe_harness.suite.subject import Subject
+from moe_harness.suite.transparent import TransparentRouter, one_layer, transparent_model, variants
 
 Metrics = list[Metric]
 BOTH = (MODELS, ROUTERS)

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import softmax
 
-from harness.checks.clause import LOGIC, clause
-from harness.checks.refusals import refuses
-from harness.judge.distribution import chi_square
-from harness.judge.metric import Metric
-from harness.oracle.sampling import sampling_distribution
-from harness.subject import MAX_BATCH, MAX_LENGTH, Subject
-from harness.verdict import Verdict
-from implementations.interface import GenerationSpec
+from moe_harness.implementations.interface import GenerationSpec
+from moe_harness.judge.distribution import chi_square
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.verdict import Verdict
+from moe_harness.oracle.sampling import sampling_distribution
+from moe_harness.suite.clause import LOGIC, clause
+from moe_harness.suite.refusals import refuses
+from moe_harness.suite.subject import MAX_BATCH, MAX_LENGTH, Subject
 
 PROMPT, CALLS = 12, 40
 IMPLAUSIBLE = 6.0  # -log10 p: one honest run in a million looks as unlikely

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.checks.clause import LOGIC, clause
-from harness.checks.places import options
-from harness.checks.small_models import like, two_layers
-from harness.judge.metric import Metric
-from harness.subject import Subject
-from harness.verdict import Verdict
-from implementations.interface import GraphProof, StaticProof
+from moe_harness.implementations.interface import GraphProof, StaticProof
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.capacity import options
+from moe_harness.suite.clause import LOGIC, clause
+from moe_harness.suite.small_models import like, two_layers
+from moe_harness.suite.subject import Subject
 
 ROWS, POSITIONS = 2, 32
 

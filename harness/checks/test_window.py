@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.checks.against_oracle import judge_traces
-from harness.checks.clause import LOGIC, clause
-from harness.checks.passes import prefill_and_decode, request
-from harness.checks.small_models import like, text, two_layers
-from harness.checks.windows import WINDOW, has_window
-from harness.subject import Subject
-from harness.verdict import Verdict
+from moe_harness.judge.verdict import Verdict
+from moe_harness.suite.against_oracle import judge_traces
+from moe_harness.suite.clause import LOGIC, clause
+from moe_harness.suite.drivers import prefill_and_decode, request
+from moe_harness.suite.small_models import like, text, two_layers
+from moe_harness.suite.subject import Subject
+from moe_harness.suite.windows import WINDOW, has_window
 
 PROMPT, DECODED = 20, 6
 

@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.capsule.capsule import Capsule
-from harness.capsule.exhibit import RECORD, Exhibit
-from harness.capsule.storage import CapsuleError, read
-from harness.diagnosis import words
-from harness.diagnosis.diagnose import Diagnosis, diagnose
-from harness.diagnosis.echo import echo_of
-from harness.diagnosis.finding import Finding
-from harness.diagnosis.hypotheses import Answer, narrowed
-from harness.diagnosis.jury import ask
-from harness.diagnosis.operators import suspects
-from harness.diagnosis.rejudge import rejudge
-from harness.faults.catalogue import FAULTS
-from harness.judge.metric import Metric
+from moe_harness.diagnosis import words
+from moe_harness.diagnosis.diagnose import Diagnosis, diagnose
+from moe_harness.diagnosis.echo import echo_of
+from moe_harness.diagnosis.finding import Finding
+from moe_harness.diagnosis.hypotheses import Answer, narrowed
+from moe_harness.diagnosis.jury import ask
+from moe_harness.diagnosis.operators import suspects
+from moe_harness.diagnosis.rejudge import rejudge
+from moe_harness.judge.exhibit import RECORD, Exhibit
+from moe_harness.judge.metric import Metric
+from moe_harness.mutants.catalogue import FAULTS
+from moe_harness.repro.capsule import Capsule
+from moe_harness.repro.storage import CapsuleError, read
 
 MOST_SIBLINGS = 8
 
@@ -70,7 +70,7 @@ def diagnosed(capsule: Capsule, path: Path | None = None) -> Diagnosis:
 
 def asked_again(capsule: Capsule) -> Diagnosis:
     """The check asked of the numpy subject with each known bug."""
-    from harness.diagnosis.stage import explain_by_check, staged  # brings pytest, without which experiments are explained
+    from moe_harness.diagnosis.stage import explain_by_check, staged  # brings pytest, without which experiments are explained
 
     with staged(capsule) as stage:
         answer = None if stage is None else explain_by_check(stage, echo_of(capsule), FAULTS)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.capsule.exhibit import PREFIX, Exhibit
-from harness.diagnosis.finding import Finding
-from harness.diagnosis.rejudge import expected_block
-from harness.oracle.experts import swiglu
-from harness.oracle.routing import combine_weights
+from moe_harness.diagnosis.finding import Finding
+from moe_harness.diagnosis.rejudge import expected_block
+from moe_harness.judge.exhibit import PREFIX, Exhibit
+from moe_harness.oracle.experts import swiglu
+from moe_harness.oracle.routing import combine_weights
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.capsule.exhibit import BLOCK, MODEL, RECORD, ROUTER, Exhibit
-from harness.diagnosis.block import find_in_block
-from harness.diagnosis.finding import Finding
-from harness.diagnosis.hypotheses import Answer, explain_by_catalogue
-from harness.diagnosis.model import find_in_model
-from harness.diagnosis.router import find_in_router
-from harness.faults.catalogue import FAULTS
-from harness.faults.entry import Fault
+from moe_harness.diagnosis.block import find_in_block
+from moe_harness.diagnosis.finding import Finding
+from moe_harness.diagnosis.hypotheses import Answer, explain_by_catalogue
+from moe_harness.diagnosis.model import find_in_model
+from moe_harness.diagnosis.router import find_in_router
+from moe_harness.judge.exhibit import BLOCK, MODEL, RECORD, ROUTER, Exhibit
+from moe_harness.mutants.catalogue import FAULTS
+from moe_harness.mutants.entry import Fault
 
 if TYPE_CHECKING:
-    from harness.diagnosis.stage import Echoes
+    from moe_harness.diagnosis.stage import Echoes
 
 
 @dataclass(frozen=True)

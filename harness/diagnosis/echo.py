@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from harness.capsule.capsule import Capsule
-from harness.judge.metric import Metric
+from moe_harness.judge.metric import Metric
+from moe_harness.repro.capsule import Capsule
 
 ALIKE = 0.05  # of a count or a probability, which rounding moves a little and no floor bounds
 SAME_SIZE = 1.0  # of what is reported beside it: once more or half as much is alike

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.faults.seams import Seams, changed
-from implementations.interface import RoutingSpec
+from moe_harness.emulator.seams import Seams, changed
+from moe_harness.implementations.interface import RoutingSpec
 
 Select = Callable[..., np.ndarray]
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from harness.capsule.exhibit import BLOCK, MODEL, ROUTER, Exhibit
-from harness.diagnosis.operators import operators
-from harness.diagnosis.replay import Distance, distance
-from harness.faults.catalogue import FAULTS, changed_seams
-from harness.faults.entry import Fault
-from harness.faults.seams import HOME, HONEST
+from moe_harness.diagnosis.operators import operators
+from moe_harness.diagnosis.replay import Distance, distance
+from moe_harness.emulator.seams import HOME, HONEST
+from moe_harness.judge.exhibit import BLOCK, MODEL, ROUTER, Exhibit
+from moe_harness.mutants.catalogue import FAULTS, changed_seams
+from moe_harness.mutants.entry import Fault
 
 # The candidate is rounded and so is the hypothesis: each may be off by the bound (as in checks that compare two rounded things). And the
 # hypothesis must be much nearer than an honest implementation is: half a failure, or more, that stays unexplained is none.

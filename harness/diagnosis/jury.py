@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.capsule.calls import grids, run
-from harness.capsule.capsule import Capsule
-from harness.capsule.exhibit import BLOCK, MODEL, ROUTER, Exhibit
-from harness.diagnosis.rejudge import rejudge
-from harness.diagnosis.replay import block_of, model_of, route_of
-from harness.faults.catalogue import SEEDED_KINDS, honest
-from harness.faults.entry import Honest
-from harness.faults.seams import Seams
+from moe_harness.diagnosis.rejudge import rejudge
+from moe_harness.diagnosis.replay import block_of, model_of, route_of
+from moe_harness.emulator.seams import Seams
+from moe_harness.judge.exhibit import BLOCK, MODEL, ROUTER, Exhibit
+from moe_harness.mutants.catalogue import SEEDED_KINDS, honest
+from moe_harness.mutants.entry import Honest
+from moe_harness.repro.calls import grids, run
+from moe_harness.repro.capsule import Capsule
 
 Answers = Mapping[str, np.ndarray]
 MOST = 20  # honest kinds asked, spread over the catalogue

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.capsule.calls import Grid, grids, row_grids
-from harness.capsule.exhibit import Exhibit
-from harness.diagnosis.finding import Finding
-from harness.diagnosis.rejudge import is_pinned, pinned_run
-from harness.diagnosis.router import describe_weights, illegal
-from harness.judge.certificate import certify, ranking_allowance
-from harness.judge.rounding import UNIT_ROUNDOFF, weight_error
-from harness.oracle.model import OracleOutput
-from harness.oracle.routing import combine_weights
+from moe_harness.diagnosis.finding import Finding
+from moe_harness.diagnosis.rejudge import is_pinned, pinned_run
+from moe_harness.diagnosis.router import describe_weights, illegal
+from moe_harness.judge.certificate import certify, ranking_allowance
+from moe_harness.judge.exhibit import Exhibit
+from moe_harness.judge.rounding import UNIT_ROUNDOFF, weight_error
+from moe_harness.oracle.model import OracleOutput
+from moe_harness.oracle.routing import combine_weights
+from moe_harness.repro.calls import Grid, grids, row_grids
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from functools import cache
 
-from harness.faults.catalogue import changed_seams
-from harness.faults.entry import Fault
-from harness.faults.seams import HOME
+from moe_harness.emulator.seams import HOME
+from moe_harness.mutants.catalogue import changed_seams
+from moe_harness.mutants.entry import Fault
 
 # seam record -> operator, but for the seams named below
 RECORDS = {

@@ -7,18 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.capsule.calls import pinned_row
-from harness.capsule.capsule import Capsule
-from harness.capsule.exhibit import BLOCK, MODEL, ROUTER, Exhibit
-from harness.judge import routing
-from harness.judge.block import block_metrics
-from harness.judge.certificate import certify, ranking_allowance
-from harness.judge.limit import Limits
-from harness.judge.logits import logit_metrics, median_kl, router_errors
-from harness.judge.metric import Metric
-from harness.judge.rounding import UNIT_ROUNDOFF, router_noise, weight_allowance
-from harness.oracle.model import OracleOutput
-from harness.oracle.routing import combine_weights
+from moe_harness.judge import routing
+from moe_harness.judge.block import block_metrics
+from moe_harness.judge.certificate import certify, ranking_allowance
+from moe_harness.judge.exhibit import BLOCK, MODEL, ROUTER, Exhibit
+from moe_harness.judge.limit import Limits
+from moe_harness.judge.logits import logit_metrics, median_kl, router_errors
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.rounding import UNIT_ROUNDOFF, router_noise, weight_allowance
+from moe_harness.oracle.model import OracleOutput
+from moe_harness.oracle.routing import combine_weights
+from moe_harness.repro.calls import pinned_row
+from moe_harness.repro.capsule import Capsule
 
 
 def rejudge(capsule: Capsule) -> list[Metric]:

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.capsule.calls import RESET, Grid, grids, run
-from harness.capsule.exhibit import BLOCK, MODEL, PREFIX, ROUTER, SECOND, Exhibit
-from harness.diagnosis.guide import Guide, Steps
-from harness.diagnosis.rejudge import expected_block, logit_ratio, router_delta, weights_allowed
-from harness.faults.network import Network
-from harness.faults.numerics import Rounding
-from harness.faults.routing import RouterTensors, Routes, route
-from harness.faults.seams import HONEST, Seams
-from harness.faults.subject import SubjectModel
-from harness.judge.distance import relative_rms, worst_row
-from harness.judge.rounding import weight_allowance
-from implementations.interface import LoadSpec
+from moe_harness.diagnosis.guide import Guide, Steps
+from moe_harness.diagnosis.rejudge import expected_block, logit_ratio, router_delta, weights_allowed
+from moe_harness.emulator.network import Network
+from moe_harness.emulator.numerics import Rounding
+from moe_harness.emulator.routing import RouterTensors, Routes, route
+from moe_harness.emulator.seams import HONEST, Seams
+from moe_harness.emulator.subject import SubjectModel
+from moe_harness.implementations.interface import LoadSpec
+from moe_harness.judge.distance import relative_rms, worst_row
+from moe_harness.judge.exhibit import BLOCK, MODEL, PREFIX, ROUTER, SECOND, Exhibit
+from moe_harness.judge.rounding import weight_allowance
+from moe_harness.repro.calls import RESET, Grid, grids, run
 
 INFINITE = float("inf")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.capsule.exhibit import Exhibit
-from harness.diagnosis.finding import Finding
-from harness.diagnosis.rejudge import logit_ratio, router_delta, weights_allowed
-from harness.judge.certificate import certify, ranking_allowance
-from harness.oracle.routing import combine_weights
-from implementations.interface import RoutingSpec
+from moe_harness.diagnosis.finding import Finding
+from moe_harness.diagnosis.rejudge import logit_ratio, router_delta, weights_allowed
+from moe_harness.implementations.interface import RoutingSpec
+from moe_harness.judge.certificate import certify, ranking_allowance
+from moe_harness.judge.exhibit import Exhibit
+from moe_harness.oracle.routing import combine_weights
 
 
 def find_in_router(exhibit: Exhibit) -> Finding:

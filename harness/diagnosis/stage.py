@@ -13,18 +13,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from harness.capsule.capsule import Capsule
-from harness.capsule.located import golden_checkpoint
-from harness.cases import RouterCase, named_cases
-from harness.diagnosis.echo import Echo, alike, violated
-from harness.diagnosis.operators import operators
-from harness.faults.catalogue import changed_seams
-from harness.faults.entry import Fault
-from harness.faults.seams import HOME, HONEST, Seams, changed, seam
-from harness.faults.subject import SubjectBackend
-from harness.subject import Subject, Workshop
-from harness.suite import Check, suite
-from implementations.interface import Backend
+from moe_harness.cases.cases import RouterCase, named_cases
+from moe_harness.checks.in_process import Check, suite
+from moe_harness.diagnosis.echo import Echo, alike, violated
+from moe_harness.diagnosis.operators import operators
+from moe_harness.emulator.seams import HOME, HONEST, Seams, changed, seam
+from moe_harness.emulator.subject import SubjectBackend
+from moe_harness.implementations.interface import Backend
+from moe_harness.mutants.catalogue import changed_seams
+from moe_harness.mutants.entry import Fault
+from moe_harness.repro.capsule import Capsule
+from moe_harness.repro.located import golden_checkpoint
+from moe_harness.suite.subject import Subject, Workshop
 
 
 @dataclass

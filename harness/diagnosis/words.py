@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.capsule.capsule import Capsule
-from harness.capsule.exhibit import BLOCK, MODEL, RECORD, ROUTER, Exhibit
-from harness.diagnosis.diagnose import Diagnosis
-from harness.diagnosis.hypotheses import Answer, Hypothesis
-from harness.diagnosis.jury import Jury
-from harness.diagnosis.operators import operators
-from harness.diagnosis.replay import Distance
-from harness.judge.metric import Metric
+from moe_harness.diagnosis.diagnose import Diagnosis
+from moe_harness.diagnosis.hypotheses import Answer, Hypothesis
+from moe_harness.diagnosis.jury import Jury
+from moe_harness.diagnosis.operators import operators
+from moe_harness.diagnosis.replay import Distance
+from moe_harness.judge.exhibit import BLOCK, MODEL, RECORD, ROUTER, Exhibit
+from moe_harness.judge.metric import Metric
+from moe_harness.repro.capsule import Capsule
 
 if TYPE_CHECKING:
-    from harness.diagnosis.stage import Echoes
+    from moe_harness.diagnosis.stage import Echoes
 
 SHOWN = 4
 

@@ -1,7 +1,7 @@
 """The margin certificate: is a selection excused by rounding? Legend: T tokens, E experts, K top-k, D hidden.
 
 Selecting i instead of j is excused only if the oracle's logits on the candidate's own input put j ahead of i by at most delta_i + delta_j
-(`harness.judge.rounding`). delta never comes from the candidate's logits: a backend does not certify itself.
+(`moe_harness.judge.rounding`). delta never comes from the candidate's logits: a backend does not certify itself.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from itertools import combinations
 
 import numpy as np
 
-from harness.oracle.routing import group_scores, ranks_logits
-from implementations.interface import RoutingSpec
+from moe_harness.implementations.interface import RoutingSpec
+from moe_harness.oracle.routing import group_scores, ranks_logits
 
 # A float32 score is at most 1 and carries a few roundings (exp, sum, division, the added correction).
 SCORE_ROUNDING = 8 * 2.0**-24

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import log_softmax
 
-from harness.judge import routing
-from harness.judge.certificate import certify
-from harness.judge.limit import Limits
-from harness.judge.metric import Metric
-from harness.judge.rounding import UNIT_ROUNDOFF
-from implementations.interface import TopLogProbs
+from moe_harness.implementations.interface import TopLogProbs
+from moe_harness.judge import routing
+from moe_harness.judge.certificate import certify
+from moe_harness.judge.limit import Limits
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.rounding import UNIT_ROUNDOFF
 
 # |d log softmax(l)| <= 2 max |dl|: a log-probability moves by its own logit's error and by that of the sum.
 BOTH = 2.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.judge.distance import kl_divergence, relative_rms, worst_row
-from harness.judge.limit import Limits
-from harness.judge.metric import Metric
+from moe_harness.judge.distance import kl_divergence, relative_rms, worst_row
+from moe_harness.judge.limit import Limits
+from moe_harness.judge.metric import Metric
 
 
 def logit_metrics(observed_SV: np.ndarray, expected_SV: np.ndarray, limits: Limits) -> list[Metric]:

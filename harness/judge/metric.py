@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from harness.judge.limit import Blind, Limit
+from moe_harness.judge.limit import Blind, Limit
 
 
 @dataclass(frozen=True)

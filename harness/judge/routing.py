@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.judge.certificate import Certificate, certify
-from harness.judge.metric import Metric
-from implementations.interface import RoutingSpec
+from moe_harness.implementations.interface import RoutingSpec
+from moe_harness.judge.certificate import Certificate, certify
+from moe_harness.judge.metric import Metric
 
 
 def ids(ids_TK: np.ndarray, num_experts: int) -> list[Metric]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.dtypes import round_to
-from harness.kernel import routes
-from harness.kernel.shapes import SMALL, TRUE, Shape
-from harness.oracle.routing import combine_weights
-from harness.synthetic import FLAT, PEAKED
-from implementations.interface import KernelCall, RoutingSpec
+from moe_harness.cases.dtypes import round_to
+from moe_harness.cases.synthetic import FLAT, PEAKED
+from moe_harness.implementations.interface import KernelCall, RoutingSpec
+from moe_harness.kernel import routes
+from moe_harness.kernel.shapes import SMALL, TRUE, Shape
+from moe_harness.oracle.routing import combine_weights
 
 # Around the tiles of 16 and 128 rows that kernels work in, and the two ends.
 TOKENS = (0, 1, 2, 15, 16, 17, 127, 128, 129, 1024)

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.judge.block import block_metrics
-from harness.judge.distance import relative_rms
-from harness.judge.limit import Limits
-from harness.judge.metric import Metric
-from harness.kernel.cases import Case
-from harness.kernel.locate import locate, ranges
-from harness.kernel.noise import limits
-from harness.kernel.weights import Weights
-from implementations.interface import KernelCall, KernelResult
+from moe_harness.implementations.interface import KernelCall, KernelResult
+from moe_harness.judge.block import block_metrics
+from moe_harness.judge.distance import relative_rms
+from moe_harness.judge.limit import Limits
+from moe_harness.judge.metric import Metric
+from moe_harness.kernel.cases import Case
+from moe_harness.kernel.locate import locate, ranges
+from moe_harness.kernel.noise import limits
+from moe_harness.kernel.weights import Weights
 
 
 @dataclass(frozen=True)
 class Line:
-    """How a case ended. `status`: as in harness/record.py. `metrics`: the worst of all calls."""
+    """How a case ended. `status`: as in harness/records/record.py. `metrics`: the worst of all calls."""
 
     name: str
     group: str

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from harness.dtypes import numpy_dtype
-from harness.kernel.cases import Case
-from harness.kernel.run import Suite
-from harness.kernel.shapes import Shape
-from implementations.checkpoint_writer import new_directory, write_json
+from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.implementations.checkpoint.writer import new_directory, write_json
+from moe_harness.kernel.cases import Case
+from moe_harness.kernel.run import Suite
+from moe_harness.kernel.shapes import Shape
 
 FORMAT = 1
 INPUTS, MANIFEST, OUTPUTS, README = "inputs.safetensors", "manifest.json", "outputs.safetensors", "README.txt"

@@ -11,10 +11,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from harness.kernel.check import Line
-from harness.kernel.run import Suite, asked, run
-from implementations.interface import InvalidInput, Unsupported
-from implementations.kernels.loading import load_kernel
+from moe_harness.implementations.interface import InvalidInput, Unsupported
+from moe_harness.implementations.kernels.loading import load_kernel
+from moe_harness.kernel.check import Line
+from moe_harness.kernel.run import Suite, asked, run
 
 DEATHS = 3  # in a row; then the rest is not asked any more
 # After such an error every later call in the same process fails too, whatever it asks.

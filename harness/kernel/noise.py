@@ -6,18 +6,18 @@ from functools import lru_cache
 
 import numpy as np
 
-from harness.cases import golden_root
-from harness.dtypes import round_to
-from harness.faults.experts import ExpertJob, combine, run_experts
-from harness.faults.numerics import Rounding
-from harness.faults.seams import HONEST
-from harness.floors.case import CaseFloors
-from harness.floors.table import FILE, read
-from harness.judge.block import block_errors
-from harness.judge.limit import Limits
-from harness.judge.rounding import accumulation
-from harness.kernel.shapes import Shape
-from harness.kernel.weights import drawn
+from moe_harness.cases.cases import golden_root
+from moe_harness.cases.dtypes import round_to
+from moe_harness.emulator.experts import ExpertJob, combine, run_experts
+from moe_harness.emulator.numerics import Rounding
+from moe_harness.emulator.seams import HONEST
+from moe_harness.judge.block import block_errors
+from moe_harness.judge.limit import Limits
+from moe_harness.judge.rounding import accumulation
+from moe_harness.kernel.shapes import Shape
+from moe_harness.kernel.weights import drawn
+from moe_harness.suite.bounds.case import CaseFloors
+from moe_harness.suite.bounds.table import FILE, read
 
 MEASURED = Shape("measured", 8, 2, 96, 80)
 

@@ -11,11 +11,11 @@ import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from harness.kernel.cases import Case
-from harness.kernel.check import Line, expect, judge
-from harness.kernel.export import INPUTS, OUTPUTS, read_manifest, shape_of
-from harness.kernel.weights import DrawnWeights
-from implementations.interface import KernelCall, KernelResult
+from moe_harness.implementations.interface import KernelCall, KernelResult
+from moe_harness.kernel.cases import Case
+from moe_harness.kernel.check import Line, expect, judge
+from moe_harness.kernel.export import INPUTS, OUTPUTS, read_manifest, shape_of
+from moe_harness.kernel.weights import DrawnWeights
 
 Read = Callable[[str], np.ndarray]
 NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}

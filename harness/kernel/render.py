@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.environment import environment
-from harness.judge.metric import Metric
-from harness.kernel.check import Line
-from harness.plain import json_safe
-from harness.record import FAILING
+from moe_harness.judge.metric import Metric
+from moe_harness.kernel.check import Line
+from moe_harness.records.environment import environment
+from moe_harness.records.plain import json_safe
+from moe_harness.records.record import FAILING
 
 SHOWN = 2  # lines of a group that did not pass, in Markdown
 SEEN = "moe-harness torch transformers triton numpy".split()

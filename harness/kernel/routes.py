@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.synthetic import PEAKED
+from moe_harness.cases.synthetic import PEAKED
 
 LEVELS = 32  # grid steps in one standard deviation: 4 deviations need 7 bits, and bfloat16 has 8
 GAP = 2  # steps between the K-th and the next

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from harness.dtypes import numpy_dtype
-from harness.kernel.cases import Case, small_cases, true_cases
-from harness.kernel.check import Line, expect, judge
-from harness.kernel.shapes import TRUE, Shape, small_shapes, true_shape
-from harness.kernel.weights import Weights, drawn, palette
-from implementations.interface import InvalidInput, ModelConfig, MoEKernel, Unsupported
+from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.implementations.interface import InvalidInput, ModelConfig, MoEKernel, Unsupported
+from moe_harness.kernel.cases import Case, small_cases, true_cases
+from moe_harness.kernel.check import Line, expect, judge
+from moe_harness.kernel.shapes import TRUE, Shape, small_shapes, true_shape
+from moe_harness.kernel.weights import Weights, drawn, palette
 
 HEADROOM = 1.5  # what the kernel itself and float64 products of the oracle may need, over the weights
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from implementations.interface import InvalidInput, ModelConfig
+from moe_harness.implementations.interface import InvalidInput, ModelConfig
 
 SMALL, TRUE = "small", "true"
 

@@ -15,9 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
-from harness.dtypes import numpy_dtype
-from harness.kernel.shapes import Shape
-from harness.oracle import experts
+from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.kernel.shapes import Shape
+from moe_harness.oracle import experts
 
 PALETTE = 256
 SCALES = (1.0, -1.0, 0.5, -0.5)  # exact in every binary format

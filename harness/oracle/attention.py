@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from implementations.interface import ModelConfig
+from moe_harness.implementations.interface import ModelConfig
 
 Weights = Mapping[str, np.ndarray]
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.oracle import experts, routing
-from harness.oracle.attention import attention, rms_norm
-from harness.oracle.memo import Memo
-from implementations.interface import ModelConfig
+from moe_harness.implementations.interface import ModelConfig
+from moe_harness.oracle import experts, routing
+from moe_harness.oracle.attention import attention, rms_norm
+from moe_harness.oracle.memo import Memo
 
 
 @dataclass(frozen=True)

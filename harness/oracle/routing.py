@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from implementations.interface import RoutingSpec
+from moe_harness.implementations.interface import RoutingSpec
 
 
 def router_logits(x_TD: np.ndarray, w_ED: np.ndarray, bias_E: np.ndarray | None = None) -> np.ndarray:

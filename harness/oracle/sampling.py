@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import softmax
 
-from implementations.interface import GenerationSpec
+from moe_harness.implementations.interface import GenerationSpec
 
 
 def sampling_distribution(logits_V: np.ndarray, spec: GenerationSpec) -> np.ndarray:

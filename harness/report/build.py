@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.report.frame import Frame, load_frame
-from harness.report.junit import junit
-from harness.report.markdown import markdown
-from harness.report.page import page
-from harness.report.table import table
-from harness.report.verdict import Verdict, verdict
+from moe_harness.records.frame import Frame, load_frame
+from moe_harness.report.junit import junit
+from moe_harness.report.markdown import markdown
+from moe_harness.report.page import page
+from moe_harness.report.table import table
+from moe_harness.report.verdict import Verdict, verdict
 
 
 def build(run_directories: Sequence[Path], out: Path, base: Sequence[Path] = ()) -> Verdict:

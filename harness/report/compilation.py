@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.frame import Frame
-from harness.report.metric import finite
-from harness.report.order import Labels, place_key
-from harness.report.text import counted
+from moe_harness.records.frame import Frame
+from moe_harness.records.metric import finite
+from moe_harness.report.order import Labels, place_key
+from moe_harness.report.text import counted
 
 NAMED = 6  # operators in a sentence
 SUMMED = ("exported", "export_s", "compiled", "compile_s", "cached")

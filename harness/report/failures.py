@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from harness.record import FAILING
-from harness.report.frame import KINDS, Frame
-from harness.report.heatmap import grid_of
-from harness.report.order import Labels, place_key, short_dtype, topic_key
-from harness.report.since import Since, since
-from harness.report.status import rank
-from harness.report.text import multiple, number
+from moe_harness.records.frame import KINDS, Frame
+from moe_harness.records.record import FAILING
+from moe_harness.records.status import rank
+from moe_harness.report.heatmap import grid_of
+from moe_harness.report.order import Labels, place_key, short_dtype, topic_key
+from moe_harness.report.since import Since, since
+from moe_harness.report.text import multiple, number
 
 NAMED = 3  # models
 SHOWN = 100  # groups on the page; the CSV and JUnit files hold all rows

@@ -14,9 +14,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.report.parity import Lane
-from harness.report.template import safe
-from harness.report.text import multiple, number, shortened
+from moe_harness.report.parity import Lane
+from moe_harness.report.template import safe
+from moe_harness.report.text import multiple, number, shortened
 
 # Stand-ins that matplotlib accepts, each replaced by a variable of the style sheet, so that dark mode and print need no second figure.
 COLOURS = {"#010101": "var(--ink)", "#020202": "var(--quiet)", "#030303": "var(--line)", "#040404": "var(--good)", "#050505": "var(--bad)"}

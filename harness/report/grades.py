@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.report.frame import Frame
-from harness.report.order import Labels, place_key
+from moe_harness.records.frame import Frame
+from moe_harness.report.order import Labels, place_key
 
 UNJUDGED = {
     "B": "no router and no block is judged by itself, so an error is not traced to its layer and expert",

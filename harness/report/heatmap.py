@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.frame import Frame
-from harness.report.metric import finite
-from harness.report.order import Labels, place_key, short_dtype
-from harness.report.text import multiple
+from moe_harness.records.frame import Frame
+from moe_harness.records.metric import finite
+from moe_harness.report.order import Labels, place_key, short_dtype
+from moe_harness.report.text import multiple
 
 MAP = "expert_error"
 _STEPS = (0.25, 0.5, 0.75, 1.0)  # shades up to the bound; beyond it there is one more

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from harness.record import FAILING
-from harness.report.expected import stale_notes
-from harness.report.frame import Frame, Run
-from harness.report.profile import conformances
-from harness.report.status import NOT_RUN
-from harness.report.text import multiple, number
-from harness.report.verdict import run_notes
+from moe_harness.records.expected import stale_notes
+from moe_harness.records.frame import Frame, Run
+from moe_harness.records.record import FAILING
+from moe_harness.records.status import NOT_RUN
+from moe_harness.report.profile import conformances
+from moe_harness.report.text import multiple, number
+from moe_harness.report.verdict import run_notes
 
 
 def junit(frame: Frame) -> str:

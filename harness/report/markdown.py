@@ -6,18 +6,18 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from harness.report.failures import failures
-from harness.report.frame import Frame
-from harness.report.order import Labels, place_key
-from harness.report.pairs import Pair, pairs
-from harness.report.sections.skips import reasons
-from harness.report.sections.verdict import provenance, summary
-from harness.report.since import since
-from harness.report.speed import Speed, speeds
-from harness.report.status import STATUSES
-from harness.report.text import grouped, interval, multiple, number, ratio, seconds, shortened
-from harness.report.trust import trust
-from harness.report.verdict import verdict
+from moe_harness.records.frame import Frame
+from moe_harness.records.status import STATUSES
+from moe_harness.report.failures import failures
+from moe_harness.report.order import Labels, place_key
+from moe_harness.report.pairs import Pair, pairs
+from moe_harness.report.sections.skips import reasons
+from moe_harness.report.sections.verdict import provenance, summary
+from moe_harness.report.since import since
+from moe_harness.report.speed import Speed, speeds
+from moe_harness.report.text import grouped, interval, multiple, number, ratio, seconds, shortened
+from moe_harness.report.trust import trust
+from moe_harness.report.verdict import verdict
 
 SHOWN = 50
 _PIPE = "\\|"  # inside code, too, a bare one would end the cell

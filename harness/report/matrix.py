@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Any
 
-from harness.report.failures import anchors, groups
-from harness.report.frame import Frame
-from harness.report.order import TOPICS, Labels, place_key, short_dtype, topic_key
-from harness.report.status import PARTLY, STATUSES, Status, status, worst
+from moe_harness.records.frame import Frame
+from moe_harness.records.status import PARTLY, STATUSES, Status, status, worst
+from moe_harness.report.failures import anchors, groups
+from moe_harness.report.order import TOPICS, Labels, place_key, short_dtype, topic_key
 
 MOST_COLUMNS = 12  # what leaves room for a second panel on 1280 pixels
 FEW_COLUMNS = 8  # and for the failures beside an overview

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.report.frame import Frame
+from moe_harness.records.frame import Frame
 
 TOPICS = {
     "ROUTE": "routing", "BLOCK": "MoE block", "PARITY": "whole model", "CACHE": "KV cache", "WINDOW": "sliding window", "PAD": "padding",

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
-from harness.report import sections
-from harness.report.failures import groups
-from harness.report.frame import Frame
-from harness.report.slower import alerts
-from harness.report.template import render
-from harness.report.verdict import verdict
+from moe_harness.records.frame import Frame
+from moe_harness.report import sections
+from moe_harness.report.failures import groups
+from moe_harness.report.slower import alerts
+from moe_harness.report.template import render
+from moe_harness.report.verdict import verdict
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Section:
 
 
 def find_sections() -> list[Section]:
-    """Every module of `harness.report.sections`, by ORDER, then name."""
+    """Every module of `moe_harness.report.sections`, by ORDER, then name."""
     names = [module.name for module in pkgutil.iter_modules(sections.__path__)]
     modules = [(name, import_module(f"{sections.__name__}.{name}")) for name in names]
     found = [Section(name, module.TITLE, module.ORDER, module.render) for name, module in modules]

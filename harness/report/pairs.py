@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.frame import Frame
-from harness.report.metric import finite
-from harness.report.order import place_key
+from moe_harness.records.frame import Frame
+from moe_harness.records.metric import finite
+from moe_harness.report.order import place_key
 
 PAIRED = ("slower", "undecided", "equivalent", "faster")  # in this order on the page
 _MEASURED = ("PASS", "FAIL")  # FAIL: slower, where that was not to be

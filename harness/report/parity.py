@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.frame import Frame
-from harness.report.metric import Metric, judged
-from harness.report.order import Labels, place_key, short_dtype
+from moe_harness.records.frame import Frame
+from moe_harness.records.metric import Metric, judged
+from moe_harness.report.order import Labels, place_key, short_dtype
 
 TOPIC = "PARITY"
 

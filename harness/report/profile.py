@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.frame import Frame, Run
-from harness.report.order import Labels
-from harness.report.status import rank
+from moe_harness.records.frame import Frame, Run
+from moe_harness.records.status import rank
+from moe_harness.report.order import Labels
 
 NAMED = 8  # clauses that a sentence names
 

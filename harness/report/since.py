@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from harness.record import FAILING
-from harness.report.frame import Frame, Run
-from harness.report.speed import Speed, speeds
-from harness.report.status import rank
-from harness.report.verdict import verdict
+from moe_harness.records.frame import Frame, Run
+from moe_harness.records.record import FAILING
+from moe_harness.records.status import rank
+from moe_harness.report.speed import Speed, speeds
+from moe_harness.report.verdict import verdict
 
 NOTICED = 1.05  # a change of speed from night to night below 5 % is not worth a reader's minute
 _JUDGED = (*FAILING, "PASS", "INCONCLUSIVE", "KNOWN")

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.frame import Frame
-from harness.report.metric import finite
-from harness.report.order import Labels, short_dtype
-from harness.report.speed import Speed, speeds
+from moe_harness.records.frame import Frame
+from moe_harness.records.metric import finite
+from moe_harness.report.order import Labels, short_dtype
+from moe_harness.report.speed import Speed, speeds
 
 EVEN = ("balanced", "uniform")  # the first of these that was timed is what the others are divided by
 _OWN = ("skew", "routing", "ranks")  # parameters that say where tokens go

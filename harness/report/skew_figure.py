@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.report.figure import INK, LINE, QUIET, drawing, inline
-from harness.report.skew import Curve, Panel
-from harness.report.text import multiple, shortened
+from moe_harness.report.figure import INK, LINE, QUIET, drawing, inline
+from moe_harness.report.skew import Curve, Panel
+from moe_harness.report.text import multiple, shortened
 
 _SIZE = (6.0, 2.9)  # inches
 _MARKERS, _DASHES = "osD^vPX*", ("-", "--", ":", "-.")

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.frame import Frame
-from harness.report.order import Labels, place_key, short_dtype
-from harness.report.pairs import pairs
-from harness.report.since import since
-from harness.report.text import ratio, seconds
+from moe_harness.records.frame import Frame
+from moe_harness.report.order import Labels, place_key, short_dtype
+from moe_harness.report.pairs import pairs
+from moe_harness.report.since import since
+from moe_harness.report.text import ratio, seconds
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.report.frame import Frame
-from harness.report.interval import SMALLEST, median_interval
-from harness.report.metric import finite
-from harness.report.status import SKIPPED
+from moe_harness.records.frame import Frame
+from moe_harness.records.metric import finite
+from moe_harness.records.status import SKIPPED
+from moe_harness.stats.interval import SMALLEST, median_interval
 
 PEER = "hf"  # the reference implementation's backends: hf, hf:eager, hf:grouped_mm, ...
 WORKLOADS = ("ttft", "prefill", "tpot", "decode", "end_to_end", "moe_block", "router", "conversion")  # shown in this order, others behind

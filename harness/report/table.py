@@ -7,8 +7,8 @@ import io
 import json
 from typing import Any
 
-from harness.report.frame import Frame
-from harness.report.speed import Speed, speeds
+from moe_harness.records.frame import Frame
+from moe_harness.report.speed import Speed, speeds
 
 COLUMNS = (
     "run machine kind node check title backend execution execution_note case dtype status reason metric value bound ratio metrics evidence "

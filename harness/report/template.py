@@ -11,9 +11,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.filters import do_mark_safe
 
-from harness.report import text
-from harness.report.order import short_dtype
-from harness.report.status import status
+from moe_harness.records.status import status
+from moe_harness.report import text
+from moe_harness.report.order import short_dtype
 
 
 @cache

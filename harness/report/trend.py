@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.history.steps import Step, steps
-from harness.report.frame import Frame
-from harness.report.order import short_dtype
-from harness.report.speed import speeds
-from harness.report.text import ratio, seconds
-from harness.report.verdict import count
+from moe_harness.records.frame import Frame
+from moe_harness.report.order import short_dtype
+from moe_harness.report.speed import speeds
+from moe_harness.report.text import ratio, seconds
+from moe_harness.report.verdict import count
+from moe_harness.stats.changepoints import Step, steps
 
 FEWEST = 3  # two runs are a comparison
 WIDTH, HEIGHT, EDGE = 180, 22, 4  # of a spark line, in pixels

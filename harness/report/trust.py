@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from harness.report.frame import Frame
-from harness.report.heatmap import heat_rows
-from harness.report.text import grouped, number
+from moe_harness.records.frame import Frame
+from moe_harness.report.heatmap import heat_rows
+from moe_harness.report.text import grouped, number
 
 UNMEASURED = "This harness has not been measured: no self-test is recorded"
 OF_ANOTHER = "Figures of another version of the harness"

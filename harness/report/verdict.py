@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.record import FAILING
-from harness.report.compilation import host_notes
-from harness.report.expected import stale_notes, unasked_notes
-from harness.report.frame import Frame, Run
-from harness.report.grades import grade_notes
-from harness.report.pairs import PAIRED, pair_of
-from harness.report.profile import Conformance, conformances
-from harness.report.status import NOT_RUN, SKIPPED, STATUSES
-from harness.report.text import counted
+from moe_harness.records.expected import stale_notes, unasked_notes
+from moe_harness.records.frame import Frame, Run
+from moe_harness.records.record import FAILING
+from moe_harness.records.status import NOT_RUN, SKIPPED, STATUSES
+from moe_harness.report.compilation import host_notes
+from moe_harness.report.grades import grade_notes
+from moe_harness.report.pairs import PAIRED, pair_of
+from moe_harness.report.profile import Conformance, conformances
+from moe_harness.report.text import counted
 
 MEANINGS = {
     0: "nothing fails that was not expected to",

@@ -10,12 +10,12 @@ from itertools import zip_longest
 import numpy as np
 from scipy import stats
 
-from harness.cases import named_cases
-from harness.faults.catalogue import HONEST_VARIANTS
-from harness.faults.entry import Honest
-from harness.faults.seams import HONEST
-from harness.selftest.trial import Ending, Trial
-from harness.suite import checks_of
+from moe_harness.cases.cases import named_cases
+from moe_harness.checks.in_process import checks_of
+from moe_harness.emulator.seams import HONEST
+from moe_harness.mutants.catalogue import HONEST_VARIANTS
+from moe_harness.mutants.entry import Honest
+from moe_harness.selftest.trial import Ending, Trial
 
 # The clauses whose verdict hangs on a bound for rounding errors, on data that a seed moves. Left out: what is asked bit for bit, of
 # refusals, of conversion and of what is declared, where an honest implementation fails always or never.

@@ -19,23 +19,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.capsule.capsule import Capsule
-from harness.capsule.exhibit import RECORD, Exhibit
-from harness.capsule.fit import fitted
-from harness.diagnosis.account import diagnosed
-from harness.diagnosis.diagnose import Diagnosis
-from harness.diagnosis.echo import Echo
-from harness.diagnosis.hypotheses import Answer
-from harness.diagnosis.operators import operators, suspects
-from harness.diagnosis.rejudge import rejudge
-from harness.diagnosis.replay import Distance
-from harness.diagnosis.stage import Stage, acting, explain_by_check
-from harness.faults.catalogue import FAULTS, SEEDED_KINDS, backend, collisions, entry
-from harness.faults.entry import Fault
-from harness.selftest.trial import room
-from harness.statuses import FAILING
-from harness.subject import Subject
-from harness.suite import Check, checks_of
+from moe_harness.checks.in_process import Check, checks_of
+from moe_harness.diagnosis.account import diagnosed
+from moe_harness.diagnosis.diagnose import Diagnosis
+from moe_harness.diagnosis.echo import Echo
+from moe_harness.diagnosis.hypotheses import Answer
+from moe_harness.diagnosis.operators import operators, suspects
+from moe_harness.diagnosis.rejudge import rejudge
+from moe_harness.diagnosis.replay import Distance
+from moe_harness.diagnosis.stage import Stage, acting, explain_by_check
+from moe_harness.judge.exhibit import RECORD, Exhibit
+from moe_harness.mutants.catalogue import FAULTS, SEEDED_KINDS, backend, collisions, entry
+from moe_harness.mutants.entry import Fault
+from moe_harness.records.statuses import FAILING
+from moe_harness.repro.capsule import Capsule
+from moe_harness.repro.fit import fitted
+from moe_harness.selftest.trial import room
+from moe_harness.suite.subject import Subject
 
 SEEDS = 10  # of the kinds, in turn
 DTYPES = ("float32", "bfloat16")

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.faults.experts import ExpertJob
-from harness.faults.numerics import Array, Rounding
-from harness.faults.routing import select_top_k
-from harness.faults.seams import Seams, changed
-from implementations.interface import RoutingSpec
+from moe_harness.emulator.experts import ExpertJob
+from moe_harness.emulator.numerics import Array, Rounding
+from moe_harness.emulator.routing import select_top_k
+from moe_harness.emulator.seams import Seams, changed
+from moe_harness.implementations.interface import RoutingSpec
 
 EXPERT = 1  # the one that is off, in every layer
 Turn = Callable[[Seams, float], Seams]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.selftest.alarms import rounding_checks
-from harness.selftest.dials import DIALS
-from harness.selftest.trial import Trial, hold
+from moe_harness.selftest.alarms import rounding_checks
+from moe_harness.selftest.dials import DIALS
+from moe_harness.selftest.trial import Trial, hold
 
 SEEDS, LEAST_KILLED = 20, 19  # 95 %
 DTYPES = ("float32", "bfloat16")

@@ -24,13 +24,13 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from harness.faults import entries
-from harness.faults.corpus import coverage
-from harness.selftest import diagnoses
-from harness.selftest.alarms import CONFIDENCE, COSTLY, ROUNDING, Run, upper_bound
-from harness.selftest.diagnoses import Score
-from harness.selftest.effects import Effect
-from harness.selftest.kills import DTYPES, Fate
+from moe_harness.mutants import entries
+from moe_harness.mutants.corpus import coverage
+from moe_harness.selftest import diagnoses
+from moe_harness.selftest.alarms import CONFIDENCE, COSTLY, ROUNDING, Run, upper_bound
+from moe_harness.selftest.diagnoses import Score
+from moe_harness.selftest.effects import Effect
+from moe_harness.selftest.kills import DTYPES, Fate
 
 SHOWN, NAMED = 300, 20  # characters of a reason, alarms by name
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from harness.cases import named_cases
-from harness.faults.catalogue import FAULTS
-from harness.faults.entry import Fault
-from harness.selftest.trial import Ending, Trial
-from harness.statuses import FAILING
-from harness.suite import Check, checks_of, suite
+from moe_harness.cases.cases import named_cases
+from moe_harness.checks.in_process import Check, checks_of, suite
+from moe_harness.mutants.catalogue import FAULTS
+from moe_harness.mutants.entry import Fault
+from moe_harness.records.statuses import FAILING
+from moe_harness.selftest.trial import Ending, Trial
 
 DTYPES = ("float32", "bfloat16")
 GRAVITY = ("FAIL", "CRASHED", "TIMEOUT", "UNAVAILABLE", "INCONCLUSIVE", "UNSUPPORTED", "PASS")  # of several endings the first counts

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.selftest.pool import Mapper
-from harness.selftest.trial import Ending, Trial, hold
+from moe_harness.selftest.pool import Mapper
+from moe_harness.selftest.trial import Ending, Trial, hold
 
 Endings = tuple[Ending, ...]
 SHOWN = 400  # characters of a reason

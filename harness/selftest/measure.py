@@ -9,19 +9,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.cases import golden_root
-from harness.environment import environment
-from harness.selftest import alarms, diagnoses, effects, kills
-from harness.selftest.alarms import Run
-from harness.selftest.diagnoses import Score
-from harness.selftest.dials import DIALS
-from harness.selftest.effects import Effect, Search
-from harness.selftest.figures import figures
-from harness.selftest.kills import Fate
-from harness.selftest.ledger import Ledger
-from harness.selftest.pool import Mapper, pool
-from harness.selftest.summary import SCHEMA
-from harness.selftest.version import version
+from moe_harness.cases.cases import golden_root
+from moe_harness.records.environment import environment
+from moe_harness.records.selftest_figures import SCHEMA
+from moe_harness.records.selftest_version import version
+from moe_harness.selftest import alarms, diagnoses, effects, kills
+from moe_harness.selftest.alarms import Run
+from moe_harness.selftest.diagnoses import Score
+from moe_harness.selftest.dials import DIALS
+from moe_harness.selftest.effects import Effect, Search
+from moe_harness.selftest.figures import figures
+from moe_harness.selftest.kills import Fate
+from moe_harness.selftest.ledger import Ledger
+from moe_harness.selftest.pool import Mapper, pool
 
 T = TypeVar("T")
 Watch = Callable[[Iterable[T], str, int], Iterable[T]]  # passes items through: what they are, how many will come

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from harness.threads import one_thread_each
+from moe_harness.processes.threads import one_thread_each
 
 Mapper = Callable[[Callable[[Path, Any], Any], Sequence[Any]], Iterator[Any]]
 

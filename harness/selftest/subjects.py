@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.faults import catalogue
-from harness.faults.seams import HONEST
-from harness.faults.subject import SubjectBackend
-from harness.selftest.dials import DIALS
+from moe_harness.emulator.seams import HONEST
+from moe_harness.emulator.subject import SubjectBackend
+from moe_harness.mutants import catalogue
+from moe_harness.selftest.dials import DIALS
 
 
 def backend(name: str) -> SubjectBackend:

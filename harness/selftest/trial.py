@@ -9,11 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.cases import named_cases
-from harness.selftest.subjects import backend
-from harness.statuses import FAILING
-from harness.subject import Subject, Workshop
-from harness.suite import Check, suite
+from moe_harness.cases.cases import named_cases
+from moe_harness.checks.in_process import Check, suite
+from moe_harness.records.statuses import FAILING
+from moe_harness.selftest.subjects import backend
+from moe_harness.suite.subject import Subject, Workshop
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.faults.catalogue import backend as honest
-from implementations.interface import LoadSpec, StepOutput
+from moe_harness.implementations.interface import LoadSpec, StepOutput
+from moe_harness.mutants.catalogue import backend as honest
 
 
 class Model:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.record import Recorder
+from moe_harness.records.record import Recorder
 
 CHECKS = {
     "ROUTE-01": "selection agrees but for certified near-ties",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.tests.report_samples import CHECKS, bench, check, write_run
+from moe_harness.tests.report_samples import CHECKS, bench, check, write_run
 
 LOADS = {"balanced": [256] * 8, "zipf": [753, 377, 251, 188, 151, 126, 108, 94], "hot-expert": [1024, *[147] * 5, 146, 143]}
 PACE = {"balanced": 1.0, "zipf": 1.12, "hot-expert": 1.35}

@@ -9,14 +9,14 @@ from typing import Any, cast
 
 import pytest
 
-from harness.bench.timing import FEWEST_ROUNDS, MOST_ROUNDS
-from harness.cases import golden_root
-from harness.record import read_run
-from harness.subject import Subject, Workshop
-from implementations.interface import Model
+from moe_harness.bench.timing import FEWEST_ROUNDS, MOST_ROUNDS
+from moe_harness.cases.cases import golden_root
+from moe_harness.implementations.interface import Model
+from moe_harness.records.record import read_run
+from moe_harness.suite.subject import Subject, Workshop
 
 pytest_plugins = ["pytester"]
-HONEST = "harness.faults.catalogue:backend"
+HONEST = "moe_harness.mutants.catalogue:backend"
 CHECKPOINT = str(golden_root() / "mixtral" / "checkpoint")
 
 
@@ -95,7 +95,7 @@ def test_switched_off_timing_is_no_pass(pytester: pytest.Pytester, flag: str) ->
 
 
 def test_without_the_flag_no_benchmark_runs(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_subprocess("-q", "--pyargs", "harness.bench", "--backend", HONEST)
+    result = pytester.runpytest_subprocess("-q", "--pyargs", "moe_harness.bench", "--backend", HONEST)
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.bench import conversion
-from harness.bench.conversion import Conversion, original, sample, size_of
-from harness.cases import Case
-from harness.faults.catalogue import backend
-from harness.listing import read_model
-from harness.subject import Subject, Unavailable, Workshop
-from harness.synthetic import small, synthesize
-from implementations.checkpoint import Checkpoint
-from implementations.interface import Unsupported
+from moe_harness.bench import conversion
+from moe_harness.bench.conversion import Conversion, original, sample, size_of
+from moe_harness.cases.cases import Case
+from moe_harness.cases.describe import read_model
+from moe_harness.cases.synthetic import small, synthesize
+from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
+from moe_harness.implementations.interface import Unsupported
+from moe_harness.mutants.catalogue import backend
+from moe_harness.suite.subject import Subject, Unavailable, Workshop
 
 
 @pytest.fixture

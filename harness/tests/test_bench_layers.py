@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.bench import models
-from harness.bench.gate import gate
-from harness.bench.layer_gate import judge_layer
-from harness.bench.models import ensure, layer_cases, layer_config, needed_bytes
-from harness.cases import Case
-from harness.faults.catalogue import backend
-from harness.subject import Subject, Unavailable, Workshop
-from harness.synthetic import small, synthesize
-from harness.verdict import Verdict, Violation
-from implementations.weights import canonical_shapes
+from moe_harness.bench import models
+from moe_harness.bench.gate import gate
+from moe_harness.bench.layer_gate import judge_layer
+from moe_harness.bench.models import ensure, layer_cases, layer_config, needed_bytes
+from moe_harness.cases.cases import Case
+from moe_harness.cases.synthetic import small, synthesize
+from moe_harness.implementations.checkpoint.weights import canonical_shapes
+from moe_harness.judge.verdict import Verdict, Violation
+from moe_harness.mutants.catalogue import backend
+from moe_harness.suite.subject import Subject, Unavailable, Workshop
 
 MIXTRAL, QWEN = "mixtral-8x7b", "qwen3-30b-a3b"
 
@@ -78,5 +78,5 @@ def test_a_wrong_layer_does_not(layer: Case, tmp_path: Path, fault: str):
 
 def test_the_gate_asks_a_layer_as_a_layer(layer: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     subject = Subject(backend(), layer, "float32", Workshop(tmp_path))
-    monkeypatch.setattr("harness.bench.gate.layer_cases", lambda: [layer])
+    monkeypatch.setattr("moe_harness.bench.gate.layer_cases", lambda: [layer])
     assert "block_error" in {metric["name"] for metric in gate(subject, subject.model())["gate"]}

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.bench import machine, peak
-from harness.bench.limit import limit
-from harness.bench.machine import GEMM, LARGEST, SMALLEST, best_time, buffer_size
-from harness.bench.place import Place
-from harness.bench.traffic import Work
+from moe_harness.bench import machine, peak
+from moe_harness.bench.limit import limit
+from moe_harness.bench.machine import GEMM, LARGEST, SMALLEST, best_time, buffer_size
+from moe_harness.bench.place import Place
+from moe_harness.bench.traffic import Work
 
 MB = 1 << 20
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.bench import loads, skew
-from harness.bench.loads import WrongLoads, apportion, count, drawn, expected_touched, place, verify
-from harness.bench.skew import SHARES, SKEWS, pin
-from implementations.interface import RoutingSpec, Unsupported
+from moe_harness.bench import loads, skew
+from moe_harness.bench.loads import WrongLoads, apportion, count, drawn, expected_touched, place, verify
+from moe_harness.bench.skew import SHARES, SKEWS, pin
+from moe_harness.implementations.interface import RoutingSpec, Unsupported
 
 
 @st.composite

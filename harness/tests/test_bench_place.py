@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from harness.bench import machine, place
-from harness.bench.place import DEVICE_BUFFER, TAKES, place_of
-from harness.hosts import runs_as
-from harness.subject import Subject
-from implementations.interface import Capabilities
+from moe_harness.bench import machine, place
+from moe_harness.bench.place import DEVICE_BUFFER, TAKES, place_of
+from moe_harness.implementations.interface import Capabilities
+from moe_harness.suite.hosts import runs_as
+from moe_harness.suite.subject import Subject
 
 
 class Measured:

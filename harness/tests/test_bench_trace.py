@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.bench.skew import pin
-from harness.bench.trace import read
-from implementations.interface import RoutingSpec, Unsupported
+from moe_harness.bench.skew import pin
+from moe_harness.bench.trace import read
+from moe_harness.implementations.interface import RoutingSpec, Unsupported
 
 
 def written(path: Path, content: Any) -> Path:

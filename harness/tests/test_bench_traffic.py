@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness.bench import traffic
-from harness.bench.traffic import Work, forward, moe_block, router
-from harness.listing import read_model
-from implementations.interface import ModelConfig, RoutingSpec
-from implementations.weights import parameter_counts
+from moe_harness.bench import traffic
+from moe_harness.bench.traffic import Work, forward, moe_block, router
+from moe_harness.cases.describe import read_model
+from moe_harness.implementations.checkpoint.weights import parameter_counts
+from moe_harness.implementations.interface import ModelConfig, RoutingSpec
 
 # One layer, D=4, F=3, E=2, K=1, V=5, H=2, N=1, P=2. Matrices for every token: q 4x4=16, k 2x4=8, v 8, o 16, router 2x4=8: 56. Three norms
 # of 4: 12. An expert: 3 D F = 36. Head: 5x4 = 20.
@@ -89,7 +89,7 @@ def test_rounds_of_several_calls_add_up():
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_one_token_reads_the_active_parameters(name: str):
-    """But for the embedding's table, of which it reads one row. An independent count: implementations/weights.py."""
+    """But for the embedding's table, of which it reads one row. An independent count: implementations/checkpoint/weights.py."""
     config = read_model(name)
     E, K, L = config.routing.num_experts, config.routing.top_k, len(config.moe_layers)
     loads_LE = np.tile(np.arange(E) < K, (L, 1)).astype(int)

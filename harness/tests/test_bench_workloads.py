@@ -9,18 +9,18 @@ from typing import Any, cast
 
 import pytest
 
-from harness.bench import cold
-from harness.bench.same_work import declared_difference
-from harness.cases import golden_root
-from harness.record import read_run
-from harness.subject import Subject
-from implementations.interface import Unsupported
+from moe_harness.bench import cold
+from moe_harness.bench.same_work import declared_difference
+from moe_harness.cases.cases import golden_root
+from moe_harness.implementations.interface import Unsupported
+from moe_harness.records.record import read_run
+from moe_harness.suite.subject import Subject
 
 pytest_plugins = ["pytester"]
-HONEST = "harness.faults.catalogue:backend"
+HONEST = "moe_harness.mutants.catalogue:backend"
 CHECKPOINT = golden_root() / "mixtral" / "checkpoint"
 Records = list[dict[str, Any]]
-FEW_ROUNDS = "from harness.bench import timing, warmup\ntiming.TIMED_S, timing.FEWEST_ROUNDS, warmup.MOST_S = 0.0, 4, 0.1\n"
+FEW_ROUNDS = "from moe_harness.bench import timing, warmup\ntiming.TIMED_S, timing.FEWEST_ROUNDS, warmup.MOST_S = 0.0, 4, 0.1\n"
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def altered(pytester: pytest.Pytester, code: str) -> str:
         altered=f"""
         from dataclasses import replace
         from types import SimpleNamespace
-        from harness.faults.catalogue import backend as honest
+        from moe_harness.mutants.catalogue import backend as honest
 
         def open_copy(thing):
             return SimpleNamespace(**{{name: getattr(thing, name) for name in dir(thing) if not name.startswith("_")}})
@@ -78,7 +78,7 @@ def test_a_block_on_a_processor_is_held_against_its_limit(pytester: pytest.Pytes
 
 
 def test_caches_are_emptied_before_each_round_of_a_cold_block(pytester: pytest.Pytester):
-    counting = "from harness.bench import cold\ncold.evict = lambda: open('evicted', 'a').write('x')\n"
+    counting = "from moe_harness.bench import cold\ncold.evict = lambda: open('evicted', 'a').write('x')\n"
     pytester.makeconftest(FEW_ROUNDS + counting)
     backend = altered(pytester, "declare(backend, execution='cpu')")
     (record,) = bench(pytester, "test_moe_block and 64-cold", "--wide", backend=backend)

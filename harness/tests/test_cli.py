@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.cases import golden_root
-from harness.cli import application
-from harness.record import read_run
+from moe_harness.cases.cases import golden_root
+from moe_harness.cli.app import application
+from moe_harness.records.record import read_run
 
-HONEST = "harness.faults.catalogue:backend"
+HONEST = "moe_harness.mutants.catalogue:backend"
 CHECKPOINT = golden_root() / "mixtral" / "checkpoint"
 
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import application
-from harness.record import read_run
-from harness.report.compilation import graphs, host_notes
-from harness.report.frame import load_frame
-from harness.report.markdown import markdown
-from harness.report.page import page
-from harness.tests.report_samples import check, write_run
+from moe_harness.cli.app import application
+from moe_harness.records.frame import load_frame
+from moe_harness.records.record import read_run
+from moe_harness.report.compilation import graphs, host_notes
+from moe_harness.report.markdown import markdown
+from moe_harness.report.page import page
+from moe_harness.tests.report_samples import check, write_run
 
-COMPILES = """from harness.faults.subject import SubjectBackend
-from implementations.interface import Compilation
+COMPILES = """from moe_harness.emulator.subject import SubjectBackend
+from moe_harness.implementations.interface import Compilation
 
 told = iter([Compilation(3, 0.5, 2, 1.5, 1, {"aten::sort": 4})])
 

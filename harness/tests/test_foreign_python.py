@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import application
-from harness.record import read_run
-from implementations.worker import WorkerBackend
+from moe_harness.cli.app import application
+from moe_harness.implementations.worker import WorkerBackend
+from moe_harness.records.record import read_run
 
 pytestmark = pytest.mark.wheel
-TOY = "implementations.tests.toy_backend:backend"
+TOY = "moe_harness.implementations.tests.toy_backend:backend"
 NUMPY = "1.26.4"
 PYTHONS = ("3.9", "3.10", "3.12", "3.11")  # those that numpy 1.26 has wheels for, the oldest first
 TOPICS = ("BLOCK", "CACHE", "CONV-01", "CONV-02", "INPUT", "PAD", "PARITY", "ROUTE", "WINDOW")
@@ -72,8 +72,8 @@ def test_the_toy_is_judged_there(foreign: Path, tmp_path: Path, monkeypatch: pyt
 
 SPY = """
 import importlib.util
-from implementations.interface import Capabilities
-from implementations.tests.toy_backend import ToyBackend
+from moe_harness.implementations.interface import Capabilities
+from moe_harness.implementations.tests.toy_backend import ToyBackend
 
 class Spy(ToyBackend):
     def capabilities(self):

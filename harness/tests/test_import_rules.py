@@ -18,7 +18,7 @@ SHARED = ("families", "formats", "kernels", "tests", "worker")  # folders of imp
 CONTRACT = tuple(
     f"implementations.{name}" for name in "interface registry checkpoint checkpoint_writer weights families worker kernels.loading".split()
 )
-PORTABLE = ("implementations.interface", "implementations.registry", "implementations.worker")
+PORTABLE = ("moe_harness.implementations.interface", "moe_harness.implementations.registry", "moe_harness.implementations.worker")
 IMPORTERS = {"import_module", "__import__", "importorskip"}
 FILE_MODULES = set("os pathlib io shutil tempfile glob fileinput mmap sqlite3 socket subprocess urllib http dbm shelve pickle".split())
 FILE_CALLS = set("open load loadtxt genfromtxt fromfile memmap save savez savez_compressed savetxt tofile".split())
@@ -93,7 +93,7 @@ def backends_never_import_each_other(module: Module) -> list[str]:
 
 
 def harness_imports_only_the_contract(module: Module) -> list[str]:
-    if not within(module.name, "harness") or within(module.name, "harness.tests"):
+    if not within(module.name, "harness") or within(module.name, "moe_harness.tests"):
         return []
     return _complain(module, lambda name: within(name, "implementations") and not within(name, *CONTRACT), "not part of the contract")
 
@@ -105,9 +105,9 @@ def harness_never_imports_a_framework(module: Module) -> list[str]:
 
 
 def oracle_and_judge_are_pure(module: Module) -> list[str]:
-    if not within(module.name, "harness.oracle", "harness.judge"):
+    if not within(module.name, "moe_harness.oracle", "moe_harness.judge"):
         return []
-    allowed = ("implementations.interface", "numpy", "scipy", "harness.oracle", "harness.judge")
+    allowed = ("moe_harness.implementations.interface", "numpy", "scipy", "moe_harness.oracle", "moe_harness.judge")
 
     def forbidden(name: str) -> bool:
         return not within(name, *allowed) and (not _is_standard(name) or name.split(".")[0] in FILE_MODULES)
@@ -119,9 +119,9 @@ def oracle_and_judge_are_pure(module: Module) -> list[str]:
 
 def rules_of_today_are_pure(module: Module) -> list[str]:
     """They see arrays; what runs models lies beside them."""
-    if not within(module.name, *(f"harness.rivals.{name}" for name in ("evidence", "rules", "two_way", "three_way"))):
+    if not within(module.name, *(f"allclose.{name}" for name in ("evidence", "rules", "two_way", "three_way"))):
         return []
-    allowed = ("numpy", "harness.judge.distance", "harness.rivals.evidence", "harness.rivals.two_way", "harness.rivals.three_way")
+    allowed = ("numpy", "moe_harness.judge.distance", "allclose.evidence", "allclose.two_way", "allclose.three_way")
 
     def forbidden(name: str) -> bool:
         return not within(name, *allowed) and (not _is_standard(name) or name.split(".")[0] in FILE_MODULES)
@@ -130,21 +130,30 @@ def rules_of_today_are_pure(module: Module) -> list[str]:
 
 
 def report_reads_records_only(module: Module) -> list[str]:
-    if not within(module.name, "harness.report"):
+    if not within(module.name, "moe_harness.report"):
         return []
-    allowed = ("harness.record", "harness.shard", "harness.report", "harness.history", "pandas", "numpy", "jinja2", "matplotlib")
+    allowed = (
+        "moe_harness.records.record",
+        "moe_harness.records.shard",
+        "moe_harness.report",
+        "moe_harness.report.compare",
+        "pandas",
+        "numpy",
+        "jinja2",
+        "matplotlib",
+    )
     return _complain(module, lambda name: not within(name, *allowed) and not _is_standard(name), "the report sees records only")
 
 
 def history_reads_records_and_reports(module: Module) -> list[str]:
     """Runs are compared by what they recorded; jsonschema is an extra."""
-    if not within(module.name, "harness.history"):
+    if not within(module.name, "moe_harness.report.compare"):
         return []
     allowed = (
-        "harness.record",
-        "harness.shard",
-        "harness.report",
-        "harness.history",
+        "moe_harness.records.record",
+        "moe_harness.records.shard",
+        "moe_harness.report",
+        "moe_harness.report.compare",
         "pandas",
         "numpy",
         "scipy",
@@ -251,9 +260,15 @@ def test_the_project_obeys(rule):
 def test_the_rules_see_the_project():
     """A walk that finds nothing would let every rule pass."""
     names = {module.name for module in project_modules()}
-    assert {"harness", "implementations", "implementations.interface", "implementations.families.mixtral", __name__} <= names
+    assert {
+        "harness",
+        "implementations",
+        "moe_harness.implementations.interface",
+        "moe_harness.implementations.families.mixtral",
+        __name__,
+    } <= names
     assert {"hf", "native"} <= set(backend_folders()) and not set(SHARED) & set(backend_folders())
-    interface = next(module for module in project_modules() if module.name == "implementations.interface")
+    interface = next(module for module in project_modules() if module.name == "moe_harness.implementations.interface")
     assert {"dataclasses.dataclass", "numpy"} <= {name for _, name in imports(interface)}
 
 
@@ -263,41 +278,49 @@ def test_every_folder_with_python_is_a_package():
 
 
 VIOLATIONS = [
-    (implementations_never_import_the_harness, "implementations.native.backend", "import harness.record"),
-    (implementations_never_import_the_harness, "implementations.tests.test_x", "def f():\n    from harness import record"),
-    (implementations_never_import_the_harness, "implementations.registry", "importlib.import_module('harness.plugin')"),
-    (backends_never_import_each_other, "implementations.hf.backend", "from implementations.native.model import Model"),
-    (backends_never_import_each_other, "implementations.hf.backend", "from ..native import model"),
-    (backends_never_import_each_other, "implementations.native.backend", "from implementations import hf"),
-    (harness_imports_only_the_contract, "harness.cli", "from implementations.hf.backend import backend"),
-    (harness_imports_only_the_contract, "harness.cases", "import implementations"),
-    (harness_never_imports_a_framework, "harness.bench.timing", "if TYPE_CHECKING:\n    import torch"),
-    (harness_never_imports_a_framework, "harness.tests.test_x", "def f():\n    pytest.importorskip('transformers.models')"),
-    (oracle_and_judge_are_pure, "harness.oracle.model", "import pandas as pd"),
-    (oracle_and_judge_are_pure, "harness.judge.rounding", "from pathlib import Path"),
-    (oracle_and_judge_are_pure, "harness.judge.rounding", "from implementations.weights import scatter"),
-    (oracle_and_judge_are_pure, "harness.judge.rounding", "from harness.record import Record"),
-    (oracle_and_judge_are_pure, "harness.oracle.model", "def f(path):\n    return np.load(path)"),
-    (oracle_and_judge_are_pure, "harness.oracle.model", "def f(path):\n    return open(path)"),
-    (rules_of_today_are_pure, "harness.rivals.two_way", "from harness.subject import Subject"),
-    (rules_of_today_are_pure, "harness.rivals.rules", "from harness.rivals import runs"),
-    (report_reads_records_only, "harness.report.html", "from harness.judge import verdict"),
-    (report_reads_records_only, "harness.report.html", "import scipy.stats"),
-    (history_reads_records_and_reports, "harness.history.diff", "from harness.plugin import HERE"),
-    (history_reads_records_and_reports, "harness.history.steps", "import ruptures"),
-    (portable_modules_need_numpy_only, "implementations.interface", "import ml_dtypes"),
-    (portable_modules_need_numpy_only, "implementations.worker", "from implementations.checkpoint import Checkpoint"),
-    (portable_modules_need_numpy_only, "implementations.worker.far", "from implementations import weights"),
-    (portable_modules_need_numpy_only, "implementations.registry", "match x:\n    case 1: pass"),
-    (portable_modules_need_numpy_only, "implementations.worker", "def f(a, b):\n    return zip(a, b, strict=True)"),
-    (importing_has_no_effect, "harness.cli", "main()"),
-    (importing_has_no_effect, "implementations.native.backend", "pytest.importorskip('torch')"),
-    (importing_has_no_effect, "harness.cli", "for x in y:\n    z = x"),
-    (importing_has_no_effect, "harness.cli", "try:\n    import torch\nexcept ImportError:\n    torch = None"),
-    (importing_has_no_effect, "harness.cli", "DATA = open('x').read()"),
-    (importing_has_no_effect, "harness.cli", "class A:\n    DATA = Path('x').read_text()"),
-    (importing_has_no_effect, "harness.cli", "def f(x=os.getenv('X')): pass"),
-    (importing_has_no_effect, "harness.cli", "if os.name == 'nt':\n    X = 1"),
+    (implementations_never_import_the_harness, "moe_harness.implementations.native.backend", "import moe_harness.records.record"),
+    (implementations_never_import_the_harness, "moe_harness.implementations.tests.test_x", "def f():\n    from harness import record"),
+    (implementations_never_import_the_harness, "moe_harness.implementations.registry", "importlib.import_module('moe_harness.run.plugin')"),
+    (
+        backends_never_import_each_other,
+        "moe_harness.implementations.hf.backend",
+        "from moe_harness.implementations.native.model import Model",
+    ),
+    (backends_never_import_each_other, "moe_harness.implementations.hf.backend", "from ..native import model"),
+    (backends_never_import_each_other, "moe_harness.implementations.native.backend", "from implementations import hf"),
+    (harness_imports_only_the_contract, "moe_harness.cli.app", "from moe_harness.implementations.hf.backend import backend"),
+    (harness_imports_only_the_contract, "moe_harness.cases.cases", "import implementations"),
+    (harness_never_imports_a_framework, "moe_harness.bench.timing", "if TYPE_CHECKING:\n    import torch"),
+    (harness_never_imports_a_framework, "moe_harness.tests.test_x", "def f():\n    pytest.importorskip('transformers.models')"),
+    (oracle_and_judge_are_pure, "moe_harness.oracle.model", "import pandas as pd"),
+    (oracle_and_judge_are_pure, "moe_harness.judge.rounding", "from pathlib import Path"),
+    (oracle_and_judge_are_pure, "moe_harness.judge.rounding", "from moe_harness.implementations.checkpoint.weights import scatter"),
+    (oracle_and_judge_are_pure, "moe_harness.judge.rounding", "from moe_harness.records.record import Record"),
+    (oracle_and_judge_are_pure, "moe_harness.oracle.model", "def f(path):\n    return np.load(path)"),
+    (oracle_and_judge_are_pure, "moe_harness.oracle.model", "def f(path):\n    return open(path)"),
+    (rules_of_today_are_pure, "allclose.two_way", "from moe_harness.suite.subject import Subject"),
+    (rules_of_today_are_pure, "allclose.rules", "from allclose import runs"),
+    (report_reads_records_only, "moe_harness.report.html", "from moe_harness.judge import verdict"),
+    (report_reads_records_only, "moe_harness.report.html", "import scipy.stats"),
+    (history_reads_records_and_reports, "moe_harness.report.compare.diff", "from moe_harness.run.plugin import HERE"),
+    (history_reads_records_and_reports, "moe_harness.stats.changepoints", "import ruptures"),
+    (portable_modules_need_numpy_only, "moe_harness.implementations.interface", "import ml_dtypes"),
+    (
+        portable_modules_need_numpy_only,
+        "moe_harness.implementations.worker",
+        "from moe_harness.implementations.checkpoint.checkpoint import Checkpoint",
+    ),
+    (portable_modules_need_numpy_only, "moe_harness.implementations.worker.far", "from implementations import weights"),
+    (portable_modules_need_numpy_only, "moe_harness.implementations.registry", "match x:\n    case 1: pass"),
+    (portable_modules_need_numpy_only, "moe_harness.implementations.worker", "def f(a, b):\n    return zip(a, b, strict=True)"),
+    (importing_has_no_effect, "moe_harness.cli.app", "main()"),
+    (importing_has_no_effect, "moe_harness.implementations.native.backend", "pytest.importorskip('torch')"),
+    (importing_has_no_effect, "moe_harness.cli.app", "for x in y:\n    z = x"),
+    (importing_has_no_effect, "moe_harness.cli.app", "try:\n    import torch\nexcept ImportError:\n    torch = None"),
+    (importing_has_no_effect, "moe_harness.cli.app", "DATA = open('x').read()"),
+    (importing_has_no_effect, "moe_harness.cli.app", "class A:\n    DATA = Path('x').read_text()"),
+    (importing_has_no_effect, "moe_harness.cli.app", "def f(x=os.getenv('X')): pass"),
+    (importing_has_no_effect, "moe_harness.cli.app", "if os.name == 'nt':\n    X = 1"),
 ]
 
 
@@ -308,8 +331,8 @@ def test_a_rule_fires_on_a_violation(rule, name, text):
 
 
 def test_a_package_without_a_docstring_is_a_violation():
-    assert packages_say_what_they_are(Module("harness.bench", "X = 1", is_package=True))
-    assert not packages_say_what_they_are(Module("harness.bench.x", "X = 1"))
+    assert packages_say_what_they_are(Module("moe_harness.bench", "X = 1", is_package=True))
+    assert not packages_say_what_they_are(Module("moe_harness.bench.x", "X = 1"))
 
 
 def test_every_rule_is_shown_to_fire():
@@ -317,19 +340,22 @@ def test_every_rule_is_shown_to_fire():
 
 
 ALLOWED = [
-    ("implementations.hf.backend", "import torch\nfrom implementations import weights\nfrom . import config\nfrom .model import M"),
-    ("implementations.tests.test_x", "from implementations.hf.backend import backend\nimport transformers"),
-    ("implementations.tests.test_x", "pytest.importorskip('torch')\ntorch = pytest.importorskip('torch')"),
-    ("harness.cli", "from implementations import registry\nfrom implementations.families import family\nimport typer"),
-    ("harness.tests.test_x", "from implementations.native.backend import backend"),
-    ("harness.oracle.model", "import math\nfrom scipy import stats\nfrom harness.oracle import routing"),
-    ("harness.report.html", "from .frame import frame\nimport json\nfrom harness import record\nfrom pathlib import Path"),
-    ("implementations.worker", "import struct, numpy as np\nfrom implementations.interface import Model"),
     (
-        "implementations.worker.far",
-        "import socket\nfrom implementations import interface, registry\nfrom implementations.worker import wire",
+        "moe_harness.implementations.hf.backend",
+        "import torch\nfrom implementations import weights\nfrom . import config\nfrom .model import M",
     ),
-    ("harness.x", "'Doc.'\nX: int = len('abc')\ndef f():\n    print(open('x'))\nif __name__ == '__main__':\n    f()"),
+    ("moe_harness.implementations.tests.test_x", "from moe_harness.implementations.hf.backend import backend\nimport transformers"),
+    ("moe_harness.implementations.tests.test_x", "pytest.importorskip('torch')\ntorch = pytest.importorskip('torch')"),
+    ("moe_harness.cli.app", "from implementations import registry\nfrom moe_harness.implementations.families import family\nimport typer"),
+    ("moe_harness.tests.test_x", "from moe_harness.implementations.native.backend import backend"),
+    ("moe_harness.oracle.model", "import math\nfrom scipy import stats\nfrom moe_harness.oracle import routing"),
+    ("moe_harness.report.html", "from .frame import frame\nimport json\nfrom harness import record\nfrom pathlib import Path"),
+    ("moe_harness.implementations.worker", "import struct, numpy as np\nfrom moe_harness.implementations.interface import Model"),
+    (
+        "moe_harness.implementations.worker.far",
+        "import socket\nfrom implementations import interface, registry\nfrom moe_harness.implementations.worker import wire",
+    ),
+    ("moe_harness.x", "'Doc.'\nX: int = len('abc')\ndef f():\n    print(open('x'))\nif __name__ == '__main__':\n    f()"),
     ("torchlike", "import harness"),
 ]
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.dtypes import numpy_dtype, round_to
-from harness.judge import routing
-from harness.judge.certificate import State, certify
-from harness.judge.distance import kl_divergence, relative_rms, top1_disagreement, worst_row
-from harness.judge.metric import Metric
-from harness.judge.rounding import UNIT_ROUNDOFF, half_step, rounded, router_noise
-from harness.oracle.routing import combine_weights, gap, select
-from harness.verdict import Inconclusive, Verdict, Violation
-from implementations.interface import RoutingSpec
+from moe_harness.cases.dtypes import numpy_dtype, round_to
+from moe_harness.implementations.interface import RoutingSpec
+from moe_harness.judge import routing
+from moe_harness.judge.certificate import State, certify
+from moe_harness.judge.distance import kl_divergence, relative_rms, top1_disagreement, worst_row
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.rounding import UNIT_ROUNDOFF, half_step, rounded, router_noise
+from moe_harness.judge.verdict import Inconclusive, Verdict, Violation
+from moe_harness.oracle.routing import combine_weights, gap, select
 
 
 def test_metric_passes_at_its_bound_and_fails_above_and_on_nan() -> None:

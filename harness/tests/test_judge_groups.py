@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.judge.certificate import SCORE_ROUNDING, certify, ranking_allowance
-from harness.oracle.routing import combine_weights, gap, in_top_groups, ranking, router_logits, select
-from implementations.interface import RoutingSpec
+from moe_harness.implementations.interface import RoutingSpec
+from moe_harness.judge.certificate import SCORE_ROUNDING, certify, ranking_allowance
+from moe_harness.oracle.routing import combine_weights, gap, in_top_groups, ranking, router_logits, select
 
 SPEC = RoutingSpec(8, 2, scoring="sigmoid", correction_bias=True, num_groups=4, top_groups=2, scaling_factor=2.5)
 # Groups (0, 1), (2, 3), (4, 5), (6, 7) score 1.0, 0.9, 0.8 and 0.1: the first two stay, though expert 4 is the best of all.

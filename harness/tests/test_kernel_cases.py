@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.dtypes import numpy_dtype, round_to
-from harness.kernel.cases import TOKENS, Case
-from harness.kernel.locate import locate, ranges
-from harness.kernel.noise import limits
-from harness.kernel.routes import GAP, LEVELS, rotating_ids
-from harness.kernel.run import Suite, check_memory
-from harness.kernel.shapes import Shape, small_shapes
-from harness.kernel.weights import drawn, palette
-from harness.listing import read_model
-from harness.oracle import experts
-from harness.oracle.routing import combine_weights
-from harness.synthetic import FLAT
-from implementations.interface import InvalidInput, KernelCall
+from moe_harness.cases.describe import read_model
+from moe_harness.cases.dtypes import numpy_dtype, round_to
+from moe_harness.cases.synthetic import FLAT
+from moe_harness.implementations.interface import InvalidInput, KernelCall
+from moe_harness.kernel.cases import TOKENS, Case
+from moe_harness.kernel.locate import locate, ranges
+from moe_harness.kernel.noise import limits
+from moe_harness.kernel.routes import GAP, LEVELS, rotating_ids
+from moe_harness.kernel.run import Suite, check_memory
+from moe_harness.kernel.shapes import Shape, small_shapes
+from moe_harness.kernel.weights import drawn, palette
+from moe_harness.oracle import experts
+from moe_harness.oracle.routing import combine_weights
 
 LIKES = ["mixtral-8x7b", "qwen3-30b-a3b"]
 SHAPE = Shape("true", 6, 2, 64, 48)

@@ -13,17 +13,17 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from harness.cli import application
-from harness.dtypes import numpy_dtype
-from harness.kernel.export import LARGEST, export
-from harness.kernel.run import Suite
-from harness.listing import read_model
-from harness.tests import kernel_faults
-from implementations.kernels.arguments import ARGUMENTS
+from moe_harness.cases.describe import read_model
+from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.cli.app import application
+from moe_harness.implementations.kernels.arguments import ARGUMENTS
+from moe_harness.kernel.export import LARGEST, export
+from moe_harness.kernel.run import Suite
+from moe_harness.tests import kernel_wrong
 
-EXAMPLES = "implementations.kernels.examples"
+EXAMPLES = "moe_harness.implementations.kernels.examples"
 KERNELS = ["hf_eager", "hf_batched_mm", "hf_grouped_mm", "torch_grouped_mm", "native", "routed_in_torch"]
-HONEST = f"{kernel_faults.__name__}:honest"
+HONEST = f"{kernel_wrong.__name__}:honest"
 LIKE = ("--like", "mixtral-8x7b")
 SMALL = (*LIKE, "--no-true-shape")
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="the examples need torch")
@@ -38,7 +38,7 @@ def call(*arguments: str | Path) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Mixtral whose true shape is large enough for the palette, and small enough for a test."""
-    from implementations.families.mixtral import MIXTRAL_8X7B
+    from moe_harness.implementations.families.mixtral import MIXTRAL_8X7B
 
     path = tmp_path_factory.mktemp("model") / "config.json"
     sizes = {"hidden_size": 512, "intermediate_size": 768, "num_attention_heads": 8, "num_key_value_heads": 4}
@@ -57,7 +57,7 @@ def test_existing_kernels_pass(kernel: str, dtype: str, config: Path):
 
 
 def test_what_is_wrong_at_the_true_shape_alone_is_seen_there(config: Path):
-    wrong = f"{kernel_faults.__name__}:ffn_beyond_512_dropped"
+    wrong = f"{kernel_wrong.__name__}:ffn_beyond_512_dropped"
     code, output = call(wrong, "--like", config, "--arrays", "numpy", "--dtype", "fp32")
     assert code == 1 and "33 PASS, 3 FAIL of 36 cases (true-1, true-every-expert, true-129)" in output, output
 
@@ -85,25 +85,25 @@ def test_a_line_a_case_and_a_verdict():
 
 
 def test_a_wrong_kernel_is_exit_1_and_named():
-    code, output = call(f"{kernel_faults.__name__}:one_hot_gather", *SMALL, "--arrays", "numpy", "--dtype", "fp32")
+    code, output = call(f"{kernel_wrong.__name__}:one_hot_gather", *SMALL, "--arrays", "numpy", "--dtype", "fp32")
     assert code == 1 and "FAIL        nan-token          32 of 33 tokens (0..15, 17..32): NaN or infinity" in output
     assert "FAIL: 32 PASS, 1 FAIL of 33 cases (nan-token)" in output
 
 
 def test_markdown_is_a_short_table_with_versions_and_command():
-    code, output = call(f"{kernel_faults.__name__}:no_tokens_crash", *SMALL, "--arrays", "numpy", "--markdown")
+    code, output = call(f"{kernel_wrong.__name__}:no_tokens_crash", *SMALL, "--arrays", "numpy", "--markdown")
     assert code == 1 and len(output.splitlines()) < 25
     assert "| `tokens-0` | CRASHED | ValueError: zero-size array" in output and "| loads (9) | PASS |" in output
     assert "numpy " in output and "```\nmoe-harness" in output and "CRASHED of 33 cases (tokens-0)" in output
 
 
 def test_markdown_stays_short_when_everything_is_wrong():
-    code, output = call(f"{kernel_faults.__name__}:gate_up_swapped", *SMALL, "--arrays", "numpy", "--markdown")
+    code, output = call(f"{kernel_wrong.__name__}:gate_up_swapped", *SMALL, "--arrays", "numpy", "--markdown")
     assert code == 1 and len(output.splitlines()) < 40 and "| 7 more | FAIL | `tokens-15`, `tokens-16`, " in output
 
 
 def test_markdown_cannot_be_broken_by_a_message():
-    from harness.kernel.render import _cell
+    from moe_harness.kernel.render import _cell
 
     assert _cell("a|b <script> `x`\nc") == "a&#124;b &lt;script&gt; &#96;x&#96; c"
 
@@ -122,7 +122,7 @@ def asks_for_too_little(x, w_down): return x
 def takes_star(*args): return args
 def halves(x, topk_ids, topk_weights, w_gate, w_up, w_down, block=16):
     import numpy as np
-    from harness.tests.kernel_faults import honest
+    from moe_harness.tests.kernel_wrong import honest
     return honest(x, topk_ids, topk_weights, np.concatenate([w_gate, w_up], 1), w_down)
 number = 3
 """
@@ -204,7 +204,7 @@ def answer(directory: Path, spoil: dict[str, object] | None = None) -> None:
         name, shape = entry["name"], entry["shape"]
         x, ids, weights = (inputs[f"{name}/{part}"] for part in ("x", "topk_ids", "topk_weights"))
         gate_up, down = (inputs[f"{shape}/{part}"].astype(np.float32) for part in ("w_gate_up", "w_down"))
-        outputs[name] = kernel_faults.honest(x.astype(np.float32), ids, weights, gate_up, down)
+        outputs[name] = kernel_wrong.honest(x.astype(np.float32), ids, weights, gate_up, down)
     for name, change in (spoil or {}).items():
         if change is None:
             del outputs[name]

@@ -6,11 +6,11 @@ from importlib.util import find_spec
 
 import pytest
 
-from harness.kernel.check import Line
-from harness.kernel.guarded import DEATHS, Order, guarded
-from harness.kernel.run import Suite
-from harness.listing import read_model
-from implementations.interface import InvalidInput
+from moe_harness.cases.describe import read_model
+from moe_harness.implementations.interface import InvalidInput
+from moe_harness.kernel.check import Line
+from moe_harness.kernel.guarded import DEATHS, Order, guarded
+from moe_harness.kernel.run import Suite
 
 pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="these kernels are in torch")
 # Those of CASES that have 17 tokens.
@@ -20,7 +20,9 @@ CASES = ("tokens-1", "tokens-16", "tokens-17", "tokens-127", "same-call-twice", 
 
 def lines(function: str, timeout: float = 60.0, only: tuple[str, ...] = CASES) -> dict[str, Line]:
     suite = Suite(read_model("mixtral-8x7b"), "float32", true=False, only=only)
-    return {line.name: line for line in guarded(Order(f"implementations.tests.wrong_kernels:{function}", suite, timeout=timeout))}
+    return {
+        line.name: line for line in guarded(Order(f"moe_harness.implementations.tests.wrong_kernels:{function}", suite, timeout=timeout))
+    }
 
 
 def test_a_dying_process_costs_its_case():

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.cases import Case, golden_cases
-from harness.judge.distance import relative_rms
-from harness.oracle.attention import rotate, visible
-from harness.oracle.experts import silu
-from harness.synthetic import FLAT, PEAKED, small, synthesize
+from moe_harness.cases.cases import Case, golden_cases
+from moe_harness.cases.synthetic import FLAT, PEAKED, small, synthesize
+from moe_harness.judge.distance import relative_rms
+from moe_harness.oracle.attention import rotate, visible
+from moe_harness.oracle.experts import silu
 
 CASES = golden_cases()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.cases import golden_cases
-from harness.oracle.memo import Memo
+from moe_harness.cases.cases import golden_cases
+from moe_harness.oracle.memo import Memo
 
 
 def test_the_same_question_is_answered_once() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.judge.distribution import chi_square
-from harness.oracle.loss import IGNORED, cross_entropies
-from harness.oracle.sampling import sampling_distribution
-from implementations.interface import GenerationSpec
+from moe_harness.implementations.interface import GenerationSpec
+from moe_harness.judge.distribution import chi_square
+from moe_harness.oracle.loss import IGNORED, cross_entropies
+from moe_harness.oracle.sampling import sampling_distribution
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.3, 0.2]))
 

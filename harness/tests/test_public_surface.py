@@ -1,4 +1,4 @@
-"""What outsiders build on: the names of `implementations.interface`, in a literal list, so that changing them is a deliberate act; and that
+"""What outsiders build on: the names of `moe_harness.interface`, in a literal list, so that changing them is a deliberate act; and that
 no folder of ours takes a library's name."""
 
 from __future__ import annotations

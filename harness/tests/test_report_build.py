@@ -17,17 +17,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from harness.record import RecordError
-from harness.report.build import build
-from harness.report.figure import dot_plot
-from harness.report.frame import load_frame
-from harness.report.page import find_sections
-from harness.report.parity import lanes
-from harness.report.table import COLUMNS
-from harness.report.verdict import verdict
-from harness.tests import report_samples as samples
-from harness.tests.report_samples import BACKENDS, bench, check, checks, write_run
-from harness.tests.speed_samples import pair
+from moe_harness.records.frame import load_frame
+from moe_harness.records.record import RecordError
+from moe_harness.report.build import build
+from moe_harness.report.figure import dot_plot
+from moe_harness.report.page import find_sections
+from moe_harness.report.parity import lanes
+from moe_harness.report.table import COLUMNS
+from moe_harness.report.verdict import verdict
+from moe_harness.tests import report_samples as samples
+from moe_harness.tests.report_samples import BACKENDS, bench, check, checks, write_run
+from moe_harness.tests.speed_samples import pair
 
 SAMPLES = (samples.green, samples.red, samples.incomplete, samples.void)
 FILES = {"index.html", "report.md", "results.csv", "junit.xml"}
@@ -107,7 +107,7 @@ def test_another_process_gives_the_same_bytes(tmp_path: Path):
     directory = samples.red(tmp_path)
     out = built(tmp_path, directory)
     (tmp_path / "matplotlibrc").write_text("font.size: 22\naxes.facecolor: red\nlines.linewidth: 9\n")
-    code = "import sys; from pathlib import Path; from harness.report.build import build; build([Path(sys.argv[1])], Path(sys.argv[2]))"
+    code = "import sys; from pathlib import Path; from moe_harness.report.build import build; build([Path(sys.argv[1])], Path(sys.argv[2]))"
     variables = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
     repo = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code, str(directory), str(tmp_path / "again")], cwd=repo, env=variables, check=True)

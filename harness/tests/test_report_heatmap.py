@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.judge.metric import Metric
-from harness.record import Recorder
-from harness.report.frame import load_frame
-from harness.report.grades import grade_notes
-from harness.report.heatmap import Cell, heat_rows
-from harness.report.sections import heatmap
-from harness.tests.report_samples import check
-from harness.verdict import Verdict
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.verdict import Verdict
+from moe_harness.records.frame import load_frame
+from moe_harness.records.record import Recorder
+from moe_harness.report.grades import grade_notes
+from moe_harness.report.heatmap import Cell, heat_rows
+from moe_harness.report.sections import heatmap
+from moe_harness.tests.report_samples import check
 
 
 def frame(directory: Path, *records: dict):

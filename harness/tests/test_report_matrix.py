@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from harness.report.frame import load_frame
-from harness.report.matrix import MOST_COLUMNS, Cell, Matrix, matrix
-from harness.report.status import STATUSES, rank, status, worst
-from harness.tests.report_samples import CHECKS, check, checks, write_run
+from moe_harness.records.frame import load_frame
+from moe_harness.records.status import STATUSES, rank, status, worst
+from moe_harness.report.matrix import MOST_COLUMNS, Cell, Matrix, matrix
+from moe_harness.tests.report_samples import CHECKS, check, checks, write_run
 
 
 def matrix_of(directory: Path, records: list[dict[str, Any]], **options: Any) -> Matrix:

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from harness.report.build import build
-from harness.report.frame import Frame, load_frame
-from harness.report.page import page
-from harness.report.pairs import pair_of, pairs
-from harness.report.skew import imbalance, panels
-from harness.report.skew_figure import skew_plot
-from harness.report.slower import alerts
-from harness.report.speed import speeds
-from harness.report.trust import in_short
-from harness.report.verdict import verdict
-from harness.tests import speed_samples as samples
-from harness.tests.report_samples import check, write_run
-from harness.tests.speed_samples import measured, pair, skewed
+from moe_harness.records.frame import Frame, load_frame
+from moe_harness.report.build import build
+from moe_harness.report.page import page
+from moe_harness.report.pairs import pair_of, pairs
+from moe_harness.report.skew import imbalance, panels
+from moe_harness.report.skew_figure import skew_plot
+from moe_harness.report.slower import alerts
+from moe_harness.report.speed import speeds
+from moe_harness.report.trust import in_short
+from moe_harness.report.verdict import verdict
+from moe_harness.tests import speed_samples as samples
+from moe_harness.tests.report_samples import check, write_run
+from moe_harness.tests.speed_samples import measured, pair, skewed
 
 
 def frame_of(root: Path, *records: dict[str, Any]) -> Frame:

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.report.build import build
-from harness.tests.report_samples import check, green, red, write_run
+from moe_harness.report.build import build
+from moe_harness.tests.report_samples import check, green, red, write_run
 
 REPO = Path(__file__).resolve().parents[2]
 FILES = ("index.html", "report.md", "results.csv", "junit.xml")
@@ -19,7 +19,7 @@ TOKYO = {"PYTHONHASHSEED": "12345", "TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "CO
 def rebuilt(out: Path, variables: dict[str, str], cwd: Path, *runs: str) -> dict[str, bytes]:
     path = os.pathsep.join(filter(None, (str(REPO), os.environ.get("PYTHONPATH", ""))))
     settings = os.environ | variables | {"PYTHONPATH": path, "MPLCONFIGDIR": str(out.with_suffix(".mpl"))}
-    command = [sys.executable, "-m", "harness.cli", "report", *runs, "--out", str(out)]
+    command = [sys.executable, "-m", "moe_harness.cli.app", "report", *runs, "--out", str(out)]
     subprocess.run(command, cwd=cwd, env=settings, stdout=subprocess.DEVNULL, check=False)
     return {name: (out / name).read_bytes() for name in FILES}
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from harness.report.failures import groups, where_in_model
-from harness.report.frame import load_frame
-from harness.report.matrix import FEW_COLUMNS, Matrix, matrix, overview
-from harness.report.page import page
-from harness.report.trust import in_short
-from harness.tests import report_samples as samples
-from harness.tests.report_samples import CASES, CHECKS, check, checks, write_run
+from moe_harness.records.frame import load_frame
+from moe_harness.report.failures import groups, where_in_model
+from moe_harness.report.matrix import FEW_COLUMNS, Matrix, matrix, overview
+from moe_harness.report.page import page
+from moe_harness.report.trust import in_short
+from moe_harness.tests import report_samples as samples
+from moe_harness.tests.report_samples import CASES, CHECKS, check, checks, write_run
 
 
 def one(name: str = "ROUTE-01", case: str = "mixtral", **fields: Any) -> dict[str, Any]:

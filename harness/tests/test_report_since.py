@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import application
-from harness.report.build import build
-from harness.report.failures import groups
-from harness.report.frame import Frame, load_frame
-from harness.report.markdown import markdown
-from harness.report.page import page
-from harness.report.since import Since, since
-from harness.report.trend import trends
-from harness.tests.report_samples import ENVIRONMENT, bench, check, write_run
+from moe_harness.cli.app import application
+from moe_harness.records.frame import Frame, load_frame
+from moe_harness.report.build import build
+from moe_harness.report.failures import groups
+from moe_harness.report.markdown import markdown
+from moe_harness.report.page import page
+from moe_harness.report.since import Since, since
+from moe_harness.report.trend import trends
+from moe_harness.tests.report_samples import ENVIRONMENT, bench, check, write_run
 
 WRONG = {"status": "FAIL", "reason": "weights sum to 0.588"}
 

@@ -14,18 +14,18 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import application
-from harness.record import Recorder
-from harness.report.frame import load_frame
-from harness.report.site.alone import alone
-from harness.report.site.badge import badge
-from harness.report.site.build import build_site
-from harness.report.site.engine import engine, version
-from harness.report.site.names import slugs
-from harness.report.site.results import Line, Result, lines, newest, results
-from harness.tests import report_samples as samples
-from harness.tests import speed_samples
-from harness.tests.report_samples import ENVIRONMENT, check, write_run
+from moe_harness.cli.app import application
+from moe_harness.records.frame import load_frame
+from moe_harness.records.record import Recorder
+from moe_harness.report.site.alone import alone
+from moe_harness.report.site.badge import badge
+from moe_harness.report.site.build import build_site
+from moe_harness.report.site.engine import engine, version
+from moe_harness.report.site.names import slugs
+from moe_harness.report.site.results import Line, Result, lines, newest, results
+from moe_harness.tests import report_samples as samples
+from moe_harness.tests import speed_samples
+from moe_harness.tests.report_samples import ENVIRONMENT, check, write_run
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> {{ 99*991 }} ../../etc \u202e"
 WRONG = {"status": "FAIL", "reason": "wrong"}

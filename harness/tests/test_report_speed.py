@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.report.build import build
-from harness.report.frame import load_frame
-from harness.report.interval import SMALLEST, median_interval
-from harness.report.speed import Speed, speeds
-from harness.tests.report_samples import bench, write_run
+from moe_harness.records.frame import load_frame
+from moe_harness.report.build import build
+from moe_harness.report.speed import Speed, speeds
+from moe_harness.stats.interval import SMALLEST, median_interval
+from moe_harness.tests.report_samples import bench, write_run
 
 
 def compare(directory: Path, *records: dict[str, Any]) -> dict[str, Speed]:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from harness.record import Recorder
-from harness.report.frame import Frame, load_frame
-from harness.report.markdown import markdown
-from harness.report.page import page
-from harness.report.trust import OF_ANOTHER, UNMEASURED, trust
-from harness.tests.report_samples import check, write_run
+from moe_harness.records.frame import Frame, load_frame
+from moe_harness.records.record import Recorder
+from moe_harness.report.markdown import markdown
+from moe_harness.report.page import page
+from moe_harness.report.trust import OF_ANOTHER, UNMEASURED, trust
+from moe_harness.tests.report_samples import check, write_run
 
 FIGURES: dict[str, Any] = {
     "version": "ab12",

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from harness.record import BENCH_STATUSES, CHECK_STATUSES, Recorder
-from harness.report.frame import Frame, load_frame
-from harness.report.status import STATUSES
-from harness.report.verdict import exit_code, verdict
-from harness.tests import report_samples as samples
-from harness.tests.report_samples import bench, check, write_run
+from moe_harness.records.frame import Frame, load_frame
+from moe_harness.records.record import BENCH_STATUSES, CHECK_STATUSES, Recorder
+from moe_harness.records.status import STATUSES
+from moe_harness.report.verdict import exit_code, verdict
+from moe_harness.tests import report_samples as samples
+from moe_harness.tests.report_samples import bench, check, write_run
 
 
 def frame_of(directory: Path, *records: dict[str, Any], **options: Any) -> Frame:

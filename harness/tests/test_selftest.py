@@ -11,23 +11,24 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.cases import HELDOUT, golden_root, named_cases
-from harness.faults.catalogue import FAULTS, entries
-from harness.faults.numerics import Rounding
-from harness.faults.seams import HONEST
-from harness.judge.metric import Metric
-from harness.selftest import alarms, effects, kills, summary, table
-from harness.selftest.alarms import outcome, runs, upper_bound
-from harness.selftest.dials import DIALS
-from harness.selftest.effects import Search, search
-from harness.selftest.kills import Fate, controls, fates
-from harness.selftest.ledger import Ledger
-from harness.selftest.measure import Plan, measure
-from harness.selftest.pool import pool
-from harness.selftest.trial import Ending, Trial, hold
-from harness.status import classify
-from harness.suite import checks_of, suite
-from harness.verdict import Verdict
+from moe_harness.cases.cases import HELDOUT, golden_root, named_cases
+from moe_harness.checks.in_process import checks_of, suite
+from moe_harness.emulator.numerics import Rounding
+from moe_harness.emulator.seams import HONEST
+from moe_harness.judge.metric import Metric
+from moe_harness.judge.verdict import Verdict
+from moe_harness.mutants.catalogue import FAULTS, entries
+from moe_harness.records import selftest_figures
+from moe_harness.selftest import alarms, effects, kills, table
+from moe_harness.selftest.alarms import outcome, runs, upper_bound
+from moe_harness.selftest.dials import DIALS
+from moe_harness.selftest.effects import Search, search
+from moe_harness.selftest.kills import Fate, controls, fates
+from moe_harness.selftest.ledger import Ledger
+from moe_harness.selftest.measure import Plan, measure
+from moe_harness.selftest.pool import pool
+from moe_harness.selftest.trial import Ending, Trial, hold
+from moe_harness.suite.status import classify
 
 FAULT = FAULTS[0]
 PASS, FAIL, CRASH = (Ending("ROUTE-01", "ROUTE-01", status) for status in ("PASS", "FAIL", "CRASHED"))
@@ -177,17 +178,24 @@ def test_a_small_self_test_as_a_whole(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert (found["honest"]["runs"], found["honest"]["alarms"], found["honest"]["verdicts"]) == (2, 0, 4)
     table.show(found, Console(file=(shown := StringIO()), width=200))
     assert "1 of 1 wrong implementations die" in shown.getvalue() and "0 of 2 runs" in shown.getvalue()
-    assert json.loads(summary.write(tmp_path, found).read_text("utf-8")) == found
+    assert json.loads(selftest_figures.write(tmp_path, found).read_text("utf-8")) == found
 
 
 def test_figures_of_another_version_are_not_current(tmp_path: Path) -> None:
-    assert summary.summary(tmp_path) == {"current": False, "figures": None}
+    assert selftest_figures.summary(tmp_path) == {"current": False, "figures": None}
     honest = {"runs": 300, "alarms": 0, "rate_below": 0.01, "confidence": 0.95}
-    found = {"schema": 1, "version": summary.version(tmp_path), "date": "2026-11-28", "mode": "quick", "effects": [], "honest": honest}
+    found = {
+        "schema": 1,
+        "version": selftest_figures.version(tmp_path),
+        "date": "2026-11-28",
+        "mode": "quick",
+        "effects": [],
+        "honest": honest,
+    }
     found |= {"faults": {"killed": 9, "expressed": 10, "survivors": [{"fault": "x", "reason": "PASS"}]}, "corpus": {"total": 44}}
-    summary.write(tmp_path, found)
-    assert summary.summary(tmp_path)["current"] and summary.summary(tmp_path)["figures"]["faults"]["survivors"] == ["x"]
-    summary.write(tmp_path, found | {"version": "of yesterday"})
-    assert not summary.summary(tmp_path)["current"] and summary.summary(tmp_path)["figures"]["honest"] == honest
-    summary.write(tmp_path, found | {"schema": 2})
-    assert summary.summary(tmp_path)["figures"] is None
+    selftest_figures.write(tmp_path, found)
+    assert selftest_figures.summary(tmp_path)["current"] and selftest_figures.summary(tmp_path)["figures"]["faults"]["survivors"] == ["x"]
+    selftest_figures.write(tmp_path, found | {"version": "of yesterday"})
+    assert not selftest_figures.summary(tmp_path)["current"] and selftest_figures.summary(tmp_path)["figures"]["honest"] == honest
+    selftest_figures.write(tmp_path, found | {"schema": 2})
+    assert selftest_figures.summary(tmp_path)["figures"] is None

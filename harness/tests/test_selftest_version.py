@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.selftest.version import HERE, PACKAGES, judging_files, version
-from harness.tests.test_import_rules import imports, project_modules
+from moe_harness.records.selftest_version import HERE, PACKAGES, judging_files, version
+from moe_harness.tests.test_import_rules import imports, project_modules
 
 
 def closure(roots: tuple[str, ...]) -> Iterator[str]:

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.bench import canary, quantiles
-from harness.bench.blocks import BLOCKS, QUADS, Plan, Series, plan
-from harness.bench.clock import LONG, Arm, repeats, tick
-from harness.bench.ratio import FEWEST_BLOCKS
-from harness.bench.timing import FEWEST_ROUNDS, MOST_ROUNDS, PATIENT_ROUNDS, rounds_for
-from harness.bench.warmup import WarmUp, steady_from, warm_up
-from harness.report.interval import median_interval
+from moe_harness.bench import canary
+from moe_harness.bench.blocks import BLOCKS, QUADS, Plan, Series, plan
+from moe_harness.bench.clock import LONG, Arm, repeats, tick
+from moe_harness.bench.timing import FEWEST_ROUNDS, MOST_ROUNDS, PATIENT_ROUNDS, rounds_for
+from moe_harness.bench.warmup import WarmUp, steady_from, warm_up
+from moe_harness.stats import quantiles
+from moe_harness.stats.interval import median_interval
+from moe_harness.stats.paired import FEWEST_BLOCKS
 
 
 @dataclass
@@ -82,13 +83,13 @@ def test_warming_up_goes_on_until_it_is_steady() -> None:
 
 
 def test_a_drift_without_end_is_not_called_steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.bench.warmup.MOST_ROUNDS", 100)
+    monkeypatch.setattr("moe_harness.bench.warmup.MOST_ROUNDS", 100)
     found = warm_up(FakeArm(noisy(1.05 ** np.arange(400), noise=0.005)).arm())
     assert not found.steady and found.rounds == len(found.seconds)
 
 
 def test_warming_up_a_very_slow_step_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.bench.warmup.MOST_S", 0.05)
+    monkeypatch.setattr("moe_harness.bench.warmup.MOST_S", 0.05)
     found = warm_up(Arm("slow", lambda: time.sleep(0.02)))
     assert not found.steady and len(found.seconds) <= 3 and found.cost >= 0.02
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from harness.bench import timing_selftest
-from harness.bench.blocks import Plan, Series
-from harness.bench.clock import Arm
-from harness.bench.compare import Answer
-from harness.bench.ratio import Estimate, Question
-from harness.bench.timing_selftest import PEERS, Trial, figures, reaches_the_bar
-from harness.cli import application
-from harness.cli_bench import pair_line
+from moe_harness.bench import timing_selftest
+from moe_harness.bench.blocks import Plan, Series
+from moe_harness.bench.clock import Arm
+from moe_harness.bench.compare import Answer
+from moe_harness.bench.timing_selftest import PEERS, Trial, figures, reaches_the_bar
+from moe_harness.cli.app import application
+from moe_harness.cli.bench import pair_line
+from moe_harness.stats.paired import Estimate, Question
 
 
 def trial(verdict: str, series: int = 1, peers: frozenset[str] = frozenset()) -> Trial:
@@ -68,7 +68,7 @@ def test_the_slower_arm_does_a_twentieth_more_of_the_same_calls() -> None:
 
 
 def test_a_trial_is_measured_on_real_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.bench.blocks.QUADS", 1)
+    monkeypatch.setattr("moe_harness.bench.blocks.QUADS", 1)
     monkeypatch.setattr(timing_selftest, "SEQUENTIAL", 3)
     step = timing_selftest.moe_blocks()
     found = timing_selftest.trial(timing_selftest.ready(step, 0), 0)

@@ -72,7 +72,7 @@ def test_the_wheel_holds_what_a_run_needs(wheel: Path):
     templates = [path.relative_to(REPO).as_posix() for path in (REPO / "harness/report/templates").iterdir() if path.is_file()]
     profiles = {path.relative_to(REPO).as_posix() for path in (REPO / "harness/profiles").glob("*.toml")}
     assert templates and profiles and profiles | set(templates) <= held
-    assert {"harness/cli.py", "implementations/native/backend.py", "implementations/families/mixtral.py"} <= held
+    assert {"harness/cli/app.py", "implementations/native/backend.py", "implementations/families/mixtral.py"} <= held
 
 
 def test_the_wheel_holds_nothing_else(wheel: Path):
@@ -99,6 +99,6 @@ def test_one_version_and_one_command(python: Path, tmp_path: Path):
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="the native backend needs the extra `native`")
 def test_a_backend_runs_from_an_empty_directory(python: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
-    run(python, "-m", "harness.cli", "run", "--backend", "native", "-k", "ROUTE", "--out", tmp_path / "out", cwd=tmp_path / "empty")
+    run(python, "-m", "moe_harness.cli.app", "run", "--backend", "native", "-k", "ROUTE", "--out", tmp_path / "out", cwd=tmp_path / "empty")
     report = (tmp_path / "out" / "index.html").read_text("utf-8")
     assert "native" in report and "ROUTE-" in report

@@ -13,7 +13,7 @@ import pytest
 import typer
 import yaml
 
-from harness.cli import application
+from moe_harness.cli.app import application
 
 REPO = Path(__file__).resolve().parents[2]
 FOLDER = REPO / ".github" / "workflows"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from harness.bench.blocks import ORDERS
+from moe_harness.bench.blocks import ORDERS
 
 Drift = Callable[[np.random.Generator, int], np.ndarray]  # log level of each of n consecutive rounds
 Samples = list[list[float]]

@@ -7,8 +7,8 @@ import pkgutil
 from functools import lru_cache
 from typing import Any, Dict, List, Mapping
 
-from implementations.families.config import ConfigError
-from implementations.families.family import Family, RoutingFamily
+from moe_harness.implementations.families.config import ConfigError
+from moe_harness.implementations.families.family import Family, RoutingFamily
 
 
 @lru_cache(maxsize=None)

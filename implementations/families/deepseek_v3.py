@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from implementations.families.config import ConfigError, Fields
-from implementations.families.family import RoutingFamily
-from implementations.interface import RoutingSpec
+from moe_harness.implementations.families.config import ConfigError, Fields
+from moe_harness.implementations.families.family import RoutingFamily
+from moe_harness.implementations.interface import RoutingSpec
 
 SELECTION_KEYS = "n_routed_experts n_group topk_group routed_scaling_factor norm_topk_prob topk_method scoring_func moe_layer_freq".split()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Any, Dict, Mapping
 
-from implementations.families.config import ConfigError, Fields
-from implementations.families.deepseek_v3 import SELECTION_KEYS, grouped_routing
-from implementations.families.family import Family, common_to_hf
-from implementations.interface import ModelConfig
+from moe_harness.implementations.families.config import ConfigError, Fields
+from moe_harness.implementations.families.deepseek_v3 import SELECTION_KEYS, grouped_routing
+from moe_harness.implementations.families.family import Family, common_to_hf
+from moe_harness.implementations.interface import ModelConfig
 
 KEYS = (*SELECTION_KEYS, "moe_intermediate_size", "n_shared_experts", "first_k_dense_replace", "attention_bias", "layer_types")
 TRAITS: Dict[str, Any] = {

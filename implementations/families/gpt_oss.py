@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from implementations.families.config import Fields
-from implementations.families.family import RoutingFamily
-from implementations.interface import RoutingSpec
+from moe_harness.implementations.families.config import Fields
+from moe_harness.implementations.families.family import RoutingFamily
+from moe_harness.implementations.interface import RoutingSpec
 
 
 def parse(raw: Mapping[str, Any]) -> RoutingSpec:

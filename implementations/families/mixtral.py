@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Dict, Mapping
 
-from implementations.families.config import Fields
-from implementations.families.family import Family, common_to_hf
-from implementations.interface import ModelConfig, RoutingSpec
+from moe_harness.implementations.families.config import Fields
+from moe_harness.implementations.families.family import Family, common_to_hf
+from moe_harness.implementations.interface import ModelConfig, RoutingSpec
 
 DEFAULT_TOKENS = {"bos_token_id": 1, "eos_token_id": 2}  # what transformers takes for an absent key; null means none
 

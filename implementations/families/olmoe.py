@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Dict, Mapping
 
-from implementations.families.config import ConfigError, Fields
-from implementations.families.family import Family, common_to_hf
-from implementations.interface import ModelConfig, RoutingSpec
+from moe_harness.implementations.families.config import ConfigError, Fields
+from moe_harness.implementations.families.family import Family, common_to_hf
+from moe_harness.implementations.interface import ModelConfig, RoutingSpec
 
 DEFAULT_TOKENS = {"eos_token_id": 50279, "pad_token_id": 1}  # what transformers takes for an absent key; null means none
 KEYS = ("norm_topk_prob", "attention_bias", "clip_qkv")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from implementations.families.config import ConfigError, Fields
-from implementations.families.family import Family, common_to_hf
-from implementations.interface import ModelConfig, RoutingSpec
+from moe_harness.implementations.families.config import ConfigError, Fields
+from moe_harness.implementations.families.family import Family, common_to_hf
+from moe_harness.implementations.interface import ModelConfig, RoutingSpec
 
 KEYS = ("moe_intermediate_size", "norm_topk_prob", "mlp_only_layers", "decoder_sparse_step", "use_sliding_window", "attention_bias")
 TRAITS: Dict[str, Any] = {"qk_norm": "head"}

@@ -6,9 +6,19 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from implementations import families
-from implementations.interface import DTYPES, Capabilities, LoadSpec, Model, ModelConfig, Router, RouterWeights, RoutingSpec, Unsupported
-from implementations.torch_gauge import TorchGauge
+from moe_harness.implementations import families
+from moe_harness.implementations.common.torch.gauge import TorchGauge
+from moe_harness.implementations.interface import (
+    DTYPES,
+    Capabilities,
+    LoadSpec,
+    Model,
+    ModelConfig,
+    Router,
+    RouterWeights,
+    RoutingSpec,
+    Unsupported,
+)
 
 # transformers' `experts_implementation`: a loop over experts, one batched product, one grouped product (integrations/moe.py).
 KERNELS = ("eager", "batched_mm", "grouped_mm")
@@ -55,7 +65,7 @@ class HFBackend(TorchGauge):
     def from_hf(self, src: str, dst: str) -> None:
         """Loads `src` with transformers and saves it again, so that its fusing and unfusing of experts is exercised."""
         self._require()
-        from implementations.hf.convert import round_trip
+        from moe_harness.implementations.hf.convert import round_trip
 
         round_trip(src, dst, self.kernel)
 
@@ -67,7 +77,7 @@ class HFBackend(TorchGauge):
         """Options: `attention`: eager | sdpa (default). Raises CheckpointError, InvalidInput for a bad spec, Unsupported for a device that
         is not here."""
         self._require()
-        from implementations.hf.loading import load
+        from moe_harness.implementations.hf.loading import load
 
         return load(path, spec, self.kernel)
 
@@ -75,13 +85,13 @@ class HFBackend(TorchGauge):
         """One of transformers' router modules. Raises Unsupported for a spec that none of them can route, InvalidInput for weights that do
         not fit the spec or a bad LoadSpec."""
         self._require()
-        from implementations.hf.loading import load_router
+        from moe_harness.implementations.hf.loading import load_router
 
         return load_router(spec, weights, load)
 
     def train(self, config: ModelConfig, text: bytes, heldout: bytes, steps: int, seed: int, dst: str) -> dict[str, float]:
         self._require()
-        from implementations.hf.train import train
+        from moe_harness.implementations.hf.train import train
 
         return train(config, text, heldout, steps, seed, dst)
 

@@ -7,7 +7,7 @@ from typing import List, Sequence
 
 import torch
 
-from implementations.interface import RoutingSpec
+from moe_harness.implementations.interface import RoutingSpec
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from implementations.checkpoint import INDEX, Checkpoint, parse_config, read_config
-from implementations.checkpoint_writer import copy_beside, new_directory
-from implementations.hf.loading import open_module
-from implementations.hf.quiet import quiet
+from moe_harness.implementations.checkpoint.checkpoint import INDEX, Checkpoint, parse_config, read_config
+from moe_harness.implementations.checkpoint.writer import copy_beside, new_directory
+from moe_harness.implementations.hf.loading import open_module
+from moe_harness.implementations.hf.quiet import quiet
 
 
 def round_trip(src: str | Path, dst: str | Path, kernel: str = "eager") -> None:

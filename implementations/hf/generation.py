@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from implementations.hf.inputs import Chunk
-from implementations.hf.quiet import quiet
-from implementations.interface import GenerationSpec
+from moe_harness.implementations.hf.inputs import Chunk
+from moe_harness.implementations.hf.quiet import quiet
+from moe_harness.implementations.interface import GenerationSpec
 
 
 def generate(module: PreTrainedModel, chunk: Chunk, spec: GenerationSpec, eos: tuple[int, ...], pad: int | None) -> list[list[int]]:

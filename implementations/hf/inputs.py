@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from implementations.interface import GenerationSpec, InvalidInput, PinnedRouting, Request, RoutingSpec, Unsupported
+from moe_harness.implementations.interface import GenerationSpec, InvalidInput, PinnedRouting, Request, RoutingSpec, Unsupported
 
 LOGITS, PADDING = ("all", "last", "none"), ("left", "right")
 IGNORED = -100  # the label that HF's losses skip

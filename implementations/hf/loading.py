@@ -9,11 +9,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from implementations.checkpoint import CONFIG, Checkpoint
-from implementations.hf.model import HFModel, window
-from implementations.hf.quiet import quiet
-from implementations.hf.routers import router
-from implementations.interface import (
+from moe_harness.implementations.checkpoint.checkpoint import CONFIG, Checkpoint
+from moe_harness.implementations.hf.model import HFModel, window
+from moe_harness.implementations.hf.quiet import quiet
+from moe_harness.implementations.hf.routers import router
+from moe_harness.implementations.interface import (
     DTYPES,
     CheckpointError,
     InvalidInput,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from implementations.interface import ModelConfig
-from implementations.torch_memory import check_copy
+from moe_harness.implementations.common.torch.memory import check_copy
+from moe_harness.implementations.interface import ModelConfig
 
 
 def check_gather(module: PreTrainedModel, config: ModelConfig, tokens: int) -> None:

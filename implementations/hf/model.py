@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
-from implementations.hf import inputs
-from implementations.hf.generation import generate
-from implementations.hf.inputs import Chunk, Slots
-from implementations.hf.memory import check_gather
-from implementations.hf.routing import RouterTap, moe_blocks
-from implementations.hf.tensors import hidden_states, host
-from implementations.interface import (
+from moe_harness.implementations.hf import inputs
+from moe_harness.implementations.hf.generation import generate
+from moe_harness.implementations.hf.inputs import Chunk, Slots
+from moe_harness.implementations.hf.memory import check_gather
+from moe_harness.implementations.hf.routing import RouterTap, moe_blocks
+from moe_harness.implementations.hf.tensors import hidden_states, host
+from moe_harness.implementations.interface import (
     GenerationSpec,
     InvalidInput,
     LoadSpec,

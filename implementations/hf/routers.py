@@ -11,9 +11,9 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkR
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssTopKRouter
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
-from implementations.hf.routing import RouterTap
-from implementations.hf.tensors import hidden_states
-from implementations.interface import InvalidInput, LoadSpec, RouterWeights, Routing, RoutingSpec, Unsupported
+from moe_harness.implementations.hf.routing import RouterTap
+from moe_harness.implementations.hf.tensors import hidden_states
+from moe_harness.implementations.interface import InvalidInput, LoadSpec, RouterWeights, Routing, RoutingSpec, Unsupported
 
 PLAIN = dict(correction_bias=False, num_groups=1, top_groups=1, scaling_factor=1.0)  # what a softmax router of transformers can say
 

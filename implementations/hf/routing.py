@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from implementations.interface import ModelConfig, PinnedRouting, Routing, RoutingSpec, Unsupported
+from moe_harness.implementations.interface import ModelConfig, PinnedRouting, Routing, RoutingSpec, Unsupported
 
 RouterOutput = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # logits_TE, weights_TK, ids_TK: every router of transformers 5 so far
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from implementations.interface import InvalidInput
+from moe_harness.implementations.interface import InvalidInput
 
 
 def hidden_states(x_TD: np.ndarray, hidden_size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -17,15 +17,15 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from implementations import families
-from implementations.checkpoint import CONFIG, SINGLE
-from implementations.checkpoint_writer import new_directory, write_json
-from implementations.hf.balance import Balance, Selection, balance_loss
-from implementations.hf.loading import open_module
-from implementations.hf.quiet import quiet
-from implementations.hf.routing import RouterTap, moe_blocks
-from implementations.hf.windows import IGNORED, Windows
-from implementations.interface import ModelConfig
+from moe_harness.implementations import families
+from moe_harness.implementations.checkpoint.checkpoint import CONFIG, SINGLE
+from moe_harness.implementations.checkpoint.writer import new_directory, write_json
+from moe_harness.implementations.hf.balance import Balance, Selection, balance_loss
+from moe_harness.implementations.hf.loading import open_module
+from moe_harness.implementations.hf.quiet import quiet
+from moe_harness.implementations.hf.routing import RouterTap, moe_blocks
+from moe_harness.implementations.hf.windows import IGNORED, Windows
+from moe_harness.implementations.interface import ModelConfig
 
 CORRECTION = "e_score_correction_bias"
 

@@ -7,7 +7,7 @@ from typing import Iterator, Tuple
 
 import numpy as np
 
-from implementations.interface import ModelConfig
+from moe_harness.implementations.interface import ModelConfig
 
 IGNORED = -100  # label that torch's cross entropy skips
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, Callable, Dict, Tuple
 
-from implementations.interface import InvalidInput, KernelCall
+from moe_harness.implementations.interface import InvalidInput, KernelCall
 
 # name -> (shape, meaning). T tokens, K top-k, E experts, D hidden, F expert FFN. "dtype" is the dtype under test.
 ARGUMENTS: Dict[str, Tuple[str, str]] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any, Callable
 
-from implementations.interface import InvalidInput, MoEKernel, Unsupported
-from implementations.kernels.arguments import requested
+from moe_harness.implementations.interface import InvalidInput, MoEKernel, Unsupported
+from moe_harness.implementations.kernels.arguments import requested
 
 ARRAYS = ("torch", "numpy")
 
@@ -29,13 +29,13 @@ def host(function: Callable[..., Any], asked: tuple[str, ...], dtype: str, devic
     if arrays == "numpy":
         if device != "cpu":
             raise Unsupported(f"device {device!r}: numpy arrays are on the cpu")
-        from implementations.kernels.numpy_host import NumpyKernel
+        from moe_harness.implementations.kernels.numpy_host import NumpyKernel
 
         return NumpyKernel(function, asked)
     if arrays != "torch":
         raise InvalidInput(f"arrays {arrays!r}; known: {', '.join(ARRAYS)}")
     try:
-        from implementations.kernels.torch_host import TorchKernel
+        from moe_harness.implementations.kernels.torch_host import TorchKernel
     except ImportError as error:
         raise Unsupported(f"torch cannot be imported ({error}); install it, or ask for numpy arrays") from error
     return TorchKernel(function, asked, dtype, device)

@@ -6,8 +6,8 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
-from implementations.interface import KernelCall, KernelResult
-from implementations.kernels.arguments import keywords
+from moe_harness.implementations.interface import KernelCall, KernelResult
+from moe_harness.implementations.kernels.arguments import keywords
 
 
 class NumpyKernel:

@@ -1,4 +1,5 @@
-"""AWS's neuronx-distributed as kernels, one for each dispatch path: `moe-harness kernel implementations.kernels.nxd:blockwise --like ...`.
+"""AWS's neuronx-distributed as kernels, one for each dispatch path:
+`moe-harness kernel moe_harness.implementations.kernels.nxd:blockwise --like ...`.
 
 Its ExpertMLPsV2 runs as it is, on a CPU in one process, where its source is on PYTHONPATH; else every case is UNSUPPORTED. See
 docs/kernel.md. Legend: T tokens, K top-k, E experts, D hidden, F expert FFN.
@@ -12,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from implementations.interface import Unsupported
-from implementations.kernels.nxd_library import library
+from moe_harness.implementations.interface import Unsupported
+from moe_harness.implementations.kernels.nxd_library import library
 
 
 def all_experts(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, w_gate_up: Tensor, w_down: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from implementations.interface import Unsupported
-from implementations.kernels.stand_ins import StandIns
+from moe_harness.implementations.interface import Unsupported
+from moe_harness.implementations.kernels.stand_ins import StandIns
 
 PACKAGE = "neuronx_distributed"
 MODULES = ("expert_mlps_v2", "moe_configs", "routing")

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from implementations.interface import DTYPES, InvalidInput, KernelCall, KernelResult, Unsupported
-from implementations.kernels.arguments import keywords
+from moe_harness.implementations.interface import DTYPES, InvalidInput, KernelCall, KernelResult, Unsupported
+from moe_harness.implementations.kernels.arguments import keywords
 
 COPY_BELOW = 1 << 28  # bytes; smaller weights are copied, so that a kernel that writes to them spoils nothing but its own verdict
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from implementations.native.blocks import Block
-from implementations.native.cache import Memory, Slots
-from implementations.native.linear import Linear
-from implementations.native.norm import ProjectionNorm, RMSNorm
-from implementations.native.rope import Rotation
+from moe_harness.implementations.native.blocks import Block
+from moe_harness.implementations.native.cache import Memory, Slots
+from moe_harness.implementations.native.linear import Linear
+from moe_harness.implementations.native.norm import ProjectionNorm, RMSNorm
+from moe_harness.implementations.native.rope import Rotation
 
 
 @dataclass(frozen=True)

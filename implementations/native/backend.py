@@ -12,13 +12,23 @@ from typing import Tuple
 
 import numpy as np
 
-from implementations import families
-from implementations.checkpoint import Checkpoint
-from implementations.checkpoint_writer import convert
-from implementations.interface import DTYPES, Backend, Capabilities, LoadSpec, Model, Router, RouterWeights, RoutingSpec, Unsupported
-from implementations.native.layout import native_layout
-from implementations.torch_gauge import TorchGauge
-from implementations.weights import Placement, scatter
+from moe_harness.implementations import families
+from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
+from moe_harness.implementations.checkpoint.weights import Placement, scatter
+from moe_harness.implementations.checkpoint.writer import convert
+from moe_harness.implementations.common.torch.gauge import TorchGauge
+from moe_harness.implementations.interface import (
+    DTYPES,
+    Backend,
+    Capabilities,
+    LoadSpec,
+    Model,
+    Router,
+    RouterWeights,
+    RoutingSpec,
+    Unsupported,
+)
+from moe_harness.implementations.native.layout import native_layout
 
 # nan_pads: keys and values of pads never enter the cache, and everything but attention works row by row.
 FEATURES = (
@@ -34,7 +44,7 @@ def backend(variant: str | None = None) -> Backend:
 
 
 class NativeBackend(TorchGauge):
-    """A factory of native models. See `implementations.interface.Backend`."""
+    """A factory of native models. See `moe_harness.interface.Backend`."""
 
     name = "native"
 
@@ -73,7 +83,7 @@ class NativeBackend(TorchGauge):
     def router(self, spec: RoutingSpec, weights: RouterWeights, load: LoadSpec) -> Router:
         """A router by itself. Raises Unsupported for scores that are not computed here, InvalidInput for weights that do not fit."""
         self._require()
-        from implementations.native.routers import build
+        from moe_harness.implementations.native.routers import build
 
         return build(spec, weights, load)
 
@@ -81,7 +91,7 @@ class NativeBackend(TorchGauge):
         """Loads a native or an HF directory. CheckpointError as the contract says; InvalidInput for a bad spec, Unsupported without torch
         or the device."""
         self._require()
-        from implementations.native.loading import load
+        from moe_harness.implementations.native.loading import load
 
         return load(path, spec)
 

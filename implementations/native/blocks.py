@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from implementations.batch import Batch
+from moe_harness.implementations.common.batch import Batch
 
 # PyTorch's CPU kernel tiles its queries too finely for short inputs, and computes what a mask hides. In blocks of this many query rows (the
 # heads of a group counted as rows) 512 causal tokens took 7.8 ms (16 heads of 64, 4 key heads, bfloat16, one thread), in one call 12.9 ms.

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from implementations.batch import Batch
-from implementations.interface import ModelConfig
+from moe_harness.implementations.common.batch import Batch
+from moe_harness.implementations.interface import ModelConfig
 
 
 @dataclass(frozen=True)

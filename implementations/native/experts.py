@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from implementations.native.linear import Linear, steady_rows
-from implementations.native.sigmoid import sigmoid
+from moe_harness.implementations.native.linear import Linear, steady_rows
+from moe_harness.implementations.native.sigmoid import sigmoid
 
 
 def least_rows(dtype: torch.dtype, device: torch.device, packed: bool, *columns: int) -> int:

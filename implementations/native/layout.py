@@ -7,10 +7,10 @@ from typing import List, Set
 
 from safetensors import SafetensorError, safe_open
 
-from implementations.checkpoint import LayoutOf, hf_layout
-from implementations.families.family import Family
-from implementations.interface import ModelConfig
-from implementations.weights import Placement, identity_layout
+from moe_harness.implementations.checkpoint.checkpoint import LayoutOf, hf_layout
+from moe_harness.implementations.checkpoint.weights import Placement, identity_layout
+from moe_harness.implementations.families.family import Family
+from moe_harness.implementations.interface import ModelConfig
 
 MARK = "embed.weight"  # in every native directory, in no HF one
 

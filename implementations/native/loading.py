@@ -8,19 +8,19 @@ from typing import Dict, Mapping
 import torch
 from torch import Tensor
 
-from implementations.checkpoint import HEAD, Checkpoint
-from implementations.interface import DTYPES, InvalidInput, LoadSpec, RoutingSpec, Unsupported
-from implementations.native.attention import Attention
-from implementations.native.cache import KVCache
-from implementations.native.experts import MLP, Experts, GroupedExperts, LoopExperts, SharedExpert, least_rows
-from implementations.native.layout import layout_of
-from implementations.native.linear import Linear, can_pack, linear
-from implementations.native.model import NativeModel
-from implementations.native.network import Layer, MoE, Network
-from implementations.native.norm import ProjectionNorm, RMSNorm
-from implementations.native.rope import Rope
-from implementations.native.router import Router, logits_dtype
-from implementations.torch_values import to_torch
+from moe_harness.implementations.checkpoint.checkpoint import HEAD, Checkpoint
+from moe_harness.implementations.common.torch.values import to_torch
+from moe_harness.implementations.interface import DTYPES, InvalidInput, LoadSpec, RoutingSpec, Unsupported
+from moe_harness.implementations.native.attention import Attention
+from moe_harness.implementations.native.cache import KVCache
+from moe_harness.implementations.native.experts import MLP, Experts, GroupedExperts, LoopExperts, SharedExpert, least_rows
+from moe_harness.implementations.native.layout import layout_of
+from moe_harness.implementations.native.linear import Linear, can_pack, linear
+from moe_harness.implementations.native.model import NativeModel
+from moe_harness.implementations.native.network import Layer, MoE, Network
+from moe_harness.implementations.native.norm import ProjectionNorm, RMSNorm
+from moe_harness.implementations.native.rope import Rope
+from moe_harness.implementations.native.router import Router, logits_dtype
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {"pack": ("auto", "true", "false"), "experts": ("auto", "loop", "grouped")}
 

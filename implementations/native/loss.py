@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from implementations.batch import check_range, integers
-from implementations.interface import InvalidInput
+from moe_harness.implementations.common.batch import check_range, integers
+from moe_harness.implementations.interface import InvalidInput
 
 IGNORED = -100
 

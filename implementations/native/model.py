@@ -1,4 +1,4 @@
-"""The contract of `implementations.interface` around a network: host arrays in and out, strict checks first, the cache changed last."""
+"""The contract of `moe_harness.interface` around a network: host arrays in and out, strict checks first, the cache changed last."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from implementations.batch import Batch, check_prompt, check_room, check_tokens, place
-from implementations.generation import generate
-from implementations.interface import (
+from moe_harness.implementations.common.batch import Batch, check_prompt, check_room, check_tokens, place
+from moe_harness.implementations.common.generation import generate
+from moe_harness.implementations.common.torch.values import Choice, Pin, check_request, pins, routing_of, states
+from moe_harness.implementations.interface import (
     GenerationSpec,
     InvalidInput,
     ModelCapabilities,
@@ -20,11 +21,10 @@ from implementations.interface import (
     Routing,
     StepOutput,
 )
-from implementations.native.cache import KVCache
-from implementations.native.loss import IGNORED, check_labels, cross_entropy
-from implementations.native.network import MoE, Network
-from implementations.native.packed import check_stream, valid_stream
-from implementations.torch_values import Choice, Pin, check_request, pins, routing_of, states
+from moe_harness.implementations.native.cache import KVCache
+from moe_harness.implementations.native.loss import IGNORED, check_labels, cross_entropy
+from moe_harness.implementations.native.network import MoE, Network
+from moe_harness.implementations.native.packed import check_stream, valid_stream
 
 
 class NativeModel:

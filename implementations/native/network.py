@@ -10,17 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from implementations.batch import Batch
-from implementations.native.attention import Attention, View
-from implementations.native.blocks import blocks
-from implementations.native.cache import KVCache, NoCache
-from implementations.native.experts import MLP, Experts, SharedExpert, combine
-from implementations.native.linear import Linear
-from implementations.native.norm import RMSNorm
-from implementations.native.packed import Stream
-from implementations.native.rope import Rope
-from implementations.native.router import Router
-from implementations.torch_values import Choice, Pin
+from moe_harness.implementations.common.batch import Batch
+from moe_harness.implementations.common.torch.values import Choice, Pin
+from moe_harness.implementations.native.attention import Attention, View
+from moe_harness.implementations.native.blocks import blocks
+from moe_harness.implementations.native.cache import KVCache, NoCache
+from moe_harness.implementations.native.experts import MLP, Experts, SharedExpert, combine
+from moe_harness.implementations.native.linear import Linear
+from moe_harness.implementations.native.norm import RMSNorm
+from moe_harness.implementations.native.packed import Stream
+from moe_harness.implementations.native.rope import Rope
+from moe_harness.implementations.native.router import Router
 
 
 @dataclass(frozen=True)

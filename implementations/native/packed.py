@@ -8,9 +8,9 @@ from typing import Any, Iterator, List
 import numpy as np
 import torch
 
-from implementations.batch import Batch, check_range, integers, place
-from implementations.interface import InvalidInput
-from implementations.native.blocks import Block, blocks
+from moe_harness.implementations.common.batch import Batch, check_range, integers, place
+from moe_harness.implementations.interface import InvalidInput
+from moe_harness.implementations.native.blocks import Block, blocks
 
 
 @dataclass(frozen=True)

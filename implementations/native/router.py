@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from implementations.interface import RoutingSpec
-from implementations.native.linear import Linear
-from implementations.native.sigmoid import sigmoid
-from implementations.torch_values import Choice, Pin
+from moe_harness.implementations.common.torch.values import Choice, Pin
+from moe_harness.implementations.interface import RoutingSpec
+from moe_harness.implementations.native.linear import Linear
+from moe_harness.implementations.native.sigmoid import sigmoid
 
 
 def logits_dtype(spec: RoutingSpec, dtype: torch.dtype) -> torch.dtype:

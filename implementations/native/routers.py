@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from implementations.interface import InvalidInput, LoadSpec, RouterWeights, Routing, RoutingSpec
-from implementations.native.loading import Plan, check_supported, make_plan, make_router
-from implementations.native.router import Router
-from implementations.torch_values import routing_of, states
+from moe_harness.implementations.common.torch.values import routing_of, states
+from moe_harness.implementations.interface import InvalidInput, LoadSpec, RouterWeights, Routing, RoutingSpec
+from moe_harness.implementations.native.loading import Plan, check_supported, make_plan, make_router
+from moe_harness.implementations.native.router import Router
 
 
 class NativeRouter:

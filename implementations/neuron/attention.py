@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from implementations.neuron.linear import ColumnParallelLinear, RowParallelLinear
-from implementations.neuron.norm import RMSNorm
-from implementations.neuron.past import Past
-from implementations.neuron.rope import rotate
+from moe_harness.implementations.neuron.linear import ColumnParallelLinear, RowParallelLinear
+from moe_harness.implementations.neuron.norm import RMSNorm
+from moe_harness.implementations.neuron.past import Past
+from moe_harness.implementations.neuron.rope import rotate
 
 
 class Attention(nn.Module):

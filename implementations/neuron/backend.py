@@ -7,7 +7,7 @@ moe; graphs (what is compiled), engine (what runs them), model (the contract), s
 
 from __future__ import annotations
 
-from implementations.interface import (
+from moe_harness.implementations.interface import (
     DTYPES,
     Backend,
     Capabilities,
@@ -19,9 +19,9 @@ from implementations.interface import (
     RoutingSpec,
     Unsupported,
 )
-from implementations.neuron.left_out import LEFT_OUT
-from implementations.neuron.rule import PATHS
-from implementations.neuron.settings import MODES, Variant
+from moe_harness.implementations.neuron.left_out import LEFT_OUT
+from moe_harness.implementations.neuron.rule import PATHS
+from moe_harness.implementations.neuron.settings import MODES, Variant
 
 FEATURES = (
     "prefill decode reset chunked_prefill left_padding right_padding nan_pads pinned probe routing generate router slots capacity static"
@@ -35,7 +35,7 @@ def backend(variant: str | None = None) -> Backend:
 
 
 class NeuronBackend:
-    """A factory of Neuron models. See `implementations.interface.Backend`."""
+    """A factory of Neuron models. See `moe_harness.interface.Backend`."""
 
     def __init__(self, variant: Variant, name: str):
         self.variant, self.name = variant, name
@@ -60,14 +60,14 @@ class NeuronBackend:
     def from_hf(self, src: str, dst: str) -> None:
         """A file of weights for each of the variant's processes, and neuron_config.json. Raises CheckpointError, and Unsupported for sizes
         that do not divide."""
-        from implementations.neuron.convert import from_hf
-        from implementations.neuron.cores import world
+        from moe_harness.implementations.neuron.convert import from_hf
+        from moe_harness.implementations.neuron.cores import world
 
         from_hf(src, dst, self.variant.tp or world(0), self.variant.ep, not self.variant.unfused)
 
     def to_hf(self, src: str, dst: str) -> None:
         """The inverse of `from_hf`, bit for bit."""
-        from implementations.neuron.convert import to_hf
+        from moe_harness.implementations.neuron.convert import to_hf
 
         to_hf(src, dst)
 
@@ -75,7 +75,7 @@ class NeuronBackend:
         """As every process of a model has it."""
         if self.variant.nxd:
             raise Unsupported("NxD compiles whole models, no router alone")
-        from implementations.neuron.standalone import StandaloneRouter
+        from moe_harness.implementations.neuron.standalone import StandaloneRouter
 
         return StandaloneRouter(spec, weights, load)
 
@@ -83,8 +83,8 @@ class NeuronBackend:
         """Compiler, see the contract. The processes of a mesh work side by side: the slowest one's seconds count."""
         if _reason() is not None:
             return Compilation()
-        from implementations.neuron import crew, device
-        from implementations.neuron.costs import COSTS, one_after_the_other
+        from moe_harness.implementations.neuron import crew, device
+        from moe_harness.implementations.neuron.costs import COSTS, one_after_the_other
 
         return one_after_the_other(COSTS.take(), device.compilation(), *crew.compilation())
 
@@ -94,7 +94,7 @@ class NeuronBackend:
         reason = _reason()
         if reason is not None:
             raise Unsupported(reason)
-        from implementations.neuron.start import start
+        from moe_harness.implementations.neuron.start import start
 
         return start(path, self.variant, spec)
 
@@ -110,12 +110,12 @@ def _reason() -> str | None:
 
 
 def _without_nxd(variant: Variant) -> str | None:
-    from implementations.neuron.vendor import absent
+    from moe_harness.implementations.neuron.vendor import absent
 
     return absent(variant.tp) or None
 
 
 def _absent() -> str:
-    from implementations.neuron.device import missing
+    from moe_harness.implementations.neuron.device import missing
 
     return missing()

@@ -17,15 +17,15 @@ from typing import Any, Sequence
 import numpy as np
 import torch
 
-from implementations.interface import Compilation, GraphProof, ModelConfig, Unsupported
-from implementations.neuron.buckets import buckets
-from implementations.neuron.collectives import Region
-from implementations.neuron.costs import COSTS
-from implementations.neuron.engine import Call, Result
-from implementations.neuron.loading import Plan, build
-from implementations.neuron.mesh import Mesh
-from implementations.neuron.routed import Pins, Routed
-from implementations.neuron.traced import Graph, Traced, graph_of, graphs, inputs, result
+from moe_harness.implementations.interface import Compilation, GraphProof, ModelConfig, Unsupported
+from moe_harness.implementations.neuron.buckets import buckets
+from moe_harness.implementations.neuron.collectives import Region
+from moe_harness.implementations.neuron.costs import COSTS
+from moe_harness.implementations.neuron.engine import Call, Result
+from moe_harness.implementations.neuron.loading import Plan, build
+from moe_harness.implementations.neuron.mesh import Mesh
+from moe_harness.implementations.neuron.routed import Pins, Routed
+from moe_harness.implementations.neuron.traced import Graph, Traced, graph_of, graphs, inputs, result
 
 ARGUMENTS = "--auto-cast=none --model-type=transformer -O1"  # of neuronx-cc; NxD's own defaults turn infinities into numbers
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from implementations.neuron.mesh import Mesh
+from moe_harness.implementations.neuron.mesh import Mesh
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from implementations.interface import Compilation
-from implementations.neuron.costs import COSTS
+from moe_harness.implementations.interface import Compilation
+from moe_harness.implementations.neuron.costs import COSTS
 
 MOST_GRAPHS = 1 << 20  # Dynamo counts those of all models of a process together, since they are compilations of one function
 

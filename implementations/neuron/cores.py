@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 
-from implementations.interface import Unsupported
+from moe_harness.implementations.interface import Unsupported
 
 NUMBER, VISIBLE = "NEURON_RT_NUM_CORES", "NEURON_RT_VISIBLE_CORES"
 BIN = "/opt/aws/neuron/bin"  # where AWS installs its tools, often not on PATH

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from implementations.interface import Compilation
+from moe_harness.implementations.interface import Compilation
 
 
 class Costs:

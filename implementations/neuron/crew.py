@@ -14,10 +14,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from implementations.interface import Compilation
-from implementations.neuron.costs import side_by_side
-from implementations.neuron.mesh import Degrees
-from implementations.neuron.rank import serve
+from moe_harness.implementations.interface import Compilation
+from moe_harness.implementations.neuron.costs import side_by_side
+from moe_harness.implementations.neuron.mesh import Degrees
+from moe_harness.implementations.neuron.rank import serve
 
 Serve = Callable[[int, str, Degrees, Connection], None]
 NO_MODEL = -1
@@ -47,7 +47,7 @@ class Crew:
 
     def _start(self, serve: Serve, rank: int, degrees: Degrees) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["implementations.neuron.rank"])  # torch is imported once
+        context.set_forkserver_preload(["moe_harness.implementations.neuron.rank"])  # torch is imported once
         near, far = context.Pipe()
         process = context.Process(target=serve, args=(rank, f"file://{self._directory}/rendezvous", degrees, far), daemon=True)
         process.start()

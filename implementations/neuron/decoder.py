@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from implementations.neuron.attention import Attention
-from implementations.neuron.experts import MLP
-from implementations.neuron.linear import ColumnParallelLinear, ParallelEmbedding
-from implementations.neuron.moe import MoE
-from implementations.neuron.norm import RMSNorm
-from implementations.neuron.past import Past
-from implementations.neuron.rope import Rope
-from implementations.torch_values import Choice, Pin
+from moe_harness.implementations.common.torch.values import Choice, Pin
+from moe_harness.implementations.neuron.attention import Attention
+from moe_harness.implementations.neuron.experts import MLP
+from moe_harness.implementations.neuron.linear import ColumnParallelLinear, ParallelEmbedding
+from moe_harness.implementations.neuron.moe import MoE
+from moe_harness.implementations.neuron.norm import RMSNorm
+from moe_harness.implementations.neuron.past import Past
+from moe_harness.implementations.neuron.rope import Rope
 
 
 class Layer(nn.Module):

@@ -10,7 +10,7 @@ from collections import Counter
 from functools import lru_cache
 from importlib import import_module, metadata
 
-from implementations.interface import Compilation
+from moe_harness.implementations.interface import Compilation
 
 KIND = "neuron"
 INSTALL = "the real one: pip install torch-neuronx --extra-index-url https://pip.repos.neuron.amazonaws.com"

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from implementations.checkpoint import CONFIG, SAFETENSORS_NAMES, parse_config, read_config
-from implementations.interface import CheckpointError
-from implementations.neuron.layout import QKV, Local, layout, unfused
-from implementations.neuron.mesh import Mesh
-from implementations.neuron.neuron_config import FILE, NeuronConfig
-from implementations.safetensors_parts import Entry, Part, write_parts
-from implementations.safetensors_view import views
-from implementations.weights import stored_dtypes
+from moe_harness.implementations.checkpoint.checkpoint import CONFIG, SAFETENSORS_NAMES, parse_config, read_config
+from moe_harness.implementations.checkpoint.safetensors_parts import Entry, Part, write_parts
+from moe_harness.implementations.checkpoint.safetensors_view import views
+from moe_harness.implementations.checkpoint.weights import stored_dtypes
+from moe_harness.implementations.interface import CheckpointError
+from moe_harness.implementations.neuron.layout import QKV, Local, layout, unfused
+from moe_harness.implementations.neuron.mesh import Mesh
+from moe_harness.implementations.neuron.neuron_config import FILE, NeuronConfig
 
 HEAD_KEY = "stored_head"  # metadata: whether the checkpoint had a head of its own, which a tied one need not
 

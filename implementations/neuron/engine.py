@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from implementations.interface import GraphProof
-from implementations.neuron.cache import KVCache
-from implementations.neuron.compiled import Compiled
-from implementations.neuron.decoder import Decoder
-from implementations.neuron.graphs import ContextEncoding, TokenGeneration
-from implementations.neuron.memory import check_gather
-from implementations.neuron.moe import MoE
-from implementations.neuron.proof import prove
-from implementations.neuron.routed import Pins, Routed
-from implementations.neuron.router import Router
-from implementations.neuron.sampler import Draw
-from implementations.torch_values import Choice, Pin, on_device
+from moe_harness.implementations.common.torch.values import Choice, Pin, on_device
+from moe_harness.implementations.interface import GraphProof
+from moe_harness.implementations.neuron.cache import KVCache
+from moe_harness.implementations.neuron.compiled import Compiled
+from moe_harness.implementations.neuron.decoder import Decoder
+from moe_harness.implementations.neuron.graphs import ContextEncoding, TokenGeneration
+from moe_harness.implementations.neuron.memory import check_gather
+from moe_harness.implementations.neuron.moe import MoE
+from moe_harness.implementations.neuron.proof import prove
+from moe_harness.implementations.neuron.routed import Pins, Routed
+from moe_harness.implementations.neuron.router import Router
+from moe_harness.implementations.neuron.sampler import Draw
 
 
 @dataclass(frozen=True)

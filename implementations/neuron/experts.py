@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from implementations.neuron import dispatch
-from implementations.neuron.dispatch import Places
-from implementations.neuron.linear import ColumnParallelLinear, RowParallelLinear, frozen
+from moe_harness.implementations.neuron import dispatch
+from moe_harness.implementations.neuron.dispatch import Places
+from moe_harness.implementations.neuron.linear import ColumnParallelLinear, RowParallelLinear, frozen
 
 
 def swiglu(gate_up: Tensor) -> Tensor:

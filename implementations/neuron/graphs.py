@@ -9,11 +9,11 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from implementations.neuron.cache import KVCache
-from implementations.neuron.decoder import Decoder
-from implementations.neuron.past import Beginning, Continuation, Past
-from implementations.neuron.sampler import Draw, sample
-from implementations.torch_values import Choice, Pin
+from moe_harness.implementations.common.torch.values import Choice, Pin
+from moe_harness.implementations.neuron.cache import KVCache
+from moe_harness.implementations.neuron.decoder import Decoder
+from moe_harness.implementations.neuron.past import Beginning, Continuation, Past
+from moe_harness.implementations.neuron.sampler import Draw, sample
 
 Result = Tuple[Optional[Tensor], List[Choice]]  # logits [B, S or 1, V] float32 or sampled ids [B], and the routing of T = B * S tokens
 

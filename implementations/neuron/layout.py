@@ -12,12 +12,12 @@ from typing import Dict, List, Tuple
 
 import numpy as np
 
-from implementations.families.family import Family
-from implementations.interface import ModelConfig, Unsupported
-from implementations.neuron.heads import EMPTY, Heads, spread
-from implementations.neuron.mesh import Mesh
-from implementations.turned import put_turned
-from implementations.weights import Placement, by_target
+from moe_harness.implementations.checkpoint.weights import Placement, by_target
+from moe_harness.implementations.common.turned import put_turned
+from moe_harness.implementations.families.family import Family
+from moe_harness.implementations.interface import ModelConfig, Unsupported
+from moe_harness.implementations.neuron.heads import EMPTY, Heads, spread
+from moe_harness.implementations.neuron.mesh import Mesh
 
 Region = Tuple[slice | int, ...]
 HEAD = "lm_head.weight"

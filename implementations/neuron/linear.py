@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from implementations.neuron.collectives import gather_tp, sum_tp
-from implementations.neuron.mesh import Mesh
+from moe_harness.implementations.neuron.collectives import gather_tp, sum_tp
+from moe_harness.implementations.neuron.mesh import Mesh
 
 
 def frozen(tensor: Tensor) -> nn.Parameter:

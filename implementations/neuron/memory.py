@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from implementations.neuron.dispatch import most_blocks
-from implementations.neuron.moe import MoE
-from implementations.torch_memory import check_copy
+from moe_harness.implementations.common.torch.memory import check_copy
+from moe_harness.implementations.neuron.dispatch import most_blocks
+from moe_harness.implementations.neuron.moe import MoE
 
 
 def check_gather(moe: MoE, tokens: int, sequence: int) -> None:

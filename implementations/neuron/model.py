@@ -1,4 +1,4 @@
-"""The contract of `implementations.interface` around an engine: strict checks first, graphs of fixed shapes, the lengths changed last."""
+"""The contract of `moe_harness.interface` around an engine: strict checks first, graphs of fixed shapes, the lengths changed last."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import List, Tuple
 
 import numpy as np
 
-from implementations.batch import Batch, check_prompt, check_room, check_tokens, place
-from implementations.generation import Prompt, generate
-from implementations.interface import (
+from moe_harness.implementations.common.batch import Batch, check_prompt, check_room, check_tokens, place
+from moe_harness.implementations.common.generation import Prompt, generate
+from moe_harness.implementations.common.torch.values import check_request, check_states, pinned_arrays
+from moe_harness.implementations.interface import (
     GenerationSpec,
     GraphProof,
     InvalidInput,
@@ -22,13 +23,12 @@ from implementations.interface import (
     StepOutput,
     Unsupported,
 )
-from implementations.neuron.buckets import bucket, buckets
-from implementations.neuron.engine import Call, Engine, Result
-from implementations.neuron.occupancy import Occupancy
-from implementations.neuron.on_device import Draws, OnDevice
-from implementations.neuron.routed import Pins, routing
-from implementations.neuron.seats import Seats, seats
-from implementations.torch_values import check_request, check_states, pinned_arrays
+from moe_harness.implementations.neuron.buckets import bucket, buckets
+from moe_harness.implementations.neuron.engine import Call, Engine, Result
+from moe_harness.implementations.neuron.occupancy import Occupancy
+from moe_harness.implementations.neuron.on_device import Draws, OnDevice
+from moe_harness.implementations.neuron.routed import Pins, routing
+from moe_harness.implementations.neuron.seats import Seats, seats
 
 Group = Tuple[np.ndarray, Tuple[int, int]]  # rows of a call, and the shape of the graph that they go through
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from implementations.neuron.collectives import sum_all
-from implementations.neuron.dispatch import positions
-from implementations.neuron.experts import MLP, Experts
-from implementations.neuron.linear import frozen
-from implementations.neuron.mesh import Mesh
-from implementations.neuron.router import Router
-from implementations.neuron.rule import Rule
-from implementations.torch_values import Choice, Pin
+from moe_harness.implementations.common.torch.values import Choice, Pin
+from moe_harness.implementations.neuron.collectives import sum_all
+from moe_harness.implementations.neuron.dispatch import positions
+from moe_harness.implementations.neuron.experts import MLP, Experts
+from moe_harness.implementations.neuron.linear import frozen
+from moe_harness.implementations.neuron.mesh import Mesh
+from moe_harness.implementations.neuron.router import Router
+from moe_harness.implementations.neuron.rule import Rule
 
 
 class SharedExpert(nn.Module):

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from implementations.checkpoint import read_json
-from implementations.checkpoint_writer import write_json
-from implementations.interface import CheckpointError, Unsupported
+from moe_harness.implementations.checkpoint.checkpoint import read_json
+from moe_harness.implementations.checkpoint.writer import write_json
+from moe_harness.implementations.interface import CheckpointError, Unsupported
 
 FILE = "neuron_config.json"
 KEY, CLASS = "_serialized_key", "NxDNeuronConfig"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from implementations.neuron.linear import frozen
+from moe_harness.implementations.neuron.linear import frozen
 
 
 class RMSNorm(nn.Module):

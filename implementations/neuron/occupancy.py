@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from implementations.batch import integers
-from implementations.interface import InvalidInput
+from moe_harness.implementations.common.batch import integers
+from moe_harness.implementations.interface import InvalidInput
 
 
 class Occupancy:

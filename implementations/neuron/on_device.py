@@ -1,4 +1,4 @@
-"""Tokens that are chosen inside the graph: `Steps` of implementations.generation."""
+"""Tokens that are chosen inside the graph: `Steps` of moe_harness.implementations.common.generation."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from implementations.generation import Prompt, streams
-from implementations.interface import GenerationSpec
-from implementations.neuron.sampler import parameters
+from moe_harness.implementations.common.generation import Prompt, streams
+from moe_harness.implementations.interface import GenerationSpec
+from moe_harness.implementations.neuron.sampler import parameters
 
 Draws = tuple[np.ndarray, np.ndarray]  # of sampler.Draw, by row of the call
 First = Callable[[Prompt, Draws], np.ndarray]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from implementations.neuron.cache import KVCache
+from moe_harness.implementations.neuron.cache import KVCache
 
 FLASH_FROM, FLASH_STEP, FLASH_HEAD = 1024, 1024, 128  # tokens, tokens, head size: where NxD uses its flash kernel on two logical cores
 

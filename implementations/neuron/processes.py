@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from implementations.interface import GraphProof, ModelConfig
-from implementations.neuron.crew import Crew
-from implementations.neuron.engine import Call, Result
-from implementations.neuron.loading import Plan
-from implementations.neuron.routed import Pins, Routed
+from moe_harness.implementations.interface import GraphProof, ModelConfig
+from moe_harness.implementations.neuron.crew import Crew
+from moe_harness.implementations.neuron.engine import Call, Result
+from moe_harness.implementations.neuron.loading import Plan
+from moe_harness.implementations.neuron.routed import Pins, Routed
 
 _numbers = count()  # of models
 

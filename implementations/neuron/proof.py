@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.export import export
 from torch.utils._pytree import tree_leaves
 
-from implementations.interface import GraphProof
-from implementations.neuron.costs import COSTS
+from moe_harness.implementations.interface import GraphProof
+from moe_harness.implementations.neuron.costs import COSTS
 
 
 def prove(name: str, graph: nn.Module, inputs: tuple[Any, ...]) -> GraphProof:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from implementations.interface import Compilation, ModelConfig
-from implementations.neuron import device
-from implementations.neuron.collectives import connected
-from implementations.neuron.costs import COSTS, one_after_the_other
-from implementations.neuron.engine import Local
-from implementations.neuron.loading import Plan, build
-from implementations.neuron.mesh import Degrees, Mesh
+from moe_harness.implementations.interface import Compilation, ModelConfig
+from moe_harness.implementations.neuron import device
+from moe_harness.implementations.neuron.collectives import connected
+from moe_harness.implementations.neuron.costs import COSTS, one_after_the_other
+from moe_harness.implementations.neuron.engine import Local
+from moe_harness.implementations.neuron.loading import Plan, build
+from moe_harness.implementations.neuron.mesh import Degrees, Mesh
 
 BACKENDS = {"cpu": "gloo", "neuron": "neuron"}  # of torch.distributed
 FROM_ALL = ("prove", "compilation")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from implementations.interface import ModelConfig, Routing
-from implementations.neuron.seats import Seats
+from moe_harness.implementations.interface import ModelConfig, Routing
+from moe_harness.implementations.neuron.seats import Seats
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from implementations.interface import RoutingSpec
-from implementations.neuron.linear import frozen
-from implementations.torch_values import Choice, Pin
+from moe_harness.implementations.common.torch.values import Choice, Pin
+from moe_harness.implementations.interface import RoutingSpec
+from moe_harness.implementations.neuron.linear import frozen
 
 
 class Router(nn.Module):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from implementations.interface import GenerationSpec
+from moe_harness.implementations.interface import GenerationSpec
 
 MAX_TOP_K = 256  # tokens that can be drawn at all
 FILL = -3000.0  # in the place of a logit that must not be drawn

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from implementations.batch import Batch
+from moe_harness.implementations.common.batch import Batch
 
 EMPTY = -1
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from implementations.interface import InvalidInput
-from implementations.neuron.rule import BLOCK, PATHS
+from moe_harness.implementations.interface import InvalidInput
+from moe_harness.implementations.neuron.rule import BLOCK, PATHS
 
 MODES = ("batched", "compiled", "nxd", "sampling", "unfused")
 

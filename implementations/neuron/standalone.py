@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from implementations.interface import InvalidInput, LoadSpec, RouterWeights, Routing, RoutingSpec
-from implementations.neuron.engine import alone
-from implementations.neuron.loading import check_routable, make_plan
-from implementations.neuron.router import Router
-from implementations.neuron.settings import Variant
-from implementations.torch_values import check_states, on_device
+from moe_harness.implementations.common.torch.values import check_states, on_device
+from moe_harness.implementations.interface import InvalidInput, LoadSpec, RouterWeights, Routing, RoutingSpec
+from moe_harness.implementations.neuron.engine import alone
+from moe_harness.implementations.neuron.loading import check_routable, make_plan
+from moe_harness.implementations.neuron.router import Router
+from moe_harness.implementations.neuron.settings import Variant
 
 
 class StandaloneRouter:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from implementations.interface import LoadSpec, ModelConfig, Unsupported
-from implementations.neuron.cores import world
-from implementations.neuron.crew import Crew, crew_of
-from implementations.neuron.device import KIND
-from implementations.neuron.engine import Engine, Local
-from implementations.neuron.loading import Plan, build, make_plan
-from implementations.neuron.mesh import Degrees, Mesh
-from implementations.neuron.model import NeuronModel, Shape
-from implementations.neuron.processes import Processes
-from implementations.neuron.settings import Variant
-from implementations.neuron.vendor import absent
+from moe_harness.implementations.interface import LoadSpec, ModelConfig, Unsupported
+from moe_harness.implementations.neuron.cores import world
+from moe_harness.implementations.neuron.crew import Crew, crew_of
+from moe_harness.implementations.neuron.device import KIND
+from moe_harness.implementations.neuron.engine import Engine, Local
+from moe_harness.implementations.neuron.loading import Plan, build, make_plan
+from moe_harness.implementations.neuron.mesh import Degrees, Mesh
+from moe_harness.implementations.neuron.model import NeuronModel, Shape
+from moe_harness.implementations.neuron.processes import Processes
+from moe_harness.implementations.neuron.settings import Variant
+from moe_harness.implementations.neuron.vendor import absent
 
 
 def start(path: str, variant: Variant, spec: LoadSpec) -> NeuronModel:
@@ -45,7 +45,7 @@ def built(path: str, variant: Variant, spec: LoadSpec) -> NeuronModel:
     plan = make_plan(variant, replace(spec, device="cpu") if spec.device == KIND else spec)
     if why := absent(variant.tp):
         raise Unsupported(why)
-    from implementations.neuron import builder
+    from moe_harness.implementations.neuron import builder
 
     plan = replace(plan, variant=replace(variant, tp=world(variant.tp)))
     config, engine = builder.start(path, plan)

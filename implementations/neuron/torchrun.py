@@ -1,6 +1,6 @@
 """Greedy generation under torchrun, where every process runs the whole program on its part of the model:
 
-    torchrun --nproc-per-node 4 -m implementations.neuron.torchrun CHECKPOINT --tp 2 --ep 2 --prompt 5 6 7
+    torchrun --nproc-per-node 4 -m moe_harness.implementations.neuron.torchrun CHECKPOINT --tp 2 --ep 2 --prompt 5 6 7
 
 Process 0 prints the new ids as JSON.
 """
@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch.distributed as dist
 
-from implementations.interface import GenerationSpec, LoadSpec
-from implementations.neuron.collectives import connected
-from implementations.neuron.loading import make_plan
-from implementations.neuron.settings import Variant
-from implementations.neuron.start import part
+from moe_harness.implementations.interface import GenerationSpec, LoadSpec
+from moe_harness.implementations.neuron.collectives import connected
+from moe_harness.implementations.neuron.loading import make_plan
+from moe_harness.implementations.neuron.settings import Variant
+from moe_harness.implementations.neuron.start import part
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="implementations.neuron.torchrun", description="Greedy generation, under torchrun.")
+    parser = argparse.ArgumentParser(prog="moe_harness.implementations.neuron.torchrun", description="Greedy generation, under torchrun.")
     parser.add_argument("checkpoint", help="HF or Neuron directory")
     parser.add_argument("--tp", type=int, default=1, help="processes that split every expert, attention and the head")
     parser.add_argument("--ep", type=int, default=1, help="groups of processes that hold different experts")

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from implementations.neuron.cache import KVCache
-from implementations.neuron.decoder import Decoder
-from implementations.neuron.engine import Call, Result
-from implementations.neuron.graphs import ContextEncoding, TokenGeneration
-from implementations.neuron.linear import frozen
-from implementations.neuron.routed import Routed
-from implementations.torch_values import Choice
+from moe_harness.implementations.common.torch.values import Choice
+from moe_harness.implementations.neuron.cache import KVCache
+from moe_harness.implementations.neuron.decoder import Decoder
+from moe_harness.implementations.neuron.engine import Call, Result
+from moe_harness.implementations.neuron.graphs import ContextEncoding, TokenGeneration
+from moe_harness.implementations.neuron.linear import frozen
+from moe_harness.implementations.neuron.routed import Routed
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib import import_module
 
-from implementations.interface import Unsupported
-from implementations.neuron.cores import world
-from implementations.neuron.device import unimportable
+from moe_harness.implementations.interface import Unsupported
+from moe_harness.implementations.neuron.cores import world
+from moe_harness.implementations.neuron.device import unimportable
 
 PACKAGES = ("torch-neuronx", "libneuronxla", "neuronx-distributed")  # each needs those before it
 NAMES = ("ModelBuilder", "NxDModel", "NxDParallelState")  # since 0.14, Neuron 2.25

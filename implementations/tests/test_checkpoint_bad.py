@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from implementations.checkpoint import Checkpoint
-from implementations.interface import CheckpointError
-from implementations.tests.test_checkpoint_good import (
+from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
+from moe_harness.implementations.interface import CheckpointError
+from moe_harness.implementations.tests.test_checkpoint_good import (
     INDEX,
     MIXTRAL_CURRENT,
     MIXTRAL_LEGACY,

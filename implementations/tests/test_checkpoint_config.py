@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from implementations.tests.test_checkpoint_bad import Bad, check, text
-from implementations.tests.test_checkpoint_good import MIXTRAL_CURRENT, MIXTRAL_LEGACY, QWEN_CURRENT, Raw
+from moe_harness.implementations.tests.test_checkpoint_bad import Bad, check, text
+from moe_harness.implementations.tests.test_checkpoint_good import MIXTRAL_CURRENT, MIXTRAL_LEGACY, QWEN_CURRENT, Raw
 
 M, Q = MIXTRAL_LEGACY, QWEN_CURRENT
 

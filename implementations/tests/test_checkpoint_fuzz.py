@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from implementations.checkpoint import Checkpoint, parse_config
-from implementations.interface import CheckpointError
-from implementations.tests.test_checkpoint_good import (
+from moe_harness.implementations.checkpoint.checkpoint import Checkpoint, parse_config
+from moe_harness.implementations.interface import CheckpointError
+from moe_harness.implementations.tests.test_checkpoint_good import (
     INDEX,
     MIXTRAL_LEGACY,
     QWEN_CURRENT,

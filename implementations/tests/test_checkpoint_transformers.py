@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from implementations import families
-from implementations.checkpoint import Checkpoint
-from implementations.checkpoint_writer import write_checkpoint
-from implementations.tests.tiny import tiny_config, tiny_tensors
-from implementations.weights import parameter_counts, scatter
+from moe_harness.implementations import families
+from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
+from moe_harness.implementations.checkpoint.weights import parameter_counts, scatter
+from moe_harness.implementations.checkpoint.writer import write_checkpoint
+from moe_harness.implementations.tests.tiny import tiny_config, tiny_tensors
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from implementations.checkpoint import Checkpoint
-from implementations.checkpoint_writer import convert, copy_beside, new_directory, write_checkpoint, write_tensors
-from implementations.interface import CheckpointError
-from implementations.tests.test_checkpoint_good import (
+from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
+from moe_harness.implementations.checkpoint.weights import identity_layout, scatter
+from moe_harness.implementations.checkpoint.writer import convert, copy_beside, new_directory, write_checkpoint, write_tensors
+from moe_harness.implementations.interface import CheckpointError
+from moe_harness.implementations.tests.test_checkpoint_good import (
     INDEX,
     MIXTRAL_CURRENT,
     QWEN_CURRENT,
@@ -22,7 +23,6 @@ from implementations.tests.test_checkpoint_good import (
     random_tensors,
     write_directory,
 )
-from implementations.weights import identity_layout, scatter
 
 TIED = {**QWEN_CURRENT, "tie_word_embeddings": True, "dtype": "bfloat16"}
 

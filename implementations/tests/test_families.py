@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from implementations import families
-from implementations.families.config import ConfigError
-from implementations.interface import DTYPES, ModelConfig, RoutingSpec
-from implementations.weights import parameter_counts
+from moe_harness.implementations import families
+from moe_harness.implementations.checkpoint.weights import parameter_counts
+from moe_harness.implementations.families.config import ConfigError
+from moe_harness.implementations.interface import DTYPES, ModelConfig, RoutingSpec
 
 POSITIVE = st.floats(min_value=1e-30, max_value=1e30, allow_subnormal=False)
 TOKENS = st.integers(0, 60)

@@ -12,13 +12,13 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from implementations import families, registry  # noqa: E402
-from implementations.checkpoint import HEAD, Checkpoint  # noqa: E402
-from implementations.checkpoint_writer import write_checkpoint  # noqa: E402
-from implementations.interface import CheckpointError, LoadSpec, Request  # noqa: E402
-from implementations.tests.tiny import tiny_checkpoint, tiny_config, tiny_tensors  # noqa: E402
-from implementations.tests.tiny_hf import one_thread  # noqa: E402, F401
-from implementations.weights import scatter  # noqa: E402
+from moe_harness.implementations import families, registry  # noqa: E402
+from moe_harness.implementations.checkpoint.checkpoint import HEAD, Checkpoint  # noqa: E402
+from moe_harness.implementations.checkpoint.weights import scatter  # noqa: E402
+from moe_harness.implementations.checkpoint.writer import write_checkpoint  # noqa: E402
+from moe_harness.implementations.interface import CheckpointError, LoadSpec, Request  # noqa: E402
+from moe_harness.implementations.tests.tiny import tiny_checkpoint, tiny_config, tiny_tensors  # noqa: E402
+from moe_harness.implementations.tests.tiny_hf import one_thread  # noqa: E402, F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -148,7 +148,7 @@ def test_absent_token_ids_stay_absent(tmp_path: Path):
 
 
 def test_failure_leaves_no_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from implementations.hf import convert
+    from moe_harness.implementations.hf import convert
 
     hf = registry.backend("hf")
     with pytest.raises(CheckpointError):

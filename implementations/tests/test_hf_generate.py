@@ -14,10 +14,10 @@ pytest.importorskip("transformers")
 
 import torch  # noqa: E402
 
-from implementations import registry  # noqa: E402
-from implementations.interface import GenerationSpec, InvalidInput, LoadSpec, Request, Unsupported  # noqa: E402
-from implementations.tests.tiny import tiny_checkpoint  # noqa: E402
-from implementations.tests.tiny_hf import full, load, one_thread, prompts  # noqa: E402, F401
+from moe_harness.implementations import registry  # noqa: E402
+from moe_harness.implementations.interface import GenerationSpec, InvalidInput, LoadSpec, Request, Unsupported  # noqa: E402
+from moe_harness.implementations.tests.tiny import tiny_checkpoint  # noqa: E402
+from moe_harness.implementations.tests.tiny_hf import full, load, one_thread, prompts  # noqa: E402, F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LENGTHS = np.array([12, 5, 9])
@@ -142,8 +142,8 @@ def test_bad_generation_spec(tmp_path: Path, spec: GenerationSpec):
 
 
 def test_right_aligned_keeps_the_order_of_the_tokens():
-    from implementations.hf.generation import right_aligned
-    from implementations.hf.inputs import prefill_chunk
+    from moe_harness.implementations.hf.generation import right_aligned
+    from moe_harness.implementations.hf.inputs import prefill_chunk
 
     ids = np.stack([np.arange(40), np.arange(50, 90)])
     for padding, expected in (("right", [range(30), range(50, 75)]), ("left", [range(10, 40), range(65, 90)])):

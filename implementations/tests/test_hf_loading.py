@@ -14,8 +14,8 @@ pytest.importorskip("transformers")
 
 import torch  # noqa: E402
 
-from implementations import registry  # noqa: E402
-from implementations.interface import (  # noqa: E402
+from moe_harness.implementations import registry  # noqa: E402
+from moe_harness.implementations.interface import (
     CheckpointError,
     Generate,
     GoldenTrainer,
@@ -28,8 +28,8 @@ from implementations.interface import (  # noqa: E402
     RouterBuilder,
     Unsupported,
 )
-from implementations.tests.tiny import tiny_checkpoint  # noqa: E402
-from implementations.tests.tiny_hf import full, load, one_thread, prompts  # noqa: E402, F401
+from moe_harness.implementations.tests.tiny import tiny_checkpoint  # noqa: E402
+from moe_harness.implementations.tests.tiny_hf import full, load, one_thread, prompts  # noqa: E402, F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -69,7 +69,7 @@ def test_bad_directories_are_checkpoint_errors(tmp_path: Path):
 @pytest.mark.parametrize("kind", ["missing_keys", "unexpected_keys", "mismatched_keys"])
 def test_what_transformers_reports_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str):
     """The strict reader leaves transformers nothing to report, so its report is forged."""
-    from implementations.hf import loading
+    from moe_harness.implementations.hf import loading
 
     tiny_checkpoint(tmp_path / "c")
     original = loading.AutoModelForCausalLM.from_pretrained
@@ -97,7 +97,7 @@ FORGED_VALUES = {
 
 @pytest.mark.parametrize("family, field", [(family, field) for family, fields in FORGED.items() for field in fields.split()])
 def test_config_that_transformers_reads_differently_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, field: str):
-    from implementations.hf import loading
+    from moe_harness.implementations.hf import loading
 
     tiny_checkpoint(tmp_path / "c", family)
     original = loading.AutoModelForCausalLM.from_pretrained
@@ -141,7 +141,7 @@ def test_declared_protocols_are_there(tmp_path: Path):
 
 
 def test_missing_library_is_a_reason_and_not_a_crash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    from implementations.hf.backend import unavailable
+    from moe_harness.implementations.hf.backend import unavailable
 
     hf = registry.backend("hf")
     unavailable.cache_clear()
@@ -155,7 +155,7 @@ def test_missing_library_is_a_reason_and_not_a_crash(monkeypatch: pytest.MonkeyP
 
 
 def test_capabilities_say_what_is_here():
-    from implementations.hf.backend import _out_of_bounds
+    from moe_harness.implementations.hf.backend import _out_of_bounds
 
     capabilities = registry.backend("hf").capabilities()
     assert capabilities.unavailable is None and capabilities.reads_hf and {"mixtral", "qwen3_moe"} <= set(capabilities.families)

@@ -13,13 +13,10 @@ pytest.importorskip("transformers")
 
 import torch  # noqa: E402
 
-from implementations import families  # noqa: E402
-from implementations.interface import (  # noqa: E402
-    InvalidInput,
-    Request,
-    Unsupported,
-)
-from implementations.tests.tiny_hf import ALL, assert_same_maths, full, load, one_thread, prompts  # noqa: E402, F401
+from moe_harness.implementations import families  # noqa: E402
+from moe_harness.implementations.common.torch import memory  # noqa: E402
+from moe_harness.implementations.interface import InvalidInput, Request, Unsupported
+from moe_harness.implementations.tests.tiny_hf import ALL, assert_same_maths, full, load, one_thread, prompts  # noqa: E402, F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -258,11 +255,10 @@ def test_cuda_agrees_with_cpu(tmp_path: Path, family: str, name: str):
 
 
 def test_batched_mm_refuses_what_would_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from implementations import torch_memory
 
     model, config = load(tmp_path, name="hf:batched_mm")
     x_TD = np.zeros((3, config.hidden_size), np.float32)
     assert model.moe_block(0, x_TD).shape == x_TD.shape
-    monkeypatch.setattr(torch_memory, "_free_bytes", lambda device: 1000)
+    monkeypatch.setattr(memory, "_free_bytes", lambda device: 1000)
     with pytest.raises(Unsupported, match="3 tokens"):
         model.moe_block(0, x_TD)

@@ -11,12 +11,12 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from implementations import families, registry  # noqa: E402
-from implementations.checkpoint import Checkpoint  # noqa: E402
-from implementations.checkpoint_writer import write_tensors  # noqa: E402
-from implementations.interface import InvalidInput, LoadSpec, PinnedRouting, Request  # noqa: E402
-from implementations.tests.tiny import tiny_checkpoint  # noqa: E402
-from implementations.tests.tiny_hf import assert_same_maths, full, load, one_thread, prompts  # noqa: E402, F401
+from moe_harness.implementations import families, registry  # noqa: E402
+from moe_harness.implementations.checkpoint.checkpoint import Checkpoint  # noqa: E402
+from moe_harness.implementations.checkpoint.writer import write_tensors  # noqa: E402
+from moe_harness.implementations.interface import InvalidInput, LoadSpec, PinnedRouting, Request  # noqa: E402
+from moe_harness.implementations.tests.tiny import tiny_checkpoint  # noqa: E402
+from moe_harness.implementations.tests.tiny_hf import assert_same_maths, full, load, one_thread, prompts  # noqa: E402, F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BACKENDS = [("native", {}), ("hf", {}), ("hf", {"attention": "eager"}), ("hf:grouped_mm", {})]

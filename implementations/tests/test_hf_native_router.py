@@ -12,12 +12,12 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from implementations import families, registry  # noqa: E402
-from implementations.checkpoint_writer import write_checkpoint  # noqa: E402
-from implementations.interface import InvalidInput, LoadSpec, RouterBuilder, RouterWeights, Routing, RoutingSpec, Unsupported  # noqa: E402
-from implementations.tests.tiny import tiny_config, tiny_tensors  # noqa: E402
-from implementations.tests.tiny_hf import one_thread  # noqa: E402, F401
-from implementations.weights import scatter  # noqa: E402
+from moe_harness.implementations import families, registry  # noqa: E402
+from moe_harness.implementations.checkpoint.weights import scatter  # noqa: E402
+from moe_harness.implementations.checkpoint.writer import write_checkpoint  # noqa: E402
+from moe_harness.implementations.interface import InvalidInput, LoadSpec, RouterBuilder, RouterWeights, Routing, RoutingSpec, Unsupported  # noqa: E402
+from moe_harness.implementations.tests.tiny import tiny_config, tiny_tensors  # noqa: E402
+from moe_harness.implementations.tests.tiny_hf import one_thread  # noqa: E402, F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 D, T = 24, 40

@@ -14,10 +14,10 @@ pytest.importorskip("transformers")
 
 import torch  # noqa: E402
 
-from implementations import families  # noqa: E402
-from implementations.interface import InvalidInput, ModelConfig, PinnedRouting, Request, Routing  # noqa: E402
-from implementations.tests.tiny import tiny_tensors  # noqa: E402
-from implementations.tests.tiny_hf import ALL, assert_same_maths, full, load, one_thread, prompts  # noqa: E402, F401
+from moe_harness.implementations import families  # noqa: E402
+from moe_harness.implementations.interface import InvalidInput, ModelConfig, PinnedRouting, Request, Routing  # noqa: E402
+from moe_harness.implementations.tests.tiny import tiny_tensors  # noqa: E402
+from moe_harness.implementations.tests.tiny_hf import ALL, assert_same_maths, full, load, one_thread, prompts  # noqa: E402, F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAMILIES = sorted(families.families())
@@ -274,8 +274,8 @@ def test_bad_probe_input(tmp_path: Path):
 
 
 def test_router_that_cannot_be_found_is_unsupported():
-    from implementations.hf.routing import _block
-    from implementations.interface import Unsupported
+    from moe_harness.implementations.hf.routing import _block
+    from moe_harness.implementations.interface import Unsupported
 
     layer = torch.nn.Module()
     layer.mlp = torch.nn.Linear(2, 2)

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from implementations.checkpoint import Checkpoint
-from implementations.checkpoint_writer import write_tensors
-from implementations.interface import CheckpointError, LoadSpec, Request
-from implementations.native.backend import backend
-from implementations.native.layout import layout_of, native_layout
-from implementations.tests.tiny import tiny_checkpoint
+from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
+from moe_harness.implementations.checkpoint.writer import write_tensors
+from moe_harness.implementations.interface import CheckpointError, LoadSpec, Request
+from moe_harness.implementations.native.backend import backend
+from moe_harness.implementations.native.layout import layout_of, native_layout
+from moe_harness.implementations.tests.tiny import tiny_checkpoint
 
 CASES = [
     ("mixtral", "bfloat16", dict(sliding_window=5)),

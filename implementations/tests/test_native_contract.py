@@ -1,4 +1,4 @@
-"""The native backend keeps the contract of `implementations.interface`; no other library is asked."""
+"""The native backend keeps the contract of `moe_harness.interface`; no other library is asked."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from implementations import families
-from implementations.checkpoint import Checkpoint
-from implementations.interface import (
+from moe_harness.implementations import families
+from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
+from moe_harness.implementations.interface import (
     Generate,
     GenerationSpec,
     InvalidInput,
@@ -22,8 +22,8 @@ from implementations.interface import (
     RouterBuilder,
     RoutingSpec,
 )
-from implementations.native.backend import backend
-from implementations.tests.tiny import tiny_checkpoint
+from moe_harness.implementations.native.backend import backend
+from moe_harness.implementations.tests.tiny import tiny_checkpoint
 
 torch = pytest.importorskip("torch")
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from implementations.interface import GenerationSpec, InvalidInput, LoadSpec, PinnedRouting, Request, Unsupported
-from implementations.native.backend import backend
-from implementations.tests.tiny import tiny_checkpoint
+from moe_harness.implementations.interface import GenerationSpec, InvalidInput, LoadSpec, PinnedRouting, Request, Unsupported
+from moe_harness.implementations.native.backend import backend
+from moe_harness.implementations.tests.tiny import tiny_checkpoint
 
 pytest.importorskip("torch")
 
@@ -39,7 +39,7 @@ def one(checkpoints):
 
 
 def test_importing_does_not_import_torch():
-    code = "import sys, implementations.native.backend as b; b.backend(); sys.exit('torch' in sys.modules)"
+    code = "import sys, moe_harness.implementations.native.backend as b; b.backend(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

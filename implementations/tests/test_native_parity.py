@@ -8,10 +8,10 @@ from typing import Any, Dict, Iterator, Tuple
 import numpy as np
 import pytest
 
-from implementations.interface import GenerationSpec, LoadSpec, PinnedRouting, Request, RoutingSpec
-from implementations.native import blocks
-from implementations.native.backend import backend
-from implementations.tests.tiny import tiny_checkpoint
+from moe_harness.implementations.interface import GenerationSpec, LoadSpec, PinnedRouting, Request, RoutingSpec
+from moe_harness.implementations.native import blocks
+from moe_harness.implementations.native.backend import backend
+from moe_harness.implementations.tests.tiny import tiny_checkpoint
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

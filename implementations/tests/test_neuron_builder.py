@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from implementations.interface import GenerationSpec, InvalidInput, LoadSpec, PinnedRouting, Request, StepOutput, Unsupported
-from implementations.neuron import cores, vendor
-from implementations.neuron.backend import backend
-from implementations.neuron.settings import Variant
-from implementations.tests import nxd_standin
-from implementations.tests.tiny import tiny_checkpoint
+from moe_harness.implementations.interface import GenerationSpec, InvalidInput, LoadSpec, PinnedRouting, Request, StepOutput, Unsupported
+from moe_harness.implementations.neuron import cores, vendor
+from moe_harness.implementations.neuron.backend import backend
+from moe_harness.implementations.neuron.settings import Variant
+from moe_harness.implementations.tests import nxd_standin
+from moe_harness.implementations.tests.tiny import tiny_checkpoint
 
 torch = pytest.importorskip("torch")
 CLOSE: dict[str, Any] = dict(rtol=0, atol=2e-5)  # float32, logits of unit size
@@ -119,7 +119,7 @@ def test_what_is_not_compiled_is_said(checkpoint: Path, standin: None):
 
 def test_a_compiled_model_is_kept(checkpoint: Path, standin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Under a name that changes with all it depends on."""
-    from implementations.neuron import builder
+    from moe_harness.implementations.neuron import builder
 
     version = "2.0"
     monkeypatch.setattr(builder.metadata, "version", lambda name: version)
@@ -146,8 +146,8 @@ def test_a_cache_that_is_no_state_is_an_error(checkpoint: Path, standin: None, m
 
 
 def test_the_cache_is_replaced_and_not_written_to():
-    from implementations.neuron.cache import KVCache
-    from implementations.neuron.traced import Replaced
+    from moe_harness.implementations.neuron.cache import KVCache
+    from moe_harness.implementations.neuron.traced import Replaced
 
     written = KVCache(2, (3, 2, 8, 4), torch.float32, torch.device("cpu"))
     for each in written.buffers():

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from implementations.checkpoint import Checkpoint
-from implementations.interface import CheckpointError, LoadSpec, Request, Unsupported
-from implementations.neuron.backend import FAMILIES, backend
-from implementations.neuron.directory import shard
-from implementations.neuron.neuron_config import FILE, NeuronConfig
-from implementations.tests.tiny import tiny_checkpoint
-from implementations.turned import put_turned
+from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
+from moe_harness.implementations.common.turned import put_turned
+from moe_harness.implementations.interface import CheckpointError, LoadSpec, Request, Unsupported
+from moe_harness.implementations.neuron.backend import FAMILIES, backend
+from moe_harness.implementations.neuron.directory import shard
+from moe_harness.implementations.neuron.neuron_config import FILE, NeuronConfig
+from moe_harness.implementations.tests.tiny import tiny_checkpoint
 
 
 @settings(deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from implementations.interface import Compilation, Compiler, InvalidInput, LoadSpec, Request
-from implementations.neuron import device
-from implementations.neuron.backend import backend
-from implementations.neuron.costs import side_by_side
-from implementations.neuron.settings import Variant
-from implementations.tests.tiny import tiny_checkpoint
+from moe_harness.implementations.interface import Compilation, Compiler, InvalidInput, LoadSpec, Request
+from moe_harness.implementations.neuron import device
+from moe_harness.implementations.neuron.backend import backend
+from moe_harness.implementations.neuron.costs import side_by_side
+from moe_harness.implementations.neuron.settings import Variant
+from moe_harness.implementations.tests.tiny import tiny_checkpoint
 
 torch: Any = pytest.importorskip("torch")
-Compiled: Any = pytest.importorskip("implementations.neuron.compiled").Compiled
+Compiled: Any = pytest.importorskip("moe_harness.implementations.neuron.compiled").Compiled
 SPEC = LoadSpec(max_batch=2, max_length=32)
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from implementations.neuron.rule import PATHS, Rule
+from moe_harness.implementations.neuron.rule import PATHS, Rule
 
 torch = pytest.importorskip("torch")
-dispatch = pytest.importorskip("implementations.neuron.dispatch")
-experts = pytest.importorskip("implementations.neuron.experts")
+dispatch = pytest.importorskip("moe_harness.implementations.neuron.dispatch")
+experts = pytest.importorskip("moe_harness.implementations.neuron.experts")
 
 D, F = 6, 4
 FEW = settings(deadline=None, derandomize=True, max_examples=60)

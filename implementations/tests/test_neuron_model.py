@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from implementations.interface import InvalidInput, LoadSpec, PinnedRouting, Request, Unsupported
-from implementations.neuron import device
-from implementations.neuron.backend import FAMILIES, backend
-from implementations.neuron.buckets import bucket, buckets
-from implementations.neuron.settings import Variant
-from implementations.tests.tiny import tiny_checkpoint
+from moe_harness.implementations.interface import InvalidInput, LoadSpec, PinnedRouting, Request, Unsupported
+from moe_harness.implementations.neuron import device
+from moe_harness.implementations.neuron.backend import FAMILIES, backend
+from moe_harness.implementations.neuron.buckets import bucket, buckets
+from moe_harness.implementations.neuron.settings import Variant
+from moe_harness.implementations.tests.tiny import tiny_checkpoint
 
 torch = pytest.importorskip("torch")
 ALL = Request("all", routing=True)
@@ -61,8 +61,8 @@ def test_a_batch_is_its_rows(checkpoint: Path):
 
 def test_a_row_that_is_not_finite_stays_alone(tmp_path: Path):
     """One token's embedding is NaN: the other row's logits are what they are without it."""
-    from implementations.checkpoint import Checkpoint
-    from implementations.checkpoint_writer import write_tensors
+    from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
+    from moe_harness.implementations.checkpoint.writer import write_tensors
 
     tiny_checkpoint(tmp_path / "m")
     prompt = ids(2, 6) % 90 + 3
@@ -170,7 +170,7 @@ def test_weights_that_would_not_fit_in_memory_are_not_copied(
     """NxD's own rule takes no path that copies, for so few tokens."""
     tiny_checkpoint(tmp_path / "m", num_hidden_layers=1)
     model = load(tmp_path / "m", variant)
-    monkeypatch.setattr("implementations.torch_memory._free_bytes", lambda device: 1000)
+    monkeypatch.setattr("moe_harness.implementations.common.torch.memory._free_bytes", lambda device: 1000)
     ask = (ids(1, 5), np.array([5]), Request())
     if refuses:
         with pytest.raises(Unsupported, match=f"{variant} copies .* of expert weights for 16 tokens"):

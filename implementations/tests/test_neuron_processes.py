@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from implementations.interface import CheckpointError, GenerationSpec, LoadSpec, Request, StepOutput
-from implementations.neuron.backend import backend
-from implementations.neuron.mesh import Degrees
-from implementations.neuron.settings import Variant
-from implementations.tests.tiny import tiny_checkpoint
-from implementations.tests.wrong_neuron import WRONGS, serve
+from moe_harness.implementations.interface import CheckpointError, GenerationSpec, LoadSpec, Request, StepOutput
+from moe_harness.implementations.neuron.backend import backend
+from moe_harness.implementations.neuron.mesh import Degrees
+from moe_harness.implementations.neuron.settings import Variant
+from moe_harness.implementations.tests.tiny import tiny_checkpoint
+from moe_harness.implementations.tests.wrong_neuron import WRONGS, serve
 
 pytest.importorskip("torch")
-crew: Any = pytest.importorskip("implementations.neuron.crew")
+crew: Any = pytest.importorskip("moe_harness.implementations.neuron.crew")
 ROUNDINGS = 2e-5  # of float32, of logits of unit size
 SPEC = LoadSpec(max_batch=2, max_length=32)
 
@@ -68,7 +68,7 @@ def test_a_split_model_is_the_model(checkpoint: Path, alone: list[StepOutput], v
 
 @pytest.mark.parametrize("wrong", WRONGS)
 def test_what_goes_wrong_between_processes_shows(checkpoint: Path, alone: list[StepOutput], wrong: str):
-    from implementations.neuron.start import together
+    from moe_harness.implementations.neuron.start import together
 
     tp, ep = (2, 1) if wrong != "rank-offset" else (1, 2)
     own = crew.Crew(Degrees(tp, ep), partial(serve, wrong))
@@ -115,7 +115,21 @@ def test_torchrun_generates_what_one_process_does(checkpoint: Path):
     model: Any = backend().load(str(checkpoint), SPEC)
     wanted = model.generate(np.array([[5, 6, 7]]), np.array([3]), GenerationSpec(6))[0]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
-    asked = ["-m", "implementations.neuron.torchrun", str(checkpoint), "--tp", "2", "--ep", "2", "--tokens", "6", "--prompt", "5", "6", "7"]
+    asked = [
+        "-m",
+        "moe_harness.implementations.neuron.torchrun",
+        str(checkpoint),
+        "--tp",
+        "2",
+        "--ep",
+        "2",
+        "--tokens",
+        "6",
+        "--prompt",
+        "5",
+        "6",
+        "7",
+    ]
     done = subprocess.run([*launch, *asked], capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == wanted and len(wanted) > 1

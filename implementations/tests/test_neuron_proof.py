@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from implementations.interface import LoadSpec
-from implementations.neuron.backend import backend
-from implementations.tests.tiny import tiny_checkpoint
+from moe_harness.implementations.interface import LoadSpec
+from moe_harness.implementations.neuron.backend import backend
+from moe_harness.implementations.tests.tiny import tiny_checkpoint
 
 torch: Any = pytest.importorskip("torch")
-proof = pytest.importorskip("implementations.neuron.proof")
+proof = pytest.importorskip("moe_harness.implementations.neuron.proof")
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from implementations.interface import GenerationSpec, LoadSpec
-from implementations.neuron.backend import backend
-from implementations.tests.tiny import tiny_checkpoint
+from moe_harness.implementations.interface import GenerationSpec, LoadSpec
+from moe_harness.implementations.neuron.backend import backend
+from moe_harness.implementations.tests.tiny import tiny_checkpoint
 
 torch: Any = pytest.importorskip("torch")
-sampler: Any = pytest.importorskip("implementations.neuron.sampler")
+sampler: Any = pytest.importorskip("moe_harness.implementations.neuron.sampler")
 LOGITS = np.array([2.0, 1.0, 0.0, -1.0, -2.0], np.float32)
 
 

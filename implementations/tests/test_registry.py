@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from implementations import registry
+from moe_harness.implementations import registry
 
 FACTORY = """
 class Made:
@@ -69,7 +69,7 @@ def test_every_in_tree_name_is_a_folder_with_a_backend(monkeypatch: pytest.Monke
 
 def test_importing_and_listing_import_no_backend():
     code = (
-        "import sys, implementations.registry as r; r.names()\n"
+        "import sys, moe_harness.implementations.registry as r; r.names()\n"
         "bad = [m for m in sys.modules if m.endswith('.backend') or m in ('torch', 'transformers')]\n"
         "assert not bad, bad"
     )
@@ -78,7 +78,7 @@ def test_importing_and_listing_import_no_backend():
 
 def test_importing_the_hf_backend_imports_neither_torch_nor_transformers():
     code = (
-        "import sys, implementations.registry as r\n"
+        "import sys, moe_harness.implementations.registry as r\n"
         "assert r.backend('hf').name == 'hf'\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
@@ -131,7 +131,7 @@ def test_factory_that_is_none(plugin: str, attribute: str):
 
 def test_entry_point_with_an_in_tree_name_names_both_and_spares_the_others(plugin: str, monkeypatch: pytest.MonkeyPatch):
     install(monkeypatch, ("hf", f"{plugin}:backend"), ("good", f"{plugin}:backend"))
-    with pytest.raises(registry.AmbiguousBackend, match=f"implementations.hf.backend.*{plugin}:backend"):
+    with pytest.raises(registry.AmbiguousBackend, match=f"moe_harness.implementations.hf.backend.*{plugin}:backend"):
         registry.backend("hf")
     assert registry.names().count("hf") == 1
     assert registry.backend("good").name == "made"

@@ -6,10 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from implementations import torch_gauge  # noqa: E402
-from implementations.interface import DTYPES, Gauge  # noqa: E402
-from implementations.native.backend import NativeBackend  # noqa: E402
-from implementations.torch_gauge import LAUNCHES, SIDE  # noqa: E402
+from moe_harness.implementations.common.torch import gauge as torch_gauge  # noqa: E402
+from moe_harness.implementations.common.torch.gauge import LAUNCHES, SIDE  # noqa: E402
+from moe_harness.implementations.interface import DTYPES, Gauge  # noqa: E402
+from moe_harness.implementations.native.backend import NativeBackend  # noqa: E402
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]

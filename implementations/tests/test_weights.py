@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from implementations import families
-from implementations.interface import ModelConfig
-from implementations.tests.test_families import model_configs
-from implementations.weights import Placement, assemble, by_target, canonical_shapes, identity_layout, scatter
+from moe_harness.implementations import families
+from moe_harness.implementations.checkpoint.weights import Placement, assemble, by_target, canonical_shapes, identity_layout, scatter
+from moe_harness.implementations.interface import ModelConfig
+from moe_harness.implementations.tests.test_families import model_configs
 
 LayoutOf = Callable[[ModelConfig, bool], list[Placement]]
 LAYOUTS: dict[str, LayoutOf] = {

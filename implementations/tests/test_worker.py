@@ -13,7 +13,7 @@ from typing import Any, Dict
 import numpy as np
 import pytest
 
-from implementations.interface import (
+from moe_harness.implementations.interface import (
     Capabilities,
     CheckpointError,
     Generate,
@@ -27,12 +27,12 @@ from implementations.interface import (
     RoutingSpec,
     Unsupported,
 )
-from implementations.registry import BrokenBackend, UnknownBackend
-from implementations.tests.tiny import tiny_checkpoint
-from implementations.tests.toy_backend import ToyBackend
-from implementations.worker import RemoteError, WorkerBackend, WorkerCrashed
+from moe_harness.implementations.registry import BrokenBackend, UnknownBackend
+from moe_harness.implementations.tests.tiny import tiny_checkpoint
+from moe_harness.implementations.tests.toy_backend import ToyBackend
+from moe_harness.implementations.worker import RemoteError, WorkerBackend, WorkerCrashed
 
-TOY = "implementations.tests.toy_backend:backend"
+TOY = "moe_harness.implementations.tests.toy_backend:backend"
 EVERYTHING = Request(logits="all", routing=True)
 
 
@@ -136,7 +136,7 @@ def test_time_is_taken_in_the_worker(third_party):
     backend = third_party(
         slow="""
         import time
-        from implementations.tests.toy_backend import ToyBackend
+        from moe_harness.implementations.tests.toy_backend import ToyBackend
         class Model:
             def reset(self): time.sleep(0.2)
             def close(self): pass
@@ -156,7 +156,7 @@ def test_time_is_taken_in_the_worker(third_party):
 def test_large_arrays_cross_both_ways(third_party):
     backend = third_party(
         echo="""
-        from implementations.tests.toy_backend import ToyBackend
+        from moe_harness.implementations.tests.toy_backend import ToyBackend
         class Model:
             def route(self, layer, x_TD): raise NotImplementedError
             def moe_block(self, layer, x_TD, pinned=None): return x_TD
@@ -173,8 +173,8 @@ def test_a_router_by_itself_stays_over_there(third_party):
     backend = third_party(
         routers="""
         import numpy as np
-        from implementations.interface import Routing
-        from implementations.tests.toy_backend import ToyBackend
+        from moe_harness.implementations.interface import Routing
+        from moe_harness.implementations.tests.toy_backend import ToyBackend
         class Router:
             def __init__(self, weights): self.weights = weights
             def route(self, x_TD):
@@ -198,7 +198,7 @@ def test_what_the_near_side_drops_is_dropped_over_there(third_party):
         counted="""
         import gc
         from dataclasses import replace
-        from implementations.tests.toy_backend import ToyBackend
+        from moe_harness.implementations.tests.toy_backend import ToyBackend
         class Model:
             alive = 0
             def __init__(self): Model.alive += 1
@@ -229,7 +229,7 @@ def test_unknown_and_broken_backends_are_what_they_are_here(third_party):
 def test_a_result_that_is_not_of_the_contract_is_an_error(third_party):
     backend = third_party(
         odd="""
-        from implementations.tests.toy_backend import ToyBackend
+        from moe_harness.implementations.tests.toy_backend import ToyBackend
         class Odd(ToyBackend):
             def capabilities(self): return object()
         def backend(variant=None): return Odd()
@@ -242,13 +242,13 @@ def test_a_result_that_is_not_of_the_contract_is_an_error(third_party):
 SPY = """
 import importlib.util, os, sys
 import implementations
-from implementations.interface import Capabilities
-from implementations.tests.toy_backend import ToyBackend
+from moe_harness.implementations.interface import Capabilities
+from moe_harness.implementations.tests.toy_backend import ToyBackend
 
 class Spy(ToyBackend):
     def capabilities(self):
         seen = tuple(name for name in ("harness", "golden", "beside_it", "mine") if importlib.util.find_spec(name))
-        return Capabilities(seen, (os.path.realpath(implementations.__file__),), (os.getcwd(),))
+        return Capabilities(seen, (os.path.realpath(moe_harness.implementations.__file__),), (os.getcwd(),))
 
 def backend(variant=None):
     return Spy()
@@ -267,7 +267,8 @@ def test_the_far_side_sees_our_package_and_nothing_installed_beside_it(tmp_path)
     (site / "beside_it.py").write_text("")
     (work / "mine.py").write_text(SPY)
     script = (
-        f"import sys; sys.path.insert(0, {str(site)!r}); import beside_it; from implementations.worker import WorkerBackend as W\n"
+        f"import sys; sys.path.insert(0, {str(site)!r}); import beside_it\n"
+        "from moe_harness.implementations.worker import WorkerBackend as W\n"
         "found = W('mine:backend').capabilities(); print(found.features, found.families, found.dtypes, sep='\\n')"
     )
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

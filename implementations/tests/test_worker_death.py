@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from implementations.interface import LoadSpec, ModelCapabilities
-from implementations.tests.tiny import tiny_checkpoint
-from implementations.tests.toy_backend import ToyBackend
-from implementations.worker import RemoteError, WorkerBackend, WorkerCrashed, WorkerTimeout
-from implementations.worker import child as child_module
+from moe_harness.implementations.interface import LoadSpec, ModelCapabilities
+from moe_harness.implementations.tests.tiny import tiny_checkpoint
+from moe_harness.implementations.tests.toy_backend import ToyBackend
+from moe_harness.implementations.worker import RemoteError, WorkerBackend, WorkerCrashed, WorkerTimeout
+from moe_harness.implementations.worker import child as child_module
 
-MISBEHAVES = "implementations.tests.toy_misbehaves:backend"
+MISBEHAVES = "moe_harness.implementations.tests.toy_misbehaves:backend"
 X_TD = np.ones((1, 32), np.float32)
 TIMEOUT = 3.0  # of the calls that are to run into it; generous, since a start takes a few tenths of a second
 
@@ -179,10 +179,10 @@ def suppressed(call):
 
 LEAVES = """
 import os, sys, threading
-from implementations.interface import LoadSpec
-from implementations.worker import WorkerBackend
+from moe_harness.implementations.interface import LoadSpec
+from moe_harness.implementations.worker import WorkerBackend
 import numpy as np
-backend = WorkerBackend("implementations.tests.toy_misbehaves:backend:hang")
+backend = WorkerBackend("moe_harness.implementations.tests.toy_misbehaves:backend:hang")
 model = backend.load(sys.argv[1], LoadSpec())
 print(backend._handle.child._process.pid, flush=True)
 if sys.argv[2] == "hanging":

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from implementations.worker import BadInterpreter, WorkerBackend
-from implementations.worker.interpreter import MARK, inspect
+from moe_harness.implementations.worker import BadInterpreter, WorkerBackend
+from moe_harness.implementations.worker.interpreter import MARK, inspect
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_directory_is_refused_with_a_guess(tmp_path):
 
 
 def test_one_that_hangs_is_refused(program, monkeypatch):
-    monkeypatch.setattr("implementations.worker.interpreter.SECONDS", 0.3)
+    monkeypatch.setattr("moe_harness.implementations.worker.interpreter.SECONDS", 0.3)
     path = Path(program())
     path.write_text("#!/bin/sh\nexec sleep 60\n")
     with pytest.raises(BadInterpreter, match="did not answer within 0.3 s"):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from implementations import interface
-from implementations.interface import GenerationSpec, LoadSpec, PinnedRouting, Request
-from implementations.registry import backend
-from implementations.tests.tiny import tiny_checkpoint
-from implementations.worker import WorkerBackend
+from moe_harness.implementations import interface
+from moe_harness.implementations.interface import GenerationSpec, LoadSpec, PinnedRouting, Request
+from moe_harness.implementations.registry import backend
+from moe_harness.implementations.tests.tiny import tiny_checkpoint
+from moe_harness.implementations.worker import WorkerBackend
 
 pytest.importorskip("torch")
 ALL = Request(logits="all", routing=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from implementations import interface
-from implementations.worker.surface import KINDS, MAKES
+from moe_harness.implementations import interface
+from moe_harness.implementations.worker.surface import KINDS, MAKES
 
 ON_BACKENDS = {"RouterBuilder", "GoldenTrainer", "Gauge", "Compiler"}  # the other optional protocols are a model's
 

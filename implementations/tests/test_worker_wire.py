@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from implementations import interface
-from implementations.interface import CheckpointError, InvalidInput, LoadSpec, PinnedRouting, Request, Routing, Unsupported
-from implementations.worker import RemoteError, errors, values, wire
+from moe_harness.implementations import interface
+from moe_harness.implementations.interface import CheckpointError, InvalidInput, LoadSpec, PinnedRouting, Request, Routing, Unsupported
+from moe_harness.implementations.worker import RemoteError, errors, values, wire
 
 DTYPES = st.one_of(hnp.boolean_dtypes(), hnp.integer_dtypes(endianness="?"), hnp.floating_dtypes(endianness="?", sizes=(16, 32, 64)))
 ARRAYS = hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))

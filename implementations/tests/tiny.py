@@ -9,10 +9,10 @@ from typing import Any, Dict
 import ml_dtypes
 import numpy as np
 
-from implementations import families
-from implementations.checkpoint_writer import write_checkpoint
-from implementations.interface import ModelConfig, RoutingSpec
-from implementations.weights import Shape, canonical_shapes, scatter, stored_dtypes
+from moe_harness.implementations import families
+from moe_harness.implementations.checkpoint.weights import Shape, canonical_shapes, scatter, stored_dtypes
+from moe_harness.implementations.checkpoint.writer import write_checkpoint
+from moe_harness.implementations.interface import ModelConfig, RoutingSpec
 
 COMMON: Dict[str, Any] = dict(
     vocab_size=96,

@@ -8,9 +8,9 @@ from typing import Any, Iterator, Tuple
 import numpy as np
 import pytest
 
-from implementations import registry
-from implementations.interface import LoadSpec, ModelConfig, Request
-from implementations.tests.tiny import tiny_checkpoint
+from moe_harness.implementations import registry
+from moe_harness.implementations.interface import LoadSpec, ModelConfig, Request
+from moe_harness.implementations.tests.tiny import tiny_checkpoint
 
 ALL = Request("all", routing=True)
 SPEC_FIELDS = {"dtype", "device", "max_batch", "max_length", "options"}

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional
 
-from implementations.interface import LoadSpec
-from implementations.tests.toy_backend import ToyBackend, ToyModel, read_model
+from moe_harness.implementations.interface import LoadSpec
+from moe_harness.implementations.tests.toy_backend import ToyBackend, ToyModel, read_model
 
 FLOOD = 10_000_000  # bytes, far more than a pipe holds
 NOISE = b"this is no message of the worker's protocol"

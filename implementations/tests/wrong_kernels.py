@@ -9,7 +9,7 @@ import time
 import torch
 from torch import Tensor
 
-from implementations.kernels.examples import torch_grouped_mm
+from moe_harness.implementations.kernels.examples import torch_grouped_mm
 
 _POISONED: list[bool] = []
 
@@ -50,7 +50,7 @@ def numpy_output(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, w_gate_up: T
 
 def unsupported_above_100(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, w_gate_up: Tensor, w_down: Tensor) -> Tensor:
     """Not wrong: it says what it does not do."""
-    from implementations.interface import Unsupported
+    from moe_harness.implementations.interface import Unsupported
 
     if len(x) > 100:
         raise Unsupported("at most 100 tokens")

@@ -6,12 +6,12 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-from implementations.neuron import layout as own_layout
-from implementations.neuron import linear as own_linear
-from implementations.neuron import loading as own_loading
-from implementations.neuron import moe as own_moe
-from implementations.neuron import rank
-from implementations.neuron.mesh import Degrees
+from moe_harness.implementations.neuron import layout as own_layout
+from moe_harness.implementations.neuron import linear as own_linear
+from moe_harness.implementations.neuron import loading as own_loading
+from moe_harness.implementations.neuron import moe as own_moe
+from moe_harness.implementations.neuron import rank
+from moe_harness.implementations.neuron.mesh import Degrees
 
 WRONGS = ("wrong-shard", "double-reduce", "missing-reduce", "rank-offset")
 layout: Any = own_layout

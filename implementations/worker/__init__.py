@@ -1,7 +1,8 @@
 """A backend in another process, or under another interpreter (vendor SDKs pin torch, numpy and Python). POSIX only.
 
-Near side: `WorkerBackend` starts `PYTHON -m implementations.worker` and speaks with it over a socket pair. Far side: standard library,
-numpy and Python >= 3.9; it needs no installation of ours, since the near side lends it this one package and nothing else (`lending.py`).
+Near side: `WorkerBackend` starts `PYTHON -m moe_harness.implementations.worker` and speaks with it over a socket pair. Far side:
+standard library, numpy and Python >= 3.9; it needs no installation of ours, since the near side lends it our package of backends and
+nothing else (`lending.py`).
 
 The wire (`wire.py`, `values.py`). Strict alternation of messages: the far side's greeting (call 0), then request and reply. A message is
 
@@ -15,12 +16,12 @@ The wire (`wire.py`, `values.py`). Strict alternation of messages: the far side'
   on the far side, or "error": {"kind", "message", "traceback", "path", "tensor"}. `seconds`: wall-clock time of the method itself.
 
 Object 0 is the backend. None, booleans, numbers, strings and lists are JSON's own; everything else is an object with one key: array, bytes,
-tuple, dict, float (nan, inf, -inf), or the name of a dataclass of `implementations.interface`. There is no pickle: nothing that arrives can
+tuple, dict, float (nan, inf, -inf), or the name of a dataclass of `moe_harness.interface`. There is no pickle: nothing that arrives can
 run code. Lengths, counts and dtypes are checked before anything is allocated.
 """
 
-from implementations.worker.errors import RemoteError, WorkerCrashed, WorkerTimeout
-from implementations.worker.interpreter import BadInterpreter
-from implementations.worker.near import DEFAULT_TIMEOUT, WorkerBackend
+from moe_harness.implementations.worker.errors import RemoteError, WorkerCrashed, WorkerTimeout
+from moe_harness.implementations.worker.interpreter import BadInterpreter
+from moe_harness.implementations.worker.near import DEFAULT_TIMEOUT, WorkerBackend
 
 __all__ = ["DEFAULT_TIMEOUT", "BadInterpreter", "RemoteError", "WorkerBackend", "WorkerCrashed", "WorkerTimeout"]

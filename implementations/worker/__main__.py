@@ -1,8 +1,8 @@
-"""`python -m implementations.worker --wire FD --directory DIR --lent DIR NAME`: the far side. Started by `child.py`, not by hand."""
+"""The far side: `python -m ... --wire FD --directory DIR --lent DIR NAME`. Started by `child.py`, not by hand."""
 
 from __future__ import annotations
 
-from implementations.worker.far import main
+from moe_harness.implementations.worker.far import main
 
 if __name__ == "__main__":
     main()

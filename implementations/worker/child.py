@@ -15,10 +15,10 @@ from typing import IO, Callable, List, Optional, Tuple, TypeVar
 
 import numpy as np
 
-from implementations.worker import wire
-from implementations.worker.errors import WorkerCrashed, WorkerTimeout
-from implementations.worker.interpreter import Interpreter, environment
-from implementations.worker.lending import PACKAGE, lend, take_back
+from moe_harness.implementations.worker import wire
+from moe_harness.implementations.worker.errors import WorkerCrashed, WorkerTimeout
+from moe_harness.implementations.worker.interpreter import Interpreter, environment
+from moe_harness.implementations.worker.lending import PACKAGE, lend, take_back
 
 T = TypeVar("T")
 SLICE_SECONDS = 0.1  # how often a waiting call looks whether the process still lives
@@ -32,8 +32,9 @@ class _Late(Exception):
 
 
 class Child:
-    """A running `python -m implementations.worker`. Its standard output and error are one pipe that is always drained, so that neither can
-    block it, and the connection is a socket of its own, so that neither can disturb it. Ended at the latest with this process."""
+    """A running `python -m moe_harness.implementations.worker`. Its standard output and error are one pipe that is always drained, so that
+    neither can block it, and the connection is a socket of its own, so that neither can disturb it. Ended at the latest with this
+    process."""
 
     def __init__(self, interpreter: Interpreter, name: str):
         self.name = name
@@ -144,7 +145,7 @@ def _start(interpreter: Interpreter, name: str, theirs: socket.socket, lent: Pat
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(lent), variables.get("PYTHONPATH")]))
     arguments = ["--wire", str(theirs.fileno()), "--directory", os.getcwd(), "--lent", str(lent), "--", name]
     return subprocess.Popen(
-        [interpreter.path, "-u", "-m", f"{PACKAGE}.worker", *arguments],
+        [interpreter.path, "-u", "-m", f"{PACKAGE}.implementations.worker", *arguments],
         cwd=lent, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         pass_fds=[theirs.fileno()], start_new_session=True,
     )  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 import traceback
 from typing import Any, Dict, Mapping, Tuple, Type
 
-from implementations.interface import CheckpointError, InvalidInput, Unsupported
-from implementations.registry import AmbiguousBackend, BrokenBackend, UnknownBackend
+from moe_harness.implementations.interface import CheckpointError, InvalidInput, Unsupported
+from moe_harness.implementations.registry import AmbiguousBackend, BrokenBackend, UnknownBackend
 
 # A subclass crosses as the first of its bases that stands here. Everything else becomes a RemoteError.
 CROSSING: Tuple[Type[Exception], ...] = (

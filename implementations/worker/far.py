@@ -17,17 +17,17 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from implementations.registry import backend
-from implementations.worker import errors, values, wire
-from implementations.worker.lending import take_back
-from implementations.worker.surface import KINDS, MAKES
+from moe_harness.implementations.registry import backend
+from moe_harness.implementations.worker import errors, values, wire
+from moe_harness.implementations.worker.lending import take_back
+from moe_harness.implementations.worker.surface import KINDS, MAKES
 
 GRACE_SECONDS = 3.0  # after the near side has gone: for the backend to give its device back
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     """Greets, then serves until the connection ends."""
-    parser = argparse.ArgumentParser(prog="python -m implementations.worker")
+    parser = argparse.ArgumentParser(prog="python -m moe_harness.implementations.worker")
     parser.add_argument("--wire", type=int, required=True, help="file descriptor of the connected socket")
     parser.add_argument("--directory", required=True, help="current directory of the near side")
     parser.add_argument("--lent", type=Path, required=True, help="directory that is removed at the end, see lending.py")

@@ -1,4 +1,4 @@
-"""The near side: `WorkerBackend` and the models behind it, as if they were here. See `implementations.interface`."""
+"""The near side: `WorkerBackend` and the models behind it, as if they were here. See `moe_harness.interface`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
 
-from implementations.interface import Capabilities, InvalidInput, LoadSpec, ModelCapabilities, Request, Routing, StepOutput
-from implementations.worker import values
-from implementations.worker.child import Child
-from implementations.worker.errors import WorkerCrashed, rebuild
-from implementations.worker.interpreter import inspect
-from implementations.worker.surface import KINDS, MAKES
-from implementations.worker.wire import Header
+from moe_harness.implementations.interface import Capabilities, InvalidInput, LoadSpec, ModelCapabilities, Request, Routing, StepOutput
+from moe_harness.implementations.worker import values
+from moe_harness.implementations.worker.child import Child
+from moe_harness.implementations.worker.errors import WorkerCrashed, rebuild
+from moe_harness.implementations.worker.interpreter import inspect
+from moe_harness.implementations.worker.surface import KINDS, MAKES
+from moe_harness.implementations.worker.wire import Header
 
 DEFAULT_TIMEOUT = 600.0  # seconds a call; loading or converting a large checkpoint takes minutes
 

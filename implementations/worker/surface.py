@@ -1,6 +1,6 @@
 """What may be called through a worker: the methods of the contract, by the kind of thing that stays on the far side.
 
-A new method of the contract is one word here; a test compares the lists with `implementations.interface`.
+A new method of the contract is one word here; a test compares the lists with `moe_harness.interface`.
 """
 
 from __future__ import annotations

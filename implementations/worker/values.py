@@ -1,4 +1,4 @@
-"""Values of the contract as JSON and arrays, and back. Dataclasses of `implementations.interface` cross field by field, so a new one, or a
+"""Values of the contract as JSON and arrays, and back. Dataclasses of `moe_harness.interface` cross field by field, so a new one, or a
 new field, needs nothing here."""
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import Any, Callable, Dict, List, Mapping
 
 import numpy as np
 
-from implementations import interface
-from implementations.worker.wire import ProtocolError, sendable
+from moe_harness.implementations import interface
+from moe_harness.implementations.worker.wire import ProtocolError, sendable
 
 Arrays = List[np.ndarray]
 

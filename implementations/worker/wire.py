@@ -1,4 +1,4 @@
-"""Messages over a stream socket: a JSON header and raw arrays. The format is in the docstring of `implementations.worker`."""
+"""Messages over a stream socket: a JSON header and raw arrays. The format is in the docstring of `moe_harness.implementations.worker`."""
 
 from __future__ import annotations
 

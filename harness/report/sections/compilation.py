@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness.report import template
-from harness.report.compilation import graphs
-from harness.report.frame import Frame
+from moe_harness.records.frame import Frame
+from moe_harness.report import template
+from moe_harness.report.compilation import graphs
 
 TITLE = "Graphs"
 ORDER = 58

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.report import template
-from harness.report.frame import Frame
-from harness.report.order import Labels, place_key
-from harness.report.text import grouped, number
-from harness.report.trust import trust
+from moe_harness.records.frame import Frame
+from moe_harness.report import template
+from moe_harness.report.order import Labels, place_key
+from moe_harness.report.text import grouped, number
+from moe_harness.report.trust import trust
 
 TITLE = "Evidence"
 ORDER = 70

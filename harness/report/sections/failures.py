@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.report import template
-from harness.report.failures import SHOWN, Group, Row, capsule_commands, groups, where_in_model
-from harness.report.frame import Frame
+from moe_harness.records.frame import Frame
+from moe_harness.report import template
+from moe_harness.report.failures import SHOWN, Group, Row, capsule_commands, groups, where_in_model
 
 TITLE = "Failures"
 ORDER = 20

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness.report import template
-from harness.report.frame import Frame
-from harness.report.heatmap import heat_rows
+from moe_harness.records.frame import Frame
+from moe_harness.report import template
+from moe_harness.report.heatmap import heat_rows
 
 TITLE = "Error by layer and expert"
 ORDER = 45

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.history.steps import FEWEST
-from harness.report import template
-from harness.report.frame import Frame
-from harness.report.trend import trends
+from moe_harness.records.frame import Frame
+from moe_harness.report import template
+from moe_harness.report.trend import trends
+from moe_harness.stats.changepoints import FEWEST
 
 TITLE = "History"
 ORDER = 58

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.report import template
-from harness.report.frame import Frame
-from harness.report.matrix import EXECUTIONS, Matrix, cells, matrix, overview
-from harness.report.status import PARTLY, STATUSES
+from moe_harness.records.frame import Frame
+from moe_harness.records.status import PARTLY, STATUSES
+from moe_harness.report import template
+from moe_harness.report.matrix import EXECUTIONS, Matrix, cells, matrix, overview
 
 TITLE = "All clauses"
 ORDER = 38

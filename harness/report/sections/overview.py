@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.report import template
-from harness.report.frame import Frame
-from harness.report.matrix import overview
-from harness.report.sections.matrix import legend
+from moe_harness.records.frame import Frame
+from moe_harness.report import template
+from moe_harness.report.matrix import overview
+from moe_harness.report.sections.matrix import legend
 
 TITLE = "Checks by backend"
 ORDER = 30

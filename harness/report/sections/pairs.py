@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from harness.report import template
-from harness.report.frame import Frame
-from harness.report.pairs import PAIRED, Pair, pairs
+from moe_harness.records.frame import Frame
+from moe_harness.report import template
+from moe_harness.report.pairs import PAIRED, Pair, pairs
 
 TITLE = "Timed in turn"
 ORDER = 52

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.report import template
-from harness.report.figure import dot_plot
-from harness.report.frame import Frame
-from harness.report.parity import Lane, checks_of, lanes
+from moe_harness.records.frame import Frame
+from moe_harness.report import template
+from moe_harness.report.figure import dot_plot
+from moe_harness.report.parity import Lane, checks_of, lanes
 
 TITLE = "Error against bound"
 ORDER = 40

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from harness.report import template
-from harness.report.frame import Frame, Run
+from moe_harness.records.frame import Frame, Run
+from moe_harness.report import template
 
 TITLE = "Raw data"
 ORDER = 80

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.report import template
-from harness.report.frame import Frame
-from harness.report.since import since
-from harness.report.text import ratio, seconds
+from moe_harness.records.frame import Frame
+from moe_harness.report import template
+from moe_harness.report.since import since
+from moe_harness.report.text import ratio, seconds
 
 TITLE = "Changes since then"
 ORDER = 35

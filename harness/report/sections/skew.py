@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.report import template
-from harness.report.frame import Frame
-from harness.report.skew import panels
-from harness.report.skew_figure import skew_plot
+from moe_harness.records.frame import Frame
+from moe_harness.report import template
+from moe_harness.report.skew import panels
+from moe_harness.report.skew_figure import skew_plot
 
 TITLE = "Skewed loads"
 ORDER = 54

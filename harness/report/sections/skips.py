@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from harness.report import template
-from harness.report.expected import link
-from harness.report.frame import Frame
-from harness.report.order import Labels
-from harness.report.status import NOT_RUN, rank
+from moe_harness.records.expected import link
+from moe_harness.records.frame import Frame
+from moe_harness.records.status import NOT_RUN, rank
+from moe_harness.report import template
+from moe_harness.report.order import Labels
 
 TITLE = "Not judged, and why"
 ORDER = 60

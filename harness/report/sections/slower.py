@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness.report import template
-from harness.report.frame import Frame
-from harness.report.slower import alerts
+from moe_harness.records.frame import Frame
+from moe_harness.report import template
+from moe_harness.report.slower import alerts
 
 TITLE = "Void and slower"
 ORDER = 25

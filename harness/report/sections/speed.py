@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from harness.report import template
-from harness.report.frame import Frame
-from harness.report.order import Labels
-from harness.report.speed import Speed, speeds
+from moe_harness.records.frame import Frame
+from moe_harness.report import template
+from moe_harness.report.order import Labels
+from moe_harness.report.speed import Speed, speeds
 
 TITLE = "Speed"
 ORDER = 50

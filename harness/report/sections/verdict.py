@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from harness.report import template
-from harness.report.frame import Frame, Run
-from harness.report.since import Since, since
-from harness.report.text import counted
-from harness.report.trust import in_short
-from harness.report.verdict import verdict
+from moe_harness.records.frame import Frame, Run
+from moe_harness.report import template
+from moe_harness.report.since import Since, since
+from moe_harness.report.text import counted
+from moe_harness.report.trust import in_short
+from moe_harness.report.verdict import verdict
 
 TITLE = ""
 ORDER = 10

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.record import FAILING
-from harness.report.order import short_dtype, topic_key
-from harness.report.status import rank
+from moe_harness.records.record import FAILING
+from moe_harness.records.status import rank
+from moe_harness.report.order import short_dtype, topic_key
 
 Row = Mapping[str, Any]
 

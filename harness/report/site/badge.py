@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.report.template import render
-from harness.report.text import shortened
+from moe_harness.report.template import render
+from moe_harness.report.text import shortened
 
 COLOURS = {"green": "#1c7c43", "amber": "#8a5a00", "red": "#b3211a"}  # white text on them has a contrast of at least 5:1
 _CHARACTER, _PADDING, _LONGEST = 6.6, 7, 40  # pixels; of 11 px sans-serif, wide enough for any system's; characters

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness.report.build import files, write
-from harness.report.frame import Frame, load_frame, once
-from harness.report.site.alone import alone
-from harness.report.site.badge import badge
-from harness.report.site.engine import engine
-from harness.report.site.names import slugs
-from harness.report.site.results import Line, lines, newest, results
-from harness.report.template import render
-from harness.report.verdict import verdict
+from moe_harness.records.frame import Frame, load_frame, once
+from moe_harness.report.build import files, write
+from moe_harness.report.site.alone import alone
+from moe_harness.report.site.badge import badge
+from moe_harness.report.site.engine import engine
+from moe_harness.report.site.names import slugs
+from moe_harness.report.site.results import Line, lines, newest, results
+from moe_harness.report.template import render
+from moe_harness.report.verdict import verdict
 
 PAST = 20  # earlier runs that a page compares with and draws
 VERSIONS = 8  # of an engine, in the index

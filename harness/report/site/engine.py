@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.report.frame import Run
+from moe_harness.records.frame import Run
 
 # The distribution whose version an engine's users speak of, where it is not called like the engine.
 PACKAGES = {"hf": "transformers", "native": "moe-harness", "te": "transformer-engine", "neuron": "neuronx-distributed-inference",

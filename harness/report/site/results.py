@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.record import FAILING
-from harness.report.frame import Frame
-from harness.report.profile import conformances
-from harness.report.site.engine import engine, version
-from harness.report.status import NOT_RUN
-from harness.report.verdict import run_notes
+from moe_harness.records.frame import Frame
+from moe_harness.records.record import FAILING
+from moe_harness.records.status import NOT_RUN
+from moe_harness.report.profile import conformances
+from moe_harness.report.site.engine import engine, version
+from moe_harness.report.verdict import run_notes
 
 NO_PROFILE = "all checks"
 _JUDGED = (*FAILING, "PASS", "INCONCLUSIVE", "KNOWN")

@@ -1,0 +1,1 @@
+"""Make golden data: training, HF's outputs, prompt search, calibration of bounds."""

@@ -1,0 +1,34 @@
+"""A checkpoint's canonical tensors as a read-only mapping, the form in which the oracle takes weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
+from moe_harness.implementations.checkpoint.weights import parameter_counts
+
+KEEP_BELOW = 50_000_000  # parameters; larger models are read again from disk on every use instead of filling the memory
+
+
+class CanonicalTensors(Mapping[str, np.ndarray]):
+    """Reads through an open Checkpoint. Keeps tensors of small models in memory."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        self._checkpoint, self._kept = checkpoint, {}  # type: tuple[Checkpoint, dict[str, np.ndarray]]
+        self._keep = parameter_counts(checkpoint.config)[0] < KEEP_BELOW
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name in self._kept:
+            return self._kept[name]
+        tensor = self._checkpoint.tensor(name)
+        if self._keep:
+            self._kept[name] = tensor
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._checkpoint.names())
+
+    def __len__(self) -> int:
+        return len(self._checkpoint.names())

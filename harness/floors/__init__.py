@@ -1,1 +1,0 @@
-"""Floors: what honest implementations are off by, measured over many of them, and the limits that follow."""

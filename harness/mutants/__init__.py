@@ -1,0 +1,1 @@
+"""The catalogue: real bugs and numerically equivalent variants, each as a change of one hook of the emulator."""

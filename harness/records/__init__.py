@@ -1,0 +1,1 @@
+"""Write and read a run: records, shards, environment, schemas, checksum manifest, frame."""

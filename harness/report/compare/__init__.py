@@ -1,0 +1,1 @@
+"""The differences between runs: diff, baseline, trends, verification, retention."""

@@ -1,0 +1,1 @@
+"""All about executing the suite: the pytest plug-in, launching, expectations, recording, budget, fleet."""

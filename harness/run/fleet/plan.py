@@ -1,0 +1,28 @@
+"""What a run would ask, without asking it: pytest collects in a process of its own, with listing.py as a plug-in."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import typer
+
+from moe_harness.run.fleet import listing
+from moe_harness.run.fleet.share import Identity
+from moe_harness.run.launch import PYTEST_NOTHING, Launch, pytest_command
+
+
+def planned(asked: Launch) -> list[Identity]:
+    """The identities of all checks. Exits with 2 on a usage error, which pytest has told, and where nothing matches."""
+    with TemporaryDirectory(prefix="moe-harness-plan-") as scratch:
+        path = Path(scratch) / "plan.json"
+        command = [*pytest_command("checks", asked, Path(scratch) / "run"), "--collect-only", "-qq", "-p", listing.__name__]
+        done = subprocess.run(command, env={**os.environ, listing.VARIABLE: str(path)}, stdout=subprocess.DEVNULL, check=False)
+        if path.exists() and (items := json.loads(path.read_text("utf-8"))):
+            return items
+    if done.returncode in (0, PYTEST_NOTHING):
+        typer.echo(f"error: no check matches -k {asked.keyword!r}", err=True)
+    raise typer.Exit(2)

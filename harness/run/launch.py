@@ -1,0 +1,142 @@
+"""Starts pytest on the suite in a process of its own, so that a backend that aborts does not take the report with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+import typer
+
+from moe_harness.processes import distributed
+from moe_harness.records.record import new_run_directory
+from moe_harness.records.seal import seal
+from moe_harness.run.budget import seconds
+
+HERE = Path(__file__).parents[1]
+RUNS = Path("reports") / "runs"
+PYTEST_USAGE, PYTEST_NOTHING = 4, 5
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the user asked for, as the plug-in's options."""
+
+    backend: list[str] | None
+    checkpoint: list[Path] | None
+    dtype: list[str] | None
+    device: str
+    golden: Path | None
+    require: str | None
+    keyword: str | None
+    thorough: bool
+    python: list[str] | None = None
+    timeout: float | None = None
+    expect: list[Path] | None = None  # for the checks, as is the profile
+    profile: str | None = None
+    workers: int | None = None  # of the checks; None: see `distributed.default_workers`
+    budget: str | None = None  # of all parts together
+    wide: bool = False  # of the benchmarks, as is the trace
+    routing_trace: Path | None = None
+    pair: tuple[str, str] | None = None  # benchmarks alone, as are the three below; None: the plug-in's defaults
+    pair_delta: float | None = None
+    pair_confidence: float | None = None
+    pair_budget: float | None = None
+
+    def arguments(self) -> Iterator[str]:
+        for name in ("backend", "checkpoint", "dtype", "python"):
+            for value in getattr(self, name) or ():
+                yield f"--{name}={value}"
+        for name in ("device", "golden", "require", "budget"):
+            if getattr(self, name):
+                yield f"--{name}={getattr(self, name)}"
+        if self.pair:
+            yield from ("--pair", *self.pair)
+        for name in ("pair_delta", "pair_confidence", "pair_budget"):
+            if getattr(self, name) is not None:
+                yield f"--{name.replace('_', '-')}={getattr(self, name)}"
+        if self.timeout is not None:
+            yield f"--worker-timeout={self.timeout}"
+        if self.keyword:
+            yield from ("-k", self.keyword)
+        if self.thorough:
+            yield "--thorough"
+
+
+def launch(asked: Launch, parts: list[str], run_dir: Path | None) -> list[Path]:
+    """Runs the parts ("checks", "bench") one after the other into one run directory and returns it. Exits with 2 on a usage error or where
+    nothing matches; a crash leaves an incomplete run, which the report shows."""
+    deadline = _deadline(asked.budget)
+    directory = run_dir or new_run_directory(RUNS)
+    codes = [_pytest(part, replace(asked, budget=_left(deadline)), directory) for part in parts]
+    if PYTEST_USAGE in codes or all(code == PYTEST_NOTHING for code in codes):
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
+        if PYTEST_USAGE not in codes:
+            typer.echo(f"error: no check matches -k {asked.keyword!r}", err=True)
+        raise typer.Exit(2)
+    if directory.is_dir():  # a pytest that could not even start leaves none
+        typer.echo(f"seal: {seal(directory)}")
+    return [directory]
+
+
+def _deadline(budget: str | None) -> float | None:
+    """On the monotonic clock."""
+    try:
+        return time.monotonic() + seconds(budget) if budget else None
+    except ValueError as error:
+        typer.echo(f"error: --budget {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _left(deadline: float | None) -> str | None:
+    """What earlier parts left of the budget: with nothing left a part still writes down its plan."""
+    return None if deadline is None else f"{max(0.0, deadline - time.monotonic()):.1f}s"
+
+
+def _pytest(part: str, asked: Launch, directory: Path) -> int:
+    # The golden models are so small that a second thread costs more than it brings: much more where the cores are busy.
+    single_thread = part == "checks" and (_workers(part, asked) > 1 or not asked.checkpoint)
+    variables = distributed.environment(single_thread)
+    return subprocess.run(pytest_command(part, asked, directory), env=variables, check=False).returncode
+
+
+def _workers(part: str, asked: Launch) -> int:
+    """Speeds are measured by one process at a time."""
+    if part == "bench":
+        return 0
+    return distributed.default_workers(asked.device) if asked.workers is None else asked.workers
+
+
+def pytest_command(part: str, asked: Launch, directory: Path) -> list[str]:
+    """The command that runs "checks" or "bench" into a run directory. The project around the current directory is not consulted: no ini
+    file, no conftest, no cache."""
+    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(HERE), "--noconftest", "-p", "no:cacheprovider"]
+    command += ["-q", "--tb=no", "--no-header", "-rE", "-W", "ignore", *_plugin(), f"--run-dir={directory}", *asked.arguments()]
+    timed = ["--benchmark", "--benchmark-quiet", *_bench_set(asked)] if part == "bench" else []
+    checked = [*_adopted(asked)] if part == "checks" else []
+    return [*command, *timed, *checked, *distributed.arguments(_workers(part, asked)), str(HERE / part)]
+
+
+def _adopted(asked: Launch) -> Iterator[str]:
+    yield from (f"--expect={path}" for path in asked.expect or ())
+    if asked.profile:
+        yield f"--profile={asked.profile}"
+
+
+def _bench_set(asked: Launch) -> Iterator[str]:
+    if asked.wide:
+        yield "--wide"
+    if asked.routing_trace:
+        yield f"--routing-trace={asked.routing_trace}"
+
+
+def _plugin() -> list[str]:
+    """Nothing where the distribution is installed (pytest finds the plug-in); from a bare checkout it is named."""
+    registered = any(point.value == "moe_harness.run.plugin" for point in metadata.entry_points(group="pytest11"))
+    return [] if registered else ["-p", "moe_harness.run.plugin"]

@@ -1,0 +1,46 @@
+"""`--pair A B` as pytest options and a fixture. What a pair is and how it is timed: moe_harness.bench.pairing."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from moe_harness.run import recording
+from moe_harness.suite.options import option
+
+if TYPE_CHECKING:
+    from moe_harness.bench.pairing import Asked, PairTiming
+    from moe_harness.stats.paired import Question
+    from moe_harness.suite.subject import Subject
+
+
+def timing(request: pytest.FixtureRequest, subject: Subject, benchmark: Any, record: dict[str, Any]) -> PairTiming:
+    """What a benchmark is given; its own function is called once more, on the other subject."""
+    from moe_harness.bench.pairing import PairTiming, Request
+    from moe_harness.suite.hosts import available
+
+    base = available(request.config, (option(request.config, "pair")[0], subject.case, subject.dtype), subject.workshop)
+
+    def ask(asked: Asked) -> None:
+        given = request.node.funcargs | {"subject": base, "timing": asked}
+        request.node.obj(**{name: given[name] for name in inspect.signature(request.node.obj).parameters})
+
+    found = PairTiming(subject, benchmark, record, Request(base, ask, question(request.config), option(request.config, "pair-budget")))
+    request.node.stash[recording.PAIR] = found.pair
+    return found
+
+
+def question(config: pytest.Config) -> Question:
+    """UsageError for a margin, a confidence or a budget that makes no sense."""
+    from moe_harness.stats.paired import Question
+
+    given = {name: option(config, f"pair-{name}") for name in ("delta", "confidence")}
+    budget = option(config, "pair-budget")
+    try:
+        if budget is not None and not budget > 0:
+            raise ValueError(f"a budget is a positive number of seconds, got {budget:g}")
+        return Question(**{name: value for name, value in given.items() if value is not None})
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error

@@ -1,0 +1,1 @@
+"""Statistics without input or output: intervals, ratios, change points, tolerance limits."""

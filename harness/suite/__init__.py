@@ -1,0 +1,1 @@
+"""All that a check is written with: subject, verdict status, backend processes, drivers, bounds, profiles."""

@@ -1,0 +1,1 @@
+"""Calibrated bounds: the limits that follow from measured numerically equivalent variants."""

@@ -1,0 +1,1 @@
+"""HF checkpoints: strict reading, canonical weights, streamed writing."""

@@ -23,7 +23,7 @@ def import_name(path: Path) -> str | None:
     """The dotted name of one of our files or folders; None for any other path."""
     for root, name in ROOTS.items():
         if path.is_relative_to(root):
-            return ".".join([name, *path.relative_to(root).with_suffix("").parts])
+            return ".".join([name, *path.parent.relative_to(root).parts, path.stem]) if path != root else name
     return None
 
 

@@ -1,6 +1,7 @@
 """The contract between the harness and a backend, for backends outside this project. See implementations/interface.py."""
 
 from moe_harness.implementations.interface import (
+    CONTRACT_VERSION,
     DTYPES,
     Backend,
     Capabilities,
@@ -39,6 +40,7 @@ from moe_harness.implementations.interface import (
 )
 
 __all__ = [
+    "CONTRACT_VERSION",
     "Backend",
     "Capabilities",
     "CheckpointError",

@@ -7,6 +7,9 @@ Rules that hold for every method below:
 - Host numpy arrays cross the boundary, C-contiguous; a call returns when its result is on the host.
 - `Unsupported(reason)` is a declared gap. `InvalidInput` rejects a bad call and leaves the model usable. Anything else is a failure.
 - An unknown tensor, option or family is an error, never skipped.
+
+Version: a backend says for which one it was written by an attribute `contract_version` ("1.0"); without it, for 1.0. The second number
+grows when something optional is added, the first when code written for the version before would break: such a backend is refused by name.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Dict, List, Mapping, Optional, Protocol, Sequence, Tuple, run
 
 import numpy as np
 
+CONTRACT_VERSION = "1.0"
 DTYPES = ("float32", "bfloat16", "float16")
 
 

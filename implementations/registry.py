@@ -14,10 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from moe_harness.implementations.interface import Backend
+from moe_harness.implementations.interface import CONTRACT_VERSION, Backend
 
 GROUP = "moe_harness.backends"
 PACKAGE = "moe_harness.implementations"
+UNDECLARED = "1.0"  # the version of the contract that a backend without `contract_version` was written for, for good
 Factory = Callable[[Optional[str]], Backend]
 
 
@@ -33,7 +34,8 @@ class AmbiguousBackend(ValueError):
 
 
 class BrokenBackend(ImportError):
-    """A known backend that cannot be imported, or whose factory is not one. `__cause__` holds the original error where there is one."""
+    """A known backend that cannot be imported, whose factory is not one, or that was written for another version of the contract.
+    `__cause__` holds the original error where there is one."""
 
 
 def names() -> List[str]:
@@ -50,7 +52,14 @@ def backend(name: str) -> Backend:
     made = factory(variant)
     if not all(callable(getattr(made, method, None)) for method in ("capabilities", "from_hf", "to_hf", "load")):
         raise BrokenBackend(f"backend {name!r}: its factory returned {made!r}, which is not a Backend")
+    check_contract(name, getattr(made, "contract_version", UNDECLARED))
     return made
+
+
+def check_contract(name: str, declared: object) -> None:
+    """Raises BrokenBackend for a backend written for another major version of the contract, or for something that is no version."""
+    if str(declared).split(".")[0] != CONTRACT_VERSION.split(".")[0]:
+        raise BrokenBackend(f"backend {name!r} was written for version {declared} of the contract; this moe-harness has {CONTRACT_VERSION}")
 
 
 def _resolve(name: str) -> Tuple[Factory, Optional[str]]:

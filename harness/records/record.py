@@ -16,7 +16,7 @@ of its type:
 - `check`: node, check ("ROUTE-01"), title, backend, execution, execution_note, case, dtype, status, reason, metrics, evidence {tokens,
   experts_hit, flips_excused, ...}, maps {metric: {values, bounds}} (of every [MoE layer][expert], to three digits),
   grade (how much the backend shows: A to D, "" unknown), duration_s, reproduce, expected (None, or the {source, reason, url, expires} that
-  makes it KNOWN), capsule (None, or the path in the run's directory of the evidence of a FAIL: see harness/capsule), compilation (of a
+  makes it KNOWN), capsule (None, or the path in the run's directory of the evidence of a FAIL: see harness/repro), compilation (of a
   backend that tells it, since its record before: fields of the contract's Compilation; not there when nothing was made)
 - `bench`: node, workload, backend, execution, execution_note, case, dtype, parameters, status, reason, unit ("s"), samples (per round),
   tokens (per round), gate (metrics of the timed object), compilation as in `check`, reproduce

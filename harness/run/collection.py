@@ -33,7 +33,9 @@ class OwnModule(pytest.Module):
     def _getobj(self) -> ModuleType:
         name = import_name(self.path)
         assert name is not None
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+        self.config.pluginmanager.consider_module(module)  # its `pytest_plugins`, as pytest's own import does
+        return module
 
 
 def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
-PACKAGES = ("golden", "harness", "implementations")
+# A plain package, as in a wheel: what an editable install maps elsewhere lies beneath it.
+PLACES = {"harness": "", "implementations": "implementations", "golden": "golden"}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -29,8 +30,8 @@ def commands(page: str) -> list[str]:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("checkout")
-    for package in PACKAGES:
-        shutil.copytree(REPO / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder, place in PLACES.items():
+        shutil.copytree(REPO / folder, copy / "moe_harness" / place, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     return copy
 
 
@@ -67,7 +68,7 @@ def test_new_backend_page(checkout: Path, tmp_path: Path) -> None:
 def test_new_family_page(checkout: Path) -> None:
     path, code = file_of(blocks("new-family.md", "python")[0])
     assert not (REPO / path).exists(), "the page's example must be one that does not ship"
-    (checkout / path).write_text(code, encoding="utf-8")
+    (checkout / "moe_harness" / path).write_text(code, encoding="utf-8")
     (checkout / "config.json").write_text(blocks("new-family.md", "json")[0], encoding="utf-8")
     listing, synthesize, run, *_ = commands("new-family.md")
     assert re.search(r"102\.\d+ B total, 12\.\d+ B active", follow(listing, checkout))

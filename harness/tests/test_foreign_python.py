@@ -77,7 +77,7 @@ from moe_harness.implementations.tests.toy_backend import ToyBackend
 
 class Spy(ToyBackend):
     def capabilities(self):
-        names = "numpy implementations harness golden pytest scipy hypothesis ml_dtypes safetensors torch".split()
+        names = "numpy moe_harness moe_harness.interface moe_harness.cli pytest scipy hypothesis ml_dtypes safetensors torch".split()
         return Capabilities(tuple(name for name in names if importlib.util.find_spec(name)), (), ())
 
 def backend(variant=None):
@@ -90,5 +90,5 @@ def test_nothing_of_this_environment_is_seen_there(foreign: Path, tmp_path: Path
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     worker = WorkerBackend("spy:backend", str(foreign))
-    assert worker.capabilities().features == ("numpy", "implementations")
+    assert worker.capabilities().features == ("numpy", "moe_harness", "moe_harness.interface")
     worker.close()

@@ -7,18 +7,34 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-SHARED = ("families", "formats", "kernels", "tests", "worker")  # folders of implementations/ that are no backend
-CONTRACT = tuple(
-    f"implementations.{name}" for name in "interface registry checkpoint checkpoint_writer weights families worker kernels.loading".split()
+JUDGE, BACKENDS = "moe_harness", "moe_harness.implementations"
+FOLDERS = {"harness": JUDGE, "implementations": BACKENDS, "golden": "moe_harness.golden", "docs/studies/allclose": "allclose"}
+SHARED = ("checkpoint", "common", "families", "formats", "kernels", "tests", "worker")  # folders of implementations/ that are no backend
+CONTRACT = tuple(f"{BACKENDS}.{name}" for name in "interface registry checkpoint families worker kernels.loading common.memory".split())
+PORTABLE = tuple(f"{BACKENDS}.{name}" for name in ("interface", "registry", "worker"))
+# The house, top to bottom: a folder imports only what stands below it.
+LAYERS = (
+    ("cli",),
+    ("build_golden", "selftest", "run"),
+    ("diagnosis",),
+    ("checks", "kernel", "bench"),
+    ("suite",),
+    ("repro",),
+    ("cases",),
+    ("judge", "mutants", "report"),
+    ("oracle", "emulator", "records"),
+    ("stats", "processes"),
 )
-PORTABLE = ("moe_harness.implementations.interface", "moe_harness.implementations.registry", "moe_harness.implementations.worker")
+LAYER = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}
 IMPORTERS = {"import_module", "__import__", "importorskip"}
 FILE_MODULES = set("os pathlib io shutil tempfile glob fileinput mmap sqlite3 socket subprocess urllib http dbm shelve pickle".split())
 FILE_CALLS = set("open load loadtxt genfromtxt fromfile memmap save savez savez_compressed savetxt tofile".split())
@@ -74,40 +90,67 @@ def _complain(module: Module, forbidden: Callable[[str], bool], why: str) -> lis
     return [f"{module.name}:{line} imports {name}: {why}" for line, name in imports(module) if forbidden(name)]
 
 
+def _is_of_the_judge(module: Module) -> bool:
+    return within(module.name, JUDGE) and not within(module.name, BACKENDS, f"{JUDGE}.golden")
+
+
+def _room(name: str) -> str:
+    """The folder of harness/ that a dotted name lies in; "" for the package itself."""
+    return name.split(".")[1] if "." in name else ""
+
+
 def _is_standard(name: str) -> bool:
     return name.split(".")[0] in sys.stdlib_module_names
 
 
 def implementations_never_import_the_harness(module: Module) -> list[str]:
-    if not within(module.name, "implementations"):
+    if not within(module.name, BACKENDS):
         return []
-    return _complain(module, lambda name: within(name, "harness"), "implementations never import harness")
+    return _complain(module, lambda name: within(name, JUDGE) and not within(name, BACKENDS), "implementations never import the harness")
 
 
 def backends_never_import_each_other(module: Module) -> list[str]:
-    parts = module.name.split(".")
-    if parts[0] != "implementations" or len(parts) < 2 or parts[1] not in backend_folders():
+    parts = module.name.removeprefix(f"{BACKENDS}.").split(".")
+    if not within(module.name, BACKENDS) or parts[0] not in backend_folders():
         return []
-    others = [f"implementations.{name}" for name in backend_folders() if name != parts[1]]
+    others = [f"{BACKENDS}.{name}" for name in backend_folders() if name != parts[0]]
     return _complain(module, lambda name: within(name, *others), "a backend never imports another")
 
 
 def harness_imports_only_the_contract(module: Module) -> list[str]:
-    if not within(module.name, "harness") or within(module.name, "moe_harness.tests"):
+    if not _is_of_the_judge(module) or within(module.name, f"{JUDGE}.tests"):
         return []
-    return _complain(module, lambda name: within(name, "implementations") and not within(name, *CONTRACT), "not part of the contract")
+    return _complain(
+        module, lambda name: within(name, BACKENDS) and name != BACKENDS and not within(name, *CONTRACT), "not part of the contract"
+    )
 
 
 def harness_never_imports_a_framework(module: Module) -> list[str]:
-    if not within(module.name, "harness"):
+    if not _is_of_the_judge(module):
         return []
     return _complain(module, lambda name: within(name, "torch", "transformers"), "the judge has no framework")
 
 
-def oracle_and_judge_are_pure(module: Module) -> list[str]:
-    if not within(module.name, "moe_harness.oracle", "moe_harness.judge"):
+def arrows_run_downwards(module: Module) -> list[str]:
+    """A folder of the harness imports only folders of lower layers; nothing but cli/ and the public interface stands at the top."""
+    room = _room(module.name)
+    if not _is_of_the_judge(module) or room in ("tests", "interface", ""):
         return []
-    allowed = ("moe_harness.implementations.interface", "numpy", "scipy", "moe_harness.oracle", "moe_harness.judge")
+    if room not in LAYER:
+        return [f"{module.name}: no layer is named for {room}/, see LAYERS"]
+
+    def forbidden(name: str) -> bool:
+        other = _room(name)
+        return within(name, JUDGE) and not within(name, BACKENDS) and other not in ("", room) and LAYER.get(other, -1) <= LAYER[room]
+
+    return _complain(module, forbidden, "arrows run downwards only")
+
+
+def oracle_and_judge_are_pure(module: Module) -> list[str]:
+    own = (f"{JUDGE}.oracle", f"{JUDGE}.judge")
+    if not within(module.name, *own):
+        return []
+    allowed = (f"{BACKENDS}.interface", "numpy", "scipy", *own)
 
     def forbidden(name: str) -> bool:
         return not within(name, *allowed) and (not _is_standard(name) or name.split(".")[0] in FILE_MODULES)
@@ -117,11 +160,18 @@ def oracle_and_judge_are_pure(module: Module) -> list[str]:
     return _complain(module, forbidden, "oracle and judge see interface types, numpy, scipy and the standard library without files") + reads
 
 
-def rules_of_today_are_pure(module: Module) -> list[str]:
+def statistics_are_pure(module: Module) -> list[str]:
+    if not within(module.name, f"{JUDGE}.stats"):
+        return []
+    allowed = ("numpy", "scipy", f"{JUDGE}.stats")
+    return _complain(module, lambda name: not within(name, *allowed) and not _is_standard(name), "statistics see numbers only")
+
+
+def rules_of_the_allclose_study_are_pure(module: Module) -> list[str]:
     """They see arrays; what runs models lies beside them."""
     if not within(module.name, *(f"allclose.{name}" for name in ("evidence", "rules", "two_way", "three_way"))):
         return []
-    allowed = ("numpy", "moe_harness.judge.distance", "allclose.evidence", "allclose.two_way", "allclose.three_way")
+    allowed = ("numpy", f"{JUDGE}.judge.distance", "allclose.evidence", "allclose.two_way", "allclose.three_way")
 
     def forbidden(name: str) -> bool:
         return not within(name, *allowed) and (not _is_standard(name) or name.split(".")[0] in FILE_MODULES)
@@ -130,37 +180,23 @@ def rules_of_today_are_pure(module: Module) -> list[str]:
 
 
 def report_reads_records_only(module: Module) -> list[str]:
-    if not within(module.name, "moe_harness.report"):
+    """Runs are shown and compared by what they recorded."""
+    if not within(module.name, f"{JUDGE}.report"):
         return []
-    allowed = (
-        "moe_harness.records.record",
-        "moe_harness.records.shard",
-        "moe_harness.report",
-        "moe_harness.report.compare",
-        "pandas",
-        "numpy",
-        "jinja2",
-        "matplotlib",
+    allowed = (*(f"{JUDGE}.{name}" for name in ("records", "stats", "report")), "pandas", "numpy", "jinja2", "matplotlib")
+    if within(module.name, f"{JUDGE}.report.compare"):
+        allowed = (*allowed, "scipy")  # what is verified is computed by other means than the report's own
+    return _complain(
+        module, lambda name: not within(name, *allowed) and not _is_standard(name), "the report sees records and statistics only"
     )
-    return _complain(module, lambda name: not within(name, *allowed) and not _is_standard(name), "the report sees records only")
 
 
-def history_reads_records_and_reports(module: Module) -> list[str]:
-    """Runs are compared by what they recorded; jsonschema is an extra."""
-    if not within(module.name, "moe_harness.report.compare"):
+def records_stand_alone(module: Module) -> list[str]:
+    """jsonschema is an extra."""
+    if not within(module.name, f"{JUDGE}.records"):
         return []
-    allowed = (
-        "moe_harness.records.record",
-        "moe_harness.records.shard",
-        "moe_harness.report",
-        "moe_harness.report.compare",
-        "pandas",
-        "numpy",
-        "scipy",
-        "jsonschema",
-        "referencing",
-    )
-    return _complain(module, lambda name: not within(name, *allowed) and not _is_standard(name), "history sees records and reports only")
+    allowed = (f"{JUDGE}.records", "pandas", "numpy", "jsonschema", "referencing")
+    return _complain(module, lambda name: not within(name, *allowed) and not _is_standard(name), "records are a leaf")
 
 
 def portable_modules_need_numpy_only(module: Module) -> list[str]:
@@ -229,8 +265,9 @@ def _calls_at_import(node: ast.stmt) -> Iterator[ast.Call]:
 
 RULES = (
     implementations_never_import_the_harness, backends_never_import_each_other, harness_imports_only_the_contract,
-    harness_never_imports_a_framework, oracle_and_judge_are_pure, rules_of_today_are_pure, report_reads_records_only,
-    history_reads_records_and_reports, portable_modules_need_numpy_only, packages_say_what_they_are, importing_has_no_effect,
+    harness_never_imports_a_framework, arrows_run_downwards, oracle_and_judge_are_pure, statistics_are_pure,
+    rules_of_the_allclose_study_are_pure, report_reads_records_only, records_stand_alone, portable_modules_need_numpy_only,
+    packages_say_what_they_are, importing_has_no_effect,
 )  # fmt: skip
 
 
@@ -241,14 +278,13 @@ def backend_folders() -> list[str]:
 
 
 def project_modules() -> list[Module]:
-    files = sorted(file for top in ("golden", "harness", "implementations") for file in (REPO / top).rglob("*.py"))
-    return [_module(file) for file in files]
+    return [_module(top, file) for top in FOLDERS for file in sorted((REPO / top).rglob("*.py"))]
 
 
-def _module(file: Path) -> Module:
-    relative = file.relative_to(REPO)
+def _module(top: str, file: Path) -> Module:
+    relative = file.relative_to(REPO / top)
     parts = relative.parent.parts if file.name == "__init__.py" else relative.with_suffix("").parts
-    return Module(".".join(parts), file.read_text("utf-8"), file.name == "__init__.py")
+    return Module(".".join([FOLDERS[top], *parts]), file.read_text("utf-8"), file.name == "__init__.py")
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -260,26 +296,72 @@ def test_the_project_obeys(rule):
 def test_the_rules_see_the_project():
     """A walk that finds nothing would let every rule pass."""
     names = {module.name for module in project_modules()}
-    assert {
-        "harness",
-        "implementations",
-        "moe_harness.implementations.interface",
-        "moe_harness.implementations.families.mixtral",
-        __name__,
-    } <= names
+    assert {JUDGE, BACKENDS, f"{BACKENDS}.interface", f"{BACKENDS}.families.mixtral", "allclose.rules", __name__} <= names
     assert {"hf", "native"} <= set(backend_folders()) and not set(SHARED) & set(backend_folders())
-    interface = next(module for module in project_modules() if module.name == "moe_harness.implementations.interface")
+    interface = next(module for module in project_modules() if module.name == f"{BACKENDS}.interface")
     assert {"dataclasses.dataclass", "numpy"} <= {name for _, name in imports(interface)}
 
 
 def test_every_folder_with_python_is_a_package():
-    folders = {file.parent for top in ("golden", "harness", "implementations") for file in (REPO / top).rglob("*.py")}
+    folders = {file.parent for top in FOLDERS for file in (REPO / top).rglob("*.py")}
     assert not [str(folder) for folder in sorted(folders) if not (folder / "__init__.py").is_file()]
+
+
+def test_the_distribution_lists_every_package():
+    """setuptools cannot find packages through the mapping of folders to one import name: what the list lacks would miss the wheel."""
+    listed = tomllib.loads((REPO / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    there = [module.name for module in project_modules() if module.is_package and within(module.name, JUDGE)]
+    assert sorted(listed) == sorted(there) and len(set(listed)) == len(listed)
+
+
+def graph(modules: Sequence[Module]) -> dict[str, set[str]]:
+    """Module -> the modules of the project that it imports, wherever the import stands; a package's own modules do not count."""
+    known = {module.name for module in modules}
+    found: dict[str, set[str]] = {}
+    for module in modules:
+        targets = {name if name in known else name.rpartition(".")[0] for _, name in imports(module)}
+        found[module.name] = {name for name in targets & known if name != module.name and not within(module.name, name)}
+    return found
+
+
+def ring(arrows: Mapping[str, set[str]]) -> list[str]:
+    """One ring, its first module again at its end; nothing where there is none."""
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_module_stands_on_a_ring():
+    assert not ring(graph([module for module in project_modules() if ".tests." not in module.name]))
+
+
+def test_a_ring_is_seen():
+    first, back = Module("moe_harness.a.x", "from moe_harness.b import y"), "def f():\n    from moe_harness.a import x"
+    assert set(ring(graph([first, Module("moe_harness.b.y", back)]))) == {"moe_harness.a.x", "moe_harness.b.y"}
+    assert not ring(graph([first, Module("moe_harness.b.y", "")]))
+
+
+def test_the_house_has_at_most_twenty_rooms(capsys: pytest.CaptureFixture[str]):
+    """Prints the graph (`pytest -s`): one line a room, with the rooms it imports."""
+    arrows: dict[str, set[str]] = {}
+    for module in project_modules():
+        if _is_of_the_judge(module) and _room(module.name) in LAYER:
+            inside = {_room(name) for _, name in imports(module) if within(name, JUDGE) and not within(name, BACKENDS)}
+            arrows.setdefault(_room(module.name), set()).update(inside & LAYER.keys() - {_room(module.name)})
+    for room in sorted(arrows, key=lambda room: (LAYER[room], room)):
+        print(f"{room:>12} -> {', '.join(sorted(arrows[room], key=lambda other: (LAYER[other], other))) or '(a leaf)'}")
+    printed = capsys.readouterr().out
+    print(printed)
+    assert printed.count("\n") == len(LAYER) == len(arrows)
+    folders = {path.name for path in (REPO / "harness").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == LAYER.keys() | {"tests"} and len(folders) <= 20
 
 
 VIOLATIONS = [
     (implementations_never_import_the_harness, "moe_harness.implementations.native.backend", "import moe_harness.records.record"),
-    (implementations_never_import_the_harness, "moe_harness.implementations.tests.test_x", "def f():\n    from harness import record"),
+    (implementations_never_import_the_harness, "moe_harness.implementations.tests.test_x", "def f():\n    from moe_harness import records"),
     (implementations_never_import_the_harness, "moe_harness.implementations.registry", "importlib.import_module('moe_harness.run.plugin')"),
     (
         backends_never_import_each_other,
@@ -287,9 +369,9 @@ VIOLATIONS = [
         "from moe_harness.implementations.native.model import Model",
     ),
     (backends_never_import_each_other, "moe_harness.implementations.hf.backend", "from ..native import model"),
-    (backends_never_import_each_other, "moe_harness.implementations.native.backend", "from implementations import hf"),
+    (backends_never_import_each_other, "moe_harness.implementations.native.backend", "from moe_harness.implementations import hf"),
     (harness_imports_only_the_contract, "moe_harness.cli.app", "from moe_harness.implementations.hf.backend import backend"),
-    (harness_imports_only_the_contract, "moe_harness.cases.cases", "import implementations"),
+    (harness_imports_only_the_contract, "moe_harness.cases.cases", "from moe_harness.implementations.common import batch"),
     (harness_never_imports_a_framework, "moe_harness.bench.timing", "if TYPE_CHECKING:\n    import torch"),
     (harness_never_imports_a_framework, "moe_harness.tests.test_x", "def f():\n    pytest.importorskip('transformers.models')"),
     (oracle_and_judge_are_pure, "moe_harness.oracle.model", "import pandas as pd"),
@@ -298,19 +380,28 @@ VIOLATIONS = [
     (oracle_and_judge_are_pure, "moe_harness.judge.rounding", "from moe_harness.records.record import Record"),
     (oracle_and_judge_are_pure, "moe_harness.oracle.model", "def f(path):\n    return np.load(path)"),
     (oracle_and_judge_are_pure, "moe_harness.oracle.model", "def f(path):\n    return open(path)"),
-    (rules_of_today_are_pure, "allclose.two_way", "from moe_harness.suite.subject import Subject"),
-    (rules_of_today_are_pure, "allclose.rules", "from allclose import runs"),
+    (rules_of_the_allclose_study_are_pure, "allclose.two_way", "from moe_harness.suite.subject import Subject"),
+    (rules_of_the_allclose_study_are_pure, "allclose.rules", "from allclose import runs"),
     (report_reads_records_only, "moe_harness.report.html", "from moe_harness.judge import verdict"),
     (report_reads_records_only, "moe_harness.report.html", "import scipy.stats"),
-    (history_reads_records_and_reports, "moe_harness.report.compare.diff", "from moe_harness.run.plugin import HERE"),
-    (history_reads_records_and_reports, "moe_harness.stats.changepoints", "import ruptures"),
+    (report_reads_records_only, "moe_harness.report.compare.diff", "from moe_harness.run.plugin import HERE"),
+    (statistics_are_pure, "moe_harness.stats.changepoints", "import ruptures"),
+    (arrows_run_downwards, "moe_harness.judge.flips", "from moe_harness.suite import subject"),
+    (arrows_run_downwards, "moe_harness.run.launch", "def f():\n    from moe_harness.selftest import measure"),
+    (arrows_run_downwards, "moe_harness.newcomer.x", ""),
+    (statistics_are_pure, "moe_harness.stats.interval", "from moe_harness.records import frame"),
+    (records_stand_alone, "moe_harness.records.frame", "from moe_harness.report import verdict"),
     (portable_modules_need_numpy_only, "moe_harness.implementations.interface", "import ml_dtypes"),
     (
         portable_modules_need_numpy_only,
         "moe_harness.implementations.worker",
         "from moe_harness.implementations.checkpoint.checkpoint import Checkpoint",
     ),
-    (portable_modules_need_numpy_only, "moe_harness.implementations.worker.far", "from implementations import weights"),
+    (
+        portable_modules_need_numpy_only,
+        "moe_harness.implementations.worker.far",
+        "from moe_harness.implementations.checkpoint import weights",
+    ),
     (portable_modules_need_numpy_only, "moe_harness.implementations.registry", "match x:\n    case 1: pass"),
     (portable_modules_need_numpy_only, "moe_harness.implementations.worker", "def f(a, b):\n    return zip(a, b, strict=True)"),
     (importing_has_no_effect, "moe_harness.cli.app", "main()"),
@@ -342,21 +433,24 @@ def test_every_rule_is_shown_to_fire():
 ALLOWED = [
     (
         "moe_harness.implementations.hf.backend",
-        "import torch\nfrom implementations import weights\nfrom . import config\nfrom .model import M",
+        "import torch\nfrom moe_harness.implementations.checkpoint import weights\nfrom . import config\nfrom .model import M",
     ),
     ("moe_harness.implementations.tests.test_x", "from moe_harness.implementations.hf.backend import backend\nimport transformers"),
     ("moe_harness.implementations.tests.test_x", "pytest.importorskip('torch')\ntorch = pytest.importorskip('torch')"),
-    ("moe_harness.cli.app", "from implementations import registry\nfrom moe_harness.implementations.families import family\nimport typer"),
+    (
+        "moe_harness.cli.app",
+        "from moe_harness.implementations import registry\nfrom moe_harness.implementations.families import family\nimport typer",
+    ),
     ("moe_harness.tests.test_x", "from moe_harness.implementations.native.backend import backend"),
     ("moe_harness.oracle.model", "import math\nfrom scipy import stats\nfrom moe_harness.oracle import routing"),
-    ("moe_harness.report.html", "from .frame import frame\nimport json\nfrom harness import record\nfrom pathlib import Path"),
+    ("moe_harness.report.html", "from .frame import frame\nimport json\nfrom moe_harness.records import record\nfrom pathlib import Path"),
     ("moe_harness.implementations.worker", "import struct, numpy as np\nfrom moe_harness.implementations.interface import Model"),
     (
         "moe_harness.implementations.worker.far",
-        "import socket\nfrom implementations import interface, registry\nfrom moe_harness.implementations.worker import wire",
+        "import socket\nfrom moe_harness.implementations import interface, registry\nfrom moe_harness.implementations.worker import wire",
     ),
-    ("moe_harness.x", "'Doc.'\nX: int = len('abc')\ndef f():\n    print(open('x'))\nif __name__ == '__main__':\n    f()"),
-    ("torchlike", "import harness"),
+    ("moe_harness.cli.x", "'Doc.'\nX: int = len('abc')\ndef f():\n    print(open('x'))\nif __name__ == '__main__':\n    f()"),
+    ("torchlike", "import moe_harness.report"),
 ]
 
 

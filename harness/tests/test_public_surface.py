@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from moe_harness import interface as public
+from moe_harness.implementations import interface as contract
+
 REPO = Path(__file__).resolve().parents[2]
 INTERFACE = REPO / "implementations" / "interface.py"
 
@@ -16,6 +19,7 @@ INTERFACE = REPO / "implementations" / "interface.py"
 # alive; anything else breaks them and belongs into the CHANGELOG.
 SURFACE = {
     "Backend": "name capabilities from_hf to_hf load",
+    "CONTRACT_VERSION": "",
     "Capabilities": "features families dtypes logits quantizations variants execution execution_note reads_hf lossy unavailable devices "
     "left_out",
     "CheckpointError": "",
@@ -84,6 +88,11 @@ def test_the_surface_is_the_literal_list():
     found = definitions(INTERFACE.read_text("utf-8"))
     assert sorted(found) == sorted(SURFACE) == list(SURFACE)
     assert {name: members(node) for name, node in found.items()} == {name: text.split() for name, text in SURFACE.items()}
+
+
+def test_the_public_module_passes_on_all_of_it():
+    assert sorted(public.__all__) == sorted(SURFACE)
+    assert all(getattr(public, name) is getattr(contract, name) for name in SURFACE)
 
 
 def test_every_public_class_has_a_docstring():

@@ -24,13 +24,17 @@ def closure(roots: tuple[str, ...]) -> Iterator[str]:
 def _known(target: str, modules: dict) -> list[str]:
     parts = target.split(".")
     prefixes = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
-    return [prefix for prefix in prefixes if prefix in modules and prefix.startswith("harness.")]
+    return [
+        prefix
+        for prefix in prefixes
+        if prefix in modules and prefix.startswith("moe_harness.") and not prefix.startswith("moe_harness.implementations")
+    ]
 
 
 def test_the_version_covers_all_that_checks_and_faults_import() -> None:
-    files = {str(file.relative_to(HERE.parent)) for file in judging_files()}
-    needed = set(closure(tuple(f"harness.{name}" for name in PACKAGES if name != "selftest")))
-    missing = {name for name in needed if not {f"{name.replace('.', '/')}.py", f"{name.replace('.', '/')}/__init__.py"} & files}
+    files = {str(file.relative_to(HERE)) for file in judging_files()}
+    needed = {name.removeprefix("moe_harness.").replace(".", "/") for name in closure(tuple(f"moe_harness.{name}." for name in PACKAGES))}
+    missing = {name for name in needed if not {f"{name}.py", f"{name}/__init__.py"} & files}
     assert len(needed) > 60 and not missing
 
 

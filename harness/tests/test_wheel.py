@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,12 +68,13 @@ def test_the_wheel_holds_what_a_run_needs(wheel: Path):
         data = [path for path in (REPO / "golden").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
         assert any(path.suffix == ".safetensors" for path in data), "no golden data in the checkout"
         for path in data:
-            name = path.relative_to(REPO).as_posix()
+            name = f"moe_harness/{path.relative_to(REPO).as_posix()}"
             assert name in held and archive.read(name) == path.read_bytes(), name
-    templates = [path.relative_to(REPO).as_posix() for path in (REPO / "harness/report/templates").iterdir() if path.is_file()]
-    profiles = {path.relative_to(REPO).as_posix() for path in (REPO / "harness/profiles").glob("*.toml")}
-    assert templates and profiles and profiles | set(templates) <= held
-    assert {"harness/cli/app.py", "implementations/native/backend.py", "implementations/families/mixtral.py"} <= held
+    kinds = ("report/templates/*.j2", "records/schemas/*.json", "suite/profiles/*.toml")
+    there = [[f"moe_harness/{path.relative_to(REPO / 'harness').as_posix()}" for path in (REPO / "harness").glob(kind)] for kind in kinds]
+    assert all(there) and {name for names in there for name in names} <= held
+    modules = ("cli/app", "interface", "implementations/native/backend", "implementations/families/mixtral")
+    assert {f"moe_harness/{name}.py" for name in modules} <= held
 
 
 def test_the_wheel_holds_nothing_else(wheel: Path):
@@ -80,11 +82,12 @@ def test_the_wheel_holds_nothing_else(wheel: Path):
         tops = {name.split("/")[0] for name in archive.namelist()}
         licence = [name for name in archive.namelist() if name.endswith("/LICENSE")]
     (metadata,) = (top for top in tops if top.endswith(".dist-info"))
-    assert tops == {"golden", "harness", "implementations", metadata} and len(licence) == 1
+    assert tops == {"moe_harness", metadata} and len(licence) == 1
 
 
 def test_the_checkout_is_out_of_sight(python: Path, tmp_path: Path):
-    code = "import golden as g, harness as h, implementations as i, sys; print(*sys.path, g.__file__, h.__file__, i.__file__, sep='\\n')"
+    code = "import sys, moe_harness as h, moe_harness.golden as g, moe_harness.implementations as i\n"
+    code += "print(*sys.path, g.__file__, h.__file__, i.__file__, sep='\\n')"
     seen = [Path(line) for line in run(python, "-c", code, cwd=tmp_path).splitlines() if line]
     assert len(seen) > 3 and not [path for path in seen if path.is_relative_to(REPO) and ".tox" not in path.parts]
     assert all(path.is_relative_to(python.parents[1]) for path in seen[-3:])
@@ -102,3 +105,45 @@ def test_a_backend_runs_from_an_empty_directory(python: Path, tmp_path: Path):
     run(python, "-m", "moe_harness.cli.app", "run", "--backend", "native", "-k", "ROUTE", "--out", tmp_path / "out", cwd=tmp_path / "empty")
     report = (tmp_path / "out" / "index.html").read_text("utf-8")
     assert "native" in report and "ROUTE-" in report
+
+
+@pytest.fixture(params=["wheel", "editable"])
+def installed(request: pytest.FixtureRequest) -> Path:
+    """An interpreter that has the wheel, and the one that runs this test, which has the checkout."""
+    return request.getfixturevalue("python") if request.param == "wheel" else Path(sys.executable)
+
+
+def test_nobody_elses_names_are_taken(installed: Path, tmp_path: Path):
+    code = (
+        "from importlib.util import find_spec; print([find_spec(n) for n in ('harness', 'implementations', 'golden', 'reports', 'docs')])"
+    )
+    assert run(installed, "-c", code, cwd=tmp_path).strip() == str([None] * 5)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Somebody's project with packages named like folders of this one, and tests of its own."""
+    for name in ("harness", "golden", "implementations"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"WHOSE = 'theirs: {name}'\n")
+    (tmp_path / "tests").mkdir()
+    theirs = "import golden, harness, implementations\n\ndef test_theirs():\n"
+    theirs += "    assert [p.WHOSE[:6] for p in (golden, harness, implementations)] == ['theirs'] * 3\n"
+    (tmp_path / "tests" / "test_theirs.py").write_text(theirs)
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\npythonpath = ["."]\n')
+    return tmp_path
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="the native backend needs the extra `native`")
+def test_checks_run_beside_a_project_with_our_folders_names(installed: Path, project: Path):
+    asked = ("--pyargs", "moe_harness.checks", "--backend", "native", "-k", "ROUTE-01 or theirs", "tests", "-q", "-p", "no:cacheprovider")
+    output = run(installed, "-m", "pytest", *asked, "--run-dir", "run", cwd=project)
+    (counted,) = re.findall(r"moe-harness: (\d+) PASS", output)
+    assert f"{int(counted) + 1} passed" in output and int(counted) >= 10
+
+
+def test_every_command_runs_there(installed: Path, project: Path):
+    kernel = ("moe_harness.tests.kernel_wrong:honest", "--like", "mixtral-8x7b", "--no-true-shape", "--arrays", "numpy")
+    output = run(installed, "-m", "moe_harness.cli.app", "kernel", *kernel, "--dtype", "fp32", "--case", "tokens-1", cwd=project)
+    assert "PASS: 1 PASS of 1 cases" in output, output
+    assert "native" in run(installed, "-m", "moe_harness.cli.app", "list", cwd=project)

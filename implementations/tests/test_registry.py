@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -83,6 +84,18 @@ def test_importing_the_hf_backend_imports_neither_torch_nor_transformers():
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(registry.__file__).parents[1])
+
+
+@pytest.mark.parametrize("declared, refused", [("1.0", False), ("1.7", False), ("2.0", True), ("0.9", True), ("new", True), (None, True)])
+def test_another_major_version_is_refused_by_name(plugin: str, monkeypatch: pytest.MonkeyPatch, declared: str | None, refused: bool):
+    made = importlib.import_module(plugin).Made(None)
+    made.contract_version = declared
+    monkeypatch.setattr(f"{plugin}.backend", lambda variant=None: made)
+    if not refused:
+        assert registry.backend(f"{plugin}:backend") is made
+        return
+    with pytest.raises(registry.BrokenBackend, match=f"'{plugin}:backend' was written for version {declared} of the contract; this .* 1.0"):
+        registry.backend(f"{plugin}:backend")
 
 
 def test_variant_reaches_the_factory_and_the_name():

@@ -27,10 +27,10 @@ from moe_harness.implementations.interface import (
     RoutingSpec,
     Unsupported,
 )
-from moe_harness.implementations.registry import BrokenBackend, UnknownBackend
+from moe_harness.implementations.registry import BrokenBackend, UnknownBackend, check_contract
 from moe_harness.implementations.tests.tiny import tiny_checkpoint
 from moe_harness.implementations.tests.toy_backend import ToyBackend
-from moe_harness.implementations.worker import RemoteError, WorkerBackend, WorkerCrashed
+from moe_harness.implementations.worker import RemoteError, WorkerBackend, WorkerCrashed, near
 
 TOY = "moe_harness.implementations.tests.toy_backend:backend"
 EVERYTHING = Request(logits="all", routing=True)
@@ -226,6 +226,28 @@ def test_unknown_and_broken_backends_are_what_they_are_here(third_party):
         WorkerBackend(f"{TOY}:variant").connect()
 
 
+def test_a_backend_of_another_contract_is_refused_by_name(third_party):
+    backend = third_party(
+        late="""
+        from moe_harness.interface import CONTRACT_VERSION
+        from moe_harness.implementations.tests.toy_backend import ToyBackend
+        class Late(ToyBackend):
+            contract_version = f"{int(CONTRACT_VERSION.split('.')[0]) + 1}.0"
+        def backend(variant=None): return Late()
+        """
+    )
+    with pytest.raises(BrokenBackend, match="'late:backend' was written for version 2.0 of the contract; this moe-harness has 1.0"):
+        backend.capabilities()
+
+
+def test_a_far_side_that_speaks_another_contract_is_refused(third_party, monkeypatch):
+    monkeypatch.setattr(near, "check_contract", lambda name, declared: check_contract(name, declared.replace("1.", "3.")))
+    backend = third_party(mine="from moe_harness.implementations.tests.toy_backend import backend")
+    with pytest.raises(BrokenBackend, match="'mine:backend' was written for version 3.0"):
+        backend.capabilities()
+    assert not backend.alive
+
+
 def test_a_result_that_is_not_of_the_contract_is_an_error(third_party):
     backend = third_party(
         odd="""
@@ -241,13 +263,13 @@ def test_a_result_that_is_not_of_the_contract_is_an_error(third_party):
 
 SPY = """
 import importlib.util, os, sys
-import implementations
+import moe_harness.implementations
 from moe_harness.implementations.interface import Capabilities
 from moe_harness.implementations.tests.toy_backend import ToyBackend
 
 class Spy(ToyBackend):
     def capabilities(self):
-        seen = tuple(name for name in ("harness", "golden", "beside_it", "mine") if importlib.util.find_spec(name))
+        seen = tuple(name for name in ("moe_harness.cli", "moe_harness.golden", "beside_it", "mine") if importlib.util.find_spec(name))
         return Capabilities(seen, (os.path.realpath(moe_harness.implementations.__file__),), (os.getcwd(),))
 
 def backend(variant=None):
@@ -260,10 +282,12 @@ def test_the_far_side_sees_our_package_and_nothing_installed_beside_it(tmp_path)
     the current directory, and not the stranger."""
     site, work = tmp_path / "site", tmp_path / "work"
     work.mkdir()
-    source = Path(__file__).parents[1]
+    source, ours = Path(__file__).parents[1], site / "moe_harness"
     for file in source.rglob("*.py"):
-        (site / "implementations" / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
-        (site / "implementations" / file.relative_to(source)).write_text(file.read_text("utf-8"))
+        (ours / "implementations" / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+        (ours / "implementations" / file.relative_to(source)).write_text(file.read_text("utf-8"))
+    (ours / "__init__.py").write_text("")
+    (ours / "interface.py").write_text("")
     (site / "beside_it.py").write_text("")
     (work / "mine.py").write_text(SPY)
     script = (
@@ -276,7 +300,7 @@ def test_the_far_side_sees_our_package_and_nothing_installed_beside_it(tmp_path)
     assert done.returncode == 0, done.stderr
     seen, package, directory = map(eval, done.stdout.splitlines())
     assert "beside_it" not in seen and "mine" in seen
-    assert package == (str(site / "implementations" / "__init__.py"),) and directory == (str(work),)
+    assert package == (str(ours / "implementations" / "__init__.py"),) and directory == (str(work),)
 
 
 def test_close_ends_the_worker_and_a_later_call_starts_another(checkpoint):

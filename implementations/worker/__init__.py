@@ -13,7 +13,8 @@ The wire (`wire.py`, `values.py`). Strict alternation of messages: the far side'
 
 - request: {"call": n, "object": id, "method": name, "args": list, "kwargs": dict, "release": [ids that the near side dropped]}
 - reply:   {"call": n, "seconds": s, "result": value}, or "made": {"object": id, "kind": "model", "methods": [...]} for a thing that stays
-  on the far side, or "error": {"kind", "message", "traceback", "path", "tensor"}. `seconds`: wall-clock time of the method itself.
+  on the far side, or "error": {"kind", "message", "traceback", "path", "tensor"}. `seconds`: wall-clock time of the method itself. What the
+  greeting made has also "contract", the version that is spoken over there: another major version is refused.
 
 Object 0 is the backend. None, booleans, numbers, strings and lists are JSON's own; everything else is an object with one key: array, bytes,
 tuple, dict, float (nan, inf, -inf), or the name of a dataclass of `moe_harness.interface`. There is no pickle: nothing that arrives can

@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from moe_harness.implementations.interface import CONTRACT_VERSION
 from moe_harness.implementations.registry import backend
 from moe_harness.implementations.worker import errors, values, wire
 from moe_harness.implementations.worker.lending import take_back
@@ -112,7 +113,8 @@ class Server:
         self._made += 1
         self._objects[number] = (kind, thing)
         made = {"object": number, "kind": kind, "methods": KINDS[kind].methods_of(thing)}
-        return made if kind != "backend" else {**made, "python": platform.python_version(), "numpy": np.__version__}
+        about = {"contract": CONTRACT_VERSION, "python": platform.python_version(), "numpy": np.__version__}
+        return made if kind != "backend" else {**made, **about}
 
     def _send(self, answer: Tuple[wire.Header, values.Arrays]) -> None:
         header, arrays = answer

@@ -11,6 +11,7 @@ from typing import Any, Callable, List, Optional, Tuple
 import numpy as np
 
 from moe_harness.implementations.interface import Capabilities, InvalidInput, LoadSpec, ModelCapabilities, Request, Routing, StepOutput
+from moe_harness.implementations.registry import UNDECLARED, BrokenBackend, check_contract
 from moe_harness.implementations.worker import values
 from moe_harness.implementations.worker.child import Child
 from moe_harness.implementations.worker.errors import WorkerCrashed, rebuild
@@ -161,6 +162,10 @@ class WorkerBackend:
         if "error" in reply:
             return None, "", rebuild(reply["error"])
         made = reply["made"]
+        try:
+            check_contract(self.name, made.get("contract", UNDECLARED))
+        except BrokenBackend as error:
+            return None, "", error
         note = f"worker: Python {made['python']}, numpy {made['numpy']}"
         return Handle(child, made["object"], made["methods"], self._timeout), note, None
 

@@ -113,7 +113,9 @@ def test_the_page_holds_the_counts(tmp_path):
     copy = tmp_path / PAGE
     copy.write_bytes((DOCS / PAGE).read_bytes())
     fill(copy, json.loads((DOCS / COUNTS).read_text("utf-8")))
-    assert copy.read_text("utf-8") == (DOCS / PAGE).read_text("utf-8"), "run it in docs/studies: python -m allclose --from ../rivals.json --write .."
+    assert copy.read_text("utf-8") == (DOCS / PAGE).read_text("utf-8"), (
+        "run it in docs/studies: python -m allclose --from ../rivals.json --write .."
+    )
 
 
 def test_the_picture_shows_every_row():

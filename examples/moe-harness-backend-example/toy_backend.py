@@ -18,7 +18,7 @@ import numpy as np
 
 from moe_harness.implementations import families
 from moe_harness.implementations.checkpoint.weights import assemble, by_target, canonical_shapes
-from moe_harness.implementations.interface import (  # fmt: skip
+from moe_harness.interface import (  # fmt: skip
     Capabilities,
     CheckpointError,
     InvalidInput,

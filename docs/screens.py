@@ -34,14 +34,14 @@ SPEEDS = ("bench", *BOTH, "--checkpoint", "mixtral")
 def harness(folder: Path, run: str, seams: str, *words: str) -> None:
     """One run into reports/runs/`run`; its exit code is part of the picture."""
     (folder / "mine.py").write_text(SUBJECT.format(seams=seams), encoding="utf-8")
-    command = [sys.executable, "-m", "moe_harness.cli.app", *words, "--run-dir", f"reports/runs/{run}"]
-    path = os.pathsep.join([str(folder), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "moe_harness", *words, "--run-dir", f"reports/runs/{run}"]
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, check=False)
 
 
 def report(folder: Path, run: str, *words: str) -> Path:
-    command = [sys.executable, "-m", "moe_harness.cli.app", "report", f"reports/runs/{run}", *words, "--out", run]
-    done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(HERE.parent)}, check=False)
+    command = [sys.executable, "-m", "moe_harness", "report", f"reports/runs/{run}", *words, "--out", run]
+    done = subprocess.run(command, cwd=folder, check=False)
     if done.returncode not in (0, 1):
         raise SystemExit(f"the run {run} is not what a picture needs: exit code {done.returncode}")
     return folder / run / "index.html"

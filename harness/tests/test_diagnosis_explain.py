@@ -140,7 +140,7 @@ def test_a_failing_run_leaves_a_capsule_that_names_the_bug(fault, check, test, t
     (record,) = [r for r in read_run(tmp_path / "run") if r["type"] == "check"]
     assert record["status"] == "FAIL" and record["capsule"].startswith(f"{FOLDER}/{check}-"), done.stdout
     told = subprocess.run(
-        [sys.executable, "-m", "moe_harness.cli.app", "explain", str(tmp_path / "run" / record["capsule"])],
+        [sys.executable, "-m", "moe_harness", "explain", str(tmp_path / "run" / record["capsule"])],
         capture_output=True,
         text=True,
         check=False,

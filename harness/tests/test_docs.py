@@ -39,7 +39,7 @@ def follow(command: str, checkout: Path, *more: str, folder: Path | None = None,
     """One line of a page, with this Python instead of an installed `moe-harness`."""
     words = command.split()
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    launched = [sys.executable, "-m", "moe_harness.cli.app", *words[1:], *more]
+    launched = [sys.executable, "-m", "moe_harness", *words[1:], *more]
     done = subprocess.run(launched, cwd=folder or checkout, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout

@@ -40,7 +40,7 @@ def broken(tmp_path: Path) -> Path:
 def moe_harness(cwd: Path, *arguments: str, paths: list[Path]) -> tuple[int, str]:
     inherited = os.environ.get("PYTHONPATH", "")
     variables = os.environ | {"PYTHONPATH": os.pathsep.join([*map(str, paths), inherited]), "COLUMNS": "400"}
-    command = [sys.executable, "-m", "moe_harness.cli.app", *arguments]
+    command = [sys.executable, "-m", "moe_harness", *arguments]
     done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout + done.stderr
 

@@ -19,7 +19,7 @@ TOKYO = {"PYTHONHASHSEED": "12345", "TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "CO
 def rebuilt(out: Path, variables: dict[str, str], cwd: Path, *runs: str) -> dict[str, bytes]:
     path = os.pathsep.join(filter(None, (str(REPO), os.environ.get("PYTHONPATH", ""))))
     settings = os.environ | variables | {"PYTHONPATH": path, "MPLCONFIGDIR": str(out.with_suffix(".mpl"))}
-    command = [sys.executable, "-m", "moe_harness.cli.app", "report", *runs, "--out", str(out)]
+    command = [sys.executable, "-m", "moe_harness", "report", *runs, "--out", str(out)]
     subprocess.run(command, cwd=cwd, env=settings, stdout=subprocess.DEVNULL, check=False)
     return {name: (out / name).read_bytes() for name in FILES}
 

@@ -146,7 +146,7 @@ def test_git_bisect_finds_the_commit_that_brought_the_bug(capsules, tmp_path):
         git("add", "-A")
         git("commit", "-q", "-m", what)
     git("bisect", "start", "HEAD", "HEAD~5")
-    command = [sys.executable, "-B", "-m", "moe_harness.cli.app", "recheck", str(path), "--backend", "toy_backend:backend"]
+    command = [sys.executable, "-B", "-m", "moe_harness", "recheck", str(path), "--backend", "toy_backend:backend"]
     environment = {**os.environ, "PYTHONPATH": f"{toy}{os.pathsep}{REPO}"}
     done = subprocess.run(["git", "-C", str(toy), "bisect", "run", *command], capture_output=True, text=True, env=environment, check=False)
     log = git("bisect", "log")

@@ -102,7 +102,7 @@ def test_one_version_and_one_command(python: Path, tmp_path: Path):
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="the native backend needs the extra `native`")
 def test_a_backend_runs_from_an_empty_directory(python: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
-    run(python, "-m", "moe_harness.cli.app", "run", "--backend", "native", "-k", "ROUTE", "--out", tmp_path / "out", cwd=tmp_path / "empty")
+    run(python, "-m", "moe_harness", "run", "--backend", "native", "-k", "ROUTE", "--out", tmp_path / "out", cwd=tmp_path / "empty")
     report = (tmp_path / "out" / "index.html").read_text("utf-8")
     assert "native" in report and "ROUTE-" in report
 
@@ -144,6 +144,6 @@ def test_checks_run_beside_a_project_with_our_folders_names(installed: Path, pro
 
 def test_every_command_runs_there(installed: Path, project: Path):
     kernel = ("moe_harness.tests.kernel_wrong:honest", "--like", "mixtral-8x7b", "--no-true-shape", "--arrays", "numpy")
-    output = run(installed, "-m", "moe_harness.cli.app", "kernel", *kernel, "--dtype", "fp32", "--case", "tokens-1", cwd=project)
+    output = run(installed, "-m", "moe_harness", "kernel", *kernel, "--dtype", "fp32", "--case", "tokens-1", cwd=project)
     assert "PASS: 1 PASS of 1 cases" in output, output
-    assert "native" in run(installed, "-m", "moe_harness.cli.app", "list", cwd=project)
+    assert "native" in run(installed, "-m", "moe_harness", "list", cwd=project)

@@ -197,7 +197,7 @@ def test_stand_ins_serve_an_import_and_no_computation():
 @pytest.mark.parametrize("path", [*PATHS, "routed"])
 def test_the_real_one_passes(path: str):
     """In a process of its own: importing it changes the environment and starts a process group."""
-    command = [sys.executable, "-m", "moe_harness.cli.app", "kernel", f"{nxd.__name__}:{path}", "--like", "mixtral-8x7b", "--no-true-shape"]
+    command = [sys.executable, "-m", "moe_harness", "kernel", f"{nxd.__name__}:{path}", "--like", "mixtral-8x7b", "--no-true-shape"]
     done = subprocess.run([*command, "--dtype", "fp32", "--in-process"], capture_output=True, text=True, timeout=600)
     gap = path != "all_experts"  # tokens-0
     assert done.returncode == 0 and f"{(30 if path == 'routed' else 33) - gap} PASS" in done.stdout.splitlines()[-1], (

@@ -11,14 +11,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from moe_harness.cases.golden_models import GOLDEN_CONFIGS, TRAIN_STEPS
-from moe_harness.cases.synthetic import FLAT, PEAKED
 from moe_harness.cli.history import Base, History, Seal, Verify, chosen, register, since, verified
 from moe_harness.run.launch import RUNS, Launch, launch
 
 OUT = Path("reports") / "latest"
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help=__doc__, pretty_exceptions_enable=False)
-golden_app = typer.Typer(no_args_is_help=True, help="Golden data: `train`, `make` HF's outputs, search `prompts`, `verify`.")
 
 DTYPES_HELP = "float32 | bfloat16 | float16; repeatable (default: the first two; benchmarks: bfloat16)."
 Backends = Annotated[list[str] | None, typer.Option("--backend", metavar="NAME", help="NAME[:VARIANT] or MODULE:FACTORY; repeatable.")]
@@ -137,92 +134,6 @@ def convert(
         typer.echo(f"{dst}: written by {chosen.name}")
 
 
-GoldenRoot = Annotated[Path | None, typer.Option("--golden", metavar="DIR", help="Golden data (default: the packaged ones).")]
-
-
-@golden_app.command("train")
-def golden_train(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help=" | ".join(GOLDEN_CONFIGS))],
-    steps: Annotated[int, typer.Option(help="Optimiser steps; the default takes about three minutes on one core.")] = TRAIN_STEPS,
-    seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
-    golden: GoldenRoot = None,
-) -> None:
-    """Train a golden checkpoint with the hf backend and replace the old one, if it reaches the bars."""
-    from moe_harness.build_golden import build as data
-    from moe_harness.cases.cases import golden_root
-
-    if family not in GOLDEN_CONFIGS:
-        raise typer.BadParameter(f"unknown golden model {family!r}; known: {', '.join(GOLDEN_CONFIGS)}")
-    with _readable_errors():
-        facts = data.train(golden or golden_root(), family, steps, seed)
-    for name, value in facts.items():
-        typer.echo(f"{name:>12} {value:g}")
-
-
-@golden_app.command("make")
-def golden_make(golden: GoldenRoot = None) -> None:
-    """Run HF in float32 on the golden checkpoints and write its outputs, the oracle's margins and the manifest."""
-    from moe_harness.build_golden import build as data
-    from moe_harness.cases.cases import golden_root
-
-    with _readable_errors():
-        data.make(golden or golden_root())
-    golden_verify(golden, rerun=False)
-
-
-@golden_app.command("prompts")
-def golden_prompts(
-    seed: Annotated[int, typer.Option(help="Seed of the stretches of text that prompts start from.")] = 0,
-    golden: GoldenRoot = None,
-) -> None:
-    """Search prompts on which no honest implementation flips an expert, and near-ties on which honest ones do. Takes minutes."""
-    from moe_harness.build_golden import build as data
-    from moe_harness.cases.cases import golden_root
-
-    try:
-        for family, by_dtype in data.make_prompts(golden or golden_root(), seed):
-            for dtype, facts in by_dtype.items():
-                typer.echo(f"{family} {dtype}: " + ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in facts.items()))
-    except data.GoldenError as error:
-        typer.echo(f"golden data: {error}", err=True)
-        raise typer.Exit(1) from error
-
-
-@golden_app.command("verify")
-def golden_verify(
-    golden: GoldenRoot = None,
-    rerun: Annotated[bool, typer.Option("--rerun", help="Also run HF again on this machine.")] = False,
-) -> None:
-    """Check every file's sha256 and HF's golden logits against the oracle. Exit code 1 if something differs."""
-    from moe_harness.build_golden import build as data
-    from moe_harness.cases.cases import golden_root
-
-    try:
-        with _readable_errors():
-            for seen in data.verify(golden or golden_root(), rerun):
-                again = "" if seen.rerun is None else f", against HF run again {seen.rerun:.2g}"
-                typer.echo(f"{seen.family}: {seen.tokens} tokens, relative RMS against the oracle {seen.oracle:.2g}{again}")
-    except data.GoldenError as error:
-        typer.echo(f"golden data: {error}", err=True)
-        raise typer.Exit(1) from error
-
-
-@golden_app.command("synthesize")
-def golden_synthesize(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A config.json, an HF directory or a known model's name.")],
-    dst: Annotated[Path, typer.Argument(metavar="DST", help="New or empty directory to write.")],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bits.")] = 0,
-    router_scale: Annotated[float, typer.Option(help=f"Spread of the router logits: flat is {FLAT}, peaked {PEAKED}.")] = 1.0,
-) -> None:
-    """Write a random HF checkpoint of any size, tensor by tensor: for shapes and speed, where trained weights do not matter."""
-    from moe_harness.cases.describe import read_model
-    from moe_harness.cases.synthetic import synthesize
-
-    with _readable_errors():
-        synthesize(read_model(config), dst, seed, router_scale)
-        typer.echo(f"{dst}: written")
-
-
 def finish(runs: list[Path], out: Path, baseline: list[str] | None = None, history: Path = RUNS) -> NoReturn:
     """Builds the report, prints the verdict, compares with the baseline, and exits with the verdict's code or else the comparison's."""
     from moe_harness.report.build import build
@@ -258,7 +169,7 @@ def application() -> typer.Typer:
     """The commands with their subcommands."""
     from moe_harness.cli.bench import bench
     from moe_harness.cli.explain import explain, recheck
-    from moe_harness.cli.golden import floors
+    from moe_harness.cli.golden import golden_app
     from moe_harness.cli.kernel import kernel
     from moe_harness.cli.selftest import selftest
 
@@ -268,7 +179,6 @@ def application() -> typer.Typer:
     app.command("recheck")(recheck)
     app.command("selftest")(selftest)
     register(app)
-    golden_app.command("floors")(floors)
     app.add_typer(golden_app, name="golden")
     return app
 

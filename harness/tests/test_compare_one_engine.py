@@ -44,10 +44,11 @@ def said(bases: list[Simulated], runs: list[Simulated], root: Path) -> Said:
     options = [word for path in base for word in ("--baseline", path)]
     codes = tuple(
         CliRunner().invoke(application(), [*command, *options]).exit_code
-        for command in (["report", *run, "--out", str(root / "out")], ["diff", *run])
+        for command in (["report", *run, "--out", str(root / "out")], ["diff", *run, "--json", str(root / "diff.json")])
     )
     page, report, diff = ((root / "out" / name).read_text("utf-8") for name in ("index.html", "report.md", "diff.md"))
-    found = json.loads((root / "out" / "diff.json").read_text("utf-8"))
+    found, again = (json.loads(path.read_text("utf-8")) for path in (root / "out" / "diff.json", root / "diff.json"))
+    assert found == again, "the two commands"
     return Said(
         {kind: set(_listed(page, title)) for kind, title in LISTED.items()},
         _counts(page),

@@ -188,6 +188,11 @@ def test_a_part_that_compares_by_itself_is_caught(tmp_path: Path, monkeypatch: p
 def test_a_report_compares_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every section, report.md, diff.md and the exit code ask; one comparison is made."""
     calls: list[Diff] = []
-    monkeypatch.setattr("moe_harness.report.compare.diff.compare", lambda *sides: calls.append(compare(*sides)) or calls[-1])
+
+    def counting(*sides: Any) -> Diff:
+        calls.append(compare(*sides))
+        return calls[-1]
+
+    monkeypatch.setattr("moe_harness.report.compare.diff.compare", counting)
     said(*simulated(3), tmp_path)
     assert len(calls) == 2  # one for each of the two commands

@@ -37,8 +37,7 @@ class Run:
     """One run on one machine. `machine` is unique within the frame. A run may have several parts, one shard each. `open`: shards of
     parts that did not end (killed, or not over). `exit_statuses`: of the parts that did. `planned` counts distinct nodes. `truncated`:
     shards whose last line was cut off. `seconds`: from the first record to the last. `expectations`: what became of the entries of
-    --expect; `profile`, `selftest`, `timing_selftest`: the records of that type, if there are any; `pairs`: all of type `pair`, those that
-    have no row (a benchmark says the same) included."""
+    --expect; `profile`, `selftest`, `timing_selftest`: the records of that type, if there are any; `pairs`: also those without a row."""
 
     run_id: str
     machine: str
@@ -131,8 +130,7 @@ def _from_here(directory: Path) -> Path:
 
 
 def _run(raw: RawRun) -> Run:
-    records = raw.records
-    heads = [record for record in records if record["type"] == "run"]
+    records, heads = raw.records, [record for record in raw.records if record["type"] == "run"]
     ends = [record for record in records if record["type"] == "end"]
     head: Record = heads[0] if heads else {}
     environment = head.get("environment") or {}

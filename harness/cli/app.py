@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from moe_harness.cli.history import Base, History, Seal, Verify, chosen, register, since, verified
+from moe_harness.cli.history import Base, History, Seal, Verify, against_base, read_sides, register, verified
 from moe_harness.run.launch import RUNS, Launch, launch
 
 OUT = Path("reports") / "latest"
@@ -136,17 +136,18 @@ def convert(
 
 def finish(runs: list[Path], out: Path, baseline: list[str] | None = None, history: Path = RUNS) -> NoReturn:
     """Builds the report, prints the verdict, compares with the baseline, and exits with the verdict's code or else the comparison's."""
+    from moe_harness.records.frame import frame_of
     from moe_harness.report.build import build
 
     with _readable_errors():
-        base = chosen(baseline or [], history, runs)
-        verdict = build(runs, out, base)
+        frame = frame_of(*read_sides(runs, baseline, history))
+        verdict = build(frame, out)
     typer.echo(f"{verdict.word}: {verdict.sentence}")
     for found in verdict.conformances:
         typer.echo(found.sentence)
     typer.echo(f"report: {out / 'index.html'}")
     with _readable_errors():
-        moved = since(base, runs, out) if base else 0
+        moved = against_base(frame, out)
     raise typer.Exit(verdict.code or moved)
 
 

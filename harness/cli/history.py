@@ -13,6 +13,8 @@ import typer
 from moe_harness.run.launch import RUNS
 
 if TYPE_CHECKING:
+    from moe_harness.records.frame import Frame
+    from moe_harness.records.raw import RawRun
     from moe_harness.report.compare.diff import Diff
 
 PUBLISHED = Path("reports") / "published"
@@ -47,50 +49,56 @@ def diff(
 ) -> None:
     """Say what differs between runs: surroundings, new failures, what vanished, speeds. Exit codes: 0 nothing to worry about, 1 a new
     failure or something vanished (or a speed gates), 2 usage, 4 something was planned and not run."""
+    from moe_harness.records.frame import frame_of
     from moe_harness.report.compare.diff import compare
-    from moe_harness.report.compare.evidence import load
 
     with _readable_errors():
         base, after = _sides(runs, baseline, history)
         if not base:
             raise typer.Exit(0)
-        found = compare(load(base), load(after), margin, gate_speed)
+        found = compare(frame_of(base), frame_of(after), margin, gate_speed)
         _show(found)
         _write(found, markdown, json_file)
     raise typer.Exit(found.code)
 
 
-def _sides(runs: list[Path], baseline: list[str] | None, history: Path) -> tuple[list[Path], list[Path]]:
+def _sides(runs: list[Path], baseline: list[str] | None, history: Path) -> tuple[list[RawRun], list[RawRun]]:
     """(base, nothing where no run is green; the others). Raises ValueError for too few."""
-    if baseline:
-        return chosen(baseline, history, runs), runs
-    if len(runs) < 2:
+    if not baseline and len(runs) < 2:
         raise ValueError("diff needs BASE and RUN, or --baseline")
-    return runs[:1], runs[1:]
+    read, base = read_sides(runs, baseline, history)
+    return (base, read) if baseline else (read[:1], read[1:])
 
 
-def chosen(baseline: Sequence[str], history: Path, runs: list[Path]) -> list[Path]:
-    """The directories that `--baseline` means; says which one is the last green, and why not a newer one."""
-    return [path for name in baseline for path in _directories(name, history, runs)]
+def read_sides(runs: list[Path], baseline: list[str] | None, history: Path) -> tuple[list[RawRun], list[RawRun]]:
+    """The runs and what `--baseline` means, each directory parsed once."""
+    from moe_harness.records.raw import read_raw
+
+    read = [read_raw(directory) for directory in runs]
+    return read, _chosen(baseline or [], history, read)
 
 
-def _directories(name: str, history: Path, runs: list[Path]) -> list[Path]:
-    from moe_harness.records.frame import load_frame
+def _chosen(baseline: Sequence[str], history: Path, runs: list[RawRun]) -> list[RawRun]:
+    """The runs that `--baseline` means; says which one is the last green, and why not a newer one."""
+    from moe_harness.records.frame import frame_of
+    from moe_harness.records.raw import read_raw
     from moe_harness.report.compare.baseline import LAST_GREEN, last_green
 
-    if name != LAST_GREEN:
-        return [Path(name)]
-    found = last_green(history, load_frame(runs))
+    named = [read_raw(Path(name)) for name in baseline if name != LAST_GREEN]
+    if LAST_GREEN not in baseline:
+        return named
+    found = last_green(history, frame_of(runs), [*runs, *named])
     typer.echo(found.sentence)
-    return [found.directory] if found.directory else []
+    return [*named, found.run] if found.run else named
 
 
-def since(base: list[Path], runs: list[Path], out: Path) -> int:
-    """Shows the diff against a baseline, writes it beside the report, and returns its exit code."""
-    from moe_harness.report.compare.diff import compare
-    from moe_harness.report.compare.evidence import load
+def against_base(frame: Frame, out: Path) -> int:
+    """Shows a frame's diff against its base, writes it beside the report, and returns its exit code; 0 where there is no base."""
+    from moe_harness.report.compare.diff import since
 
-    found = compare(load(base), load(runs))
+    found = since(frame)
+    if found is None:
+        return 0
     _show(found)
     _write(found, out / "diff.md", out / "diff.json")
     return found.code
@@ -99,10 +107,11 @@ def since(base: list[Path], runs: list[Path], out: Path) -> int:
 def verified(runs: list[Path], out: Path, baseline: list[str] | None, history: Path, anchor: str | None) -> NoReturn:
     """Exits with 1 where a number is not what its raw data say, else with 0. `baseline`: as the report was built with."""
     from moe_harness.bench.compare import again
-    from moe_harness.report.compare.verify import Question, verify
+    from moe_harness.report.compare.verify import WrittenReport, verify
 
     with _readable_errors():
-        found = verify(Question(runs, out, chosen(baseline or [], history, runs), anchor, again))
+        read, base = read_sides(runs, baseline, history)
+        found = verify(WrittenReport(read, out, base, anchor, again))
     for line in (*found.findings, *found.notes, found.sentence):
         typer.echo(str(line))
     raise typer.Exit(1 if found.findings else 0)

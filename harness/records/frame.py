@@ -15,7 +15,7 @@ import pandas as pd
 from moe_harness.records.clean import clean
 from moe_harness.records.expected import merged
 from moe_harness.records.metric import finite, judged, metrics_of, worst_metric
-from moe_harness.records.record import read_run, run_name
+from moe_harness.records.raw import RawRun, read_raw
 from moe_harness.records.shard import shards
 from moe_harness.records.status import NOT_RUN
 
@@ -37,7 +37,7 @@ class Run:
     """One run on one machine. `machine` is unique within the frame. A run may have several parts, one shard each. `open`: shards of
     parts that did not end (killed, or not over). `exit_statuses`: of the parts that did. `planned` counts distinct nodes. `truncated`:
     shards whose last line was cut off. `seconds`: from the first record to the last. `expectations`: what became of the entries of
-    --expect; `profile`, `selftest`, `timing_selftest`: the records of that type, if there are any."""
+    --expect; `profile`, `selftest`, `timing_selftest`: the records of that type, if there are any; `pairs`: also those without a row."""
 
     run_id: str
     machine: str
@@ -55,6 +55,7 @@ class Run:
     profile: Record | None = None
     selftest: Record | None = None
     timing_selftest: Record | None = None
+    pairs: tuple[Record, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -86,11 +87,16 @@ class Frame:
 
 
 def load_frame(run_directories: Sequence[Path], base: Sequence[Path] = ()) -> Frame:
-    """Reads and merges run directories; runs stay apart by `run` and `machine`. `base`: earlier ones, merged likewise, to compare with.
-    Raises RecordError, and ValueError for no directory or for the same run given twice (a run compared with itself agrees with itself)."""
-    if not run_directories:
+    """Reads run directories, each once, and merges them. Raises RecordError, and ValueError as `frame_of` does."""
+    return frame_of([read_raw(directory) for directory in run_directories], [read_raw(directory) for directory in base])
+
+
+def frame_of(raw: Sequence[RawRun], base: Sequence[RawRun] = ()) -> Frame:
+    """Merges runs that were read; they stay apart by `run` and `machine`. `base`: earlier ones, merged likewise, to compare with. Raises
+    ValueError for no run or for the same one given twice (a run compared with itself agrees with itself)."""
+    if not raw:
         raise ValueError("no run directory")
-    frame = _merged(run_directories)
+    frame = _merged(raw)
     past = (_merged(base),) if base else ()
     once(run.run_id for each in (frame, *past) for run in each.runs)
     return replace(frame, past=past)
@@ -103,11 +109,11 @@ def once(run_ids: Iterable[str]) -> None:
         raise ValueError(f"run given twice: {', '.join(repeated)}")
 
 
-def _merged(run_directories: Sequence[Path]) -> Frame:
-    loaded = [(Path(directory), clean(read_run(directory))) for directory in run_directories]
-    loaded.sort(key=lambda each: (each[0].name, str(each[0])))  # by time, as runs are named: however they were listed, the same report
-    runs = _with_unique_machines([_run(directory, records) for directory, records in loaded])
-    rows = [_with_capsule(row, directory) for run, (directory, records) in zip(runs, loaded, strict=True) for row in _rows(run, records)]
+def _merged(raw: Sequence[RawRun]) -> Frame:
+    """Sorted by time, as runs are named: however they were listed, the same report."""
+    raw = [replace(each, records=clean(each.records)) for each in sorted(raw, key=lambda each: (each.directory.name, str(each.directory)))]
+    runs = _with_unique_machines([_run(each) for each in raw])
+    rows = [_with_capsule(row, each.directory) for run, each in zip(runs, raw, strict=True) for row in _rows(run, each.records)]
     identified = [{"id": str(number), **row} for number, row in enumerate(rows, start=1)]
     return Frame(pd.DataFrame(identified, columns=COLUMNS, dtype=object), runs)
 
@@ -123,18 +129,18 @@ def _from_here(directory: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _run(directory: Path, records: Sequence[Record]) -> Run:
-    heads = [record for record in records if record["type"] == "run"]
+def _run(raw: RawRun) -> Run:
+    records, heads = raw.records, [record for record in raw.records if record["type"] == "run"]
     ends = [record for record in records if record["type"] == "end"]
     head: Record = heads[0] if heads else {}
     environment = head.get("environment") or {}
     return Run(
-        run_id=clean(run_name(head.get("run_id"), directory)),
+        run_id=clean(raw.run_id),
         machine=str(environment.get("hostname") or "unknown machine"),
         environment=environment,
         commands=tuple(dict.fromkeys(tuple(str(word) for word in each.get("command") or ()) for each in heads)),
         requested=head.get("requested") or {},
-        shards=tuple(clean(shard.name) for shard in shards(directory)),
+        shards=tuple(clean(shard.name) for shard in shards(raw.directory)),
         truncated=tuple(record["shard"] for record in records if record["type"] == "truncated"),
         planned=len(_plan(records)),
         open=tuple(sorted({record["shard"] for record in records if "shard" in record} - _closed(ends))),
@@ -145,6 +151,7 @@ def _run(directory: Path, records: Sequence[Record]) -> Run:
         profile=next((record for record in records if record["type"] == "profile"), None),
         selftest=next((record for record in records if record["type"] == "selftest"), None),
         timing_selftest=next((record for record in records if record["type"] == "timing_selftest"), None),
+        pairs=tuple(record for record in records if record["type"] == "pair"),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_harness.records import shard
-from moe_harness.records.record import RecordError, run_name
+from moe_harness.records.record import RecordError
 from moe_harness.records.shard import Shard
 
 
@@ -35,16 +35,6 @@ def lines(directory: Path) -> Iterator[Line]:
     for each in shards(directory):
         for number, text in enumerate(each.content().splitlines(), start=1):
             yield Line(each.name, number, text, _parsed(text))
-
-
-def of_type(directory: Path, kind: str) -> list[dict[str, Any]]:
-    """The records of one type, those that the frame knows nothing of included."""
-    return [line.record for line in lines(directory) if line.record is not None and line.record.get("type") == kind]
-
-
-def run_id(directory: Path) -> str:
-    """See `run_name`."""
-    return run_name(next((record["run_id"] for record in of_type(directory, "run")), None), directory)
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:

@@ -1,12 +1,12 @@
-"""Run directories -> index.html, report.md, results.csv, junit.xml."""
+"""A frame -> index.html, report.md, results.csv, junit.xml."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from moe_harness.records.frame import Frame, load_frame
+from moe_harness.records.frame import Frame
 from moe_harness.report.junit import junit
 from moe_harness.report.markdown import markdown
 from moe_harness.report.page import page
@@ -14,11 +14,9 @@ from moe_harness.report.table import table
 from moe_harness.report.verdict import Verdict, verdict
 
 
-def build(run_directories: Sequence[Path], out: Path, base: Sequence[Path] = ()) -> Verdict:
-    """Merges the runs and writes the four files into `out`, each replaced at once; `base`: earlier ones to compare with. The same records
-    give the same bytes: no clock, no path of the machine that builds. Raises RecordError for unreadable records and ValueError for no run,
-    or the same one twice."""
-    frame = load_frame([Path(directory) for directory in run_directories], [Path(directory) for directory in base])
+def build(frame: Frame, out: Path) -> Verdict:
+    """Writes the four files into `out`, each replaced at once. The same records give the same bytes: no clock, no path of the machine that
+    builds."""
     write(Path(out), files(frame))
     return verdict(frame)
 

@@ -13,9 +13,9 @@ from typing import Any
 from moe_harness.records.frame import KINDS, Frame
 from moe_harness.records.record import FAILING
 from moe_harness.records.status import rank
+from moe_harness.report.compare.diff import since
 from moe_harness.report.heatmap import grid_of
 from moe_harness.report.order import Labels, place_key, short_dtype, topic_key
-from moe_harness.report.since import Since, since
 from moe_harness.report.text import multiple, number
 
 NAMED = 3  # models
@@ -67,12 +67,13 @@ def groups(frame: Frame) -> tuple[Group, ...]:
         if row["status"] != "VOID":
             found.setdefault((row["status"], row["check"], labels(row)), []).append(row)
     compared = since(frame)
-    made = [Group(place, tuple(rows), _is_new(rows, compared)) for (*_, place), rows in found.items()]
+    new = None if compared is None else compared.new
+    made = [Group(place, tuple(rows), _is_new(rows, new)) for (*_, place), rows in found.items()]
     return tuple(sorted(made, key=lambda group: group.new is False))
 
 
-def _is_new(rows: Sequence[Row], compared: Since | None) -> bool | None:
-    return None if compared is None else any(row["id"] in compared.new for row in rows)
+def _is_new(rows: Sequence[Row], new: frozenset[str] | None) -> bool | None:
+    return None if new is None else any(row["id"] in new for row in rows)
 
 
 def where_in_model(row: Row) -> str:

@@ -8,12 +8,14 @@ from collections.abc import Iterable, Sequence
 
 from moe_harness.records.frame import Frame
 from moe_harness.records.status import STATUSES
+from moe_harness.report.compare.diff import since
+from moe_harness.report.compare.outcomes import KINDS
 from moe_harness.report.failures import failures
 from moe_harness.report.order import Labels, place_key
 from moe_harness.report.pairs import Pair, pairs
+from moe_harness.report.sections.since import facts
 from moe_harness.report.sections.skips import reasons
 from moe_harness.report.sections.verdict import provenance, summary
-from moe_harness.report.since import since
 from moe_harness.report.speed import Speed, speeds
 from moe_harness.report.text import grouped, interval, multiple, number, ratio, seconds, shortened
 from moe_harness.report.trust import trust
@@ -46,10 +48,9 @@ def _since(frame: Frame) -> str:
     if found is None:
         return ""
     base, changes = summary(found)
-    lines = [("new failure", change.name, change.before, change.after) for change in found.failed]
-    lines += [("fixed", change.name, change.before, change.after) for change in found.fixed]
-    lines += [("no longer judged", change.name, change.before, change.after) for change in found.vanished]
-    lines += [("changed", *fact) for fact in found.facts]
+    moved = [kind for kind in KINDS if kind != "still failing"]  # those stand among the failures
+    lines = [(each.kind, str(each.key), each.before, each.after) for each in found.of(*moved)]
+    lines += [("changed", *fact) for fact in facts(found)]
     said = f"Since {base}: {', '.join(text for text, _ in changes)}."
     return "\n\n".join(filter(None, (_escaped(said), _table("Changes", ("What", "Where", "Then", "Now"), lines))))
 

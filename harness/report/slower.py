@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_harness.records.frame import Frame
+from moe_harness.report.compare.diff import since
 from moe_harness.report.order import Labels, place_key, short_dtype
 from moe_harness.report.pairs import pairs
-from moe_harness.report.since import since
 from moe_harness.report.text import ratio, seconds
 
 
@@ -54,11 +54,12 @@ def _in_pairs(frame: Frame) -> Iterator[Alert]:
 
 
 def _since(frame: Frame) -> Iterator[Alert]:
-    compared = since(frame)
-    for pace in compared.paces if compared else ():
-        if pace.ratio > 1 and pace.speed.median is not None:
-            detail = f"{seconds(pace.speed.median / pace.ratio)} then, {seconds(pace.speed.median)} now; not timed in turn, so a hint"
-            yield _slower(frame, pace.speed.row, detail)
+    found = since(frame)
+    for change in found.paces if found else ():
+        if found and change.verdict == "slower":
+            weight = "in every run by itself, so it counts" if change in found.gating else "not timed in turn, so a hint"
+            detail = f"{seconds(change.before)} then, {seconds(change.after)} now; {weight}"
+            yield _slower(frame, found.run.rows[change.key][0], detail)
 
 
 def _slower(frame: Frame, row: Mapping[str, Any], detail: str) -> Alert:

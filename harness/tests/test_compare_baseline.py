@@ -48,7 +48,11 @@ def history(tmp_path: Path) -> Path:
 def test_the_newest_that_fits_and_why_not_the_others(history: Path) -> None:
     found = last_green(history, load_frame([history / "08-now"]))
     reasons = dict(found.passed_over)
-    assert found.directory == history / "01-green" and [name[:2] for name in reasons] == ["07", "06", "05", "04", "03", "02"]
+    assert (
+        found.run is not None
+        and found.run.directory == history / "01-green"
+        and [name[:2] for name in reasons] == ["07", "06", "05", "04", "03", "02"]
+    )
     expected = {
         "02": "FAIL",
         "03": "INCOMPLETE",
@@ -64,7 +68,7 @@ def test_the_newest_that_fits_and_why_not_the_others(history: Path) -> None:
 def test_a_later_run_is_no_baseline(history: Path) -> None:
     write_run(history / "09-later", [GOOD])
     found = last_green(history, load_frame([history / "08-now"]))
-    assert found.directory == history / "01-green" and "09-later" not in dict(found.passed_over)
+    assert found.run is not None and found.run.directory == history / "01-green" and "09-later" not in dict(found.passed_over)
 
 
 def test_a_run_without_benchmarks_is_no_baseline_for_one_with(history: Path, tmp_path: Path) -> None:
@@ -72,7 +76,7 @@ def test_a_run_without_benchmarks_is_no_baseline_for_one_with(history: Path, tmp
 
     now = write_run(tmp_path / "10-bench", [GOOD, bench("decode", *PLACE, 0.01)])
     found = last_green(history, load_frame([now]))
-    assert found.directory is None and "it has no bench" in dict(found.passed_over)["01-green"]
+    assert found.run is None and "it has no bench" in dict(found.passed_over)["01-green"]
 
 
 def called(*arguments: Any) -> tuple[int, str]:

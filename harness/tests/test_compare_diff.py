@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from moe_harness.cli.app import application
+from moe_harness.records.frame import load_frame
 from moe_harness.records.record import Recorder
 from moe_harness.report.compare.diff import Diff, compare
-from moe_harness.report.compare.evidence import load
 from moe_harness.stats.unpaired import ratio_of_medians, verdict
 from moe_harness.tests.report_samples import bench, check, write_run
 
@@ -22,7 +22,7 @@ FAIL: dict[str, Any] = {"status": "FAIL", "reason": "nmse = 1 (bound 0.0073)", "
 
 
 def compared(root: Path, base: list[dict[str, Any]], run: list[dict[str, Any]], **options: Any) -> Diff:
-    sides = [load([write_run(root / name, records, end=0)]) for name, records in (("base", base), ("run", run))]
+    sides = [load_frame([write_run(root / name, records, end=0)]) for name, records in (("base", base), ("run", run))]
     return compare(sides[0], sides[1], **options)
 
 
@@ -56,7 +56,7 @@ def test_every_way_in_which_a_status_moves(tmp_path: Path, before: Any, after: A
 
 def test_what_was_planned_and_not_run_is_neither_vanished_nor_fine(tmp_path: Path) -> None:
     records = [check("ROUTE-01", *PLACE), check("ROUTE-02", *PLACE)]
-    base, run = load([write_run(tmp_path / "base", records)]), load([write_run(tmp_path / "run", records[:1], planned=records)])
+    base, run = load_frame([write_run(tmp_path / "base", records)]), load_frame([write_run(tmp_path / "run", records[:1], planned=records)])
     diff = compare(base, run)
     assert kinds(diff) == {"ROUTE-02": "not run"} and diff.code == 4
 
@@ -74,8 +74,8 @@ def test_parameters_of_a_check_tell_its_rows_apart(tmp_path: Path) -> None:
 def test_the_same_backend_on_two_kinds_of_machine_is_two_questions(tmp_path: Path) -> None:
     good, bad = check("ROUTE-01", *PLACE), check("ROUTE-01", *PLACE, **FAIL)
     gpu = {"hostname": "gpu-01", "accelerators": ["H100"]}
-    base = load([write_run(tmp_path / "cpu", [good]), write_run(tmp_path / "gpu", [good], environment=gpu)])
-    run = load([write_run(tmp_path / "cpu2", [good]), write_run(tmp_path / "gpu2", [bad], environment=gpu)])
+    base = load_frame([write_run(tmp_path / "cpu", [good]), write_run(tmp_path / "gpu", [good], environment=gpu)])
+    run = load_frame([write_run(tmp_path / "cpu2", [good]), write_run(tmp_path / "gpu2", [bad], environment=gpu)])
     (outcome,) = compare(base, run).outcomes
     assert outcome.kind == "new failure" and outcome.key.hardware == "H100"
 
@@ -85,7 +85,7 @@ def test_surroundings_stand_first_and_name_old_and_new(tmp_path: Path) -> None:
     changed = {"packages": {"torch": "2.14.0"}, "commit": "f" * 40, "hostname": "bench-02"}
     run = write_run(tmp_path / "run", [check("ROUTE-01", *PLACE, **FAIL)], environment=changed)
     code, output = called("diff", base, run)
-    found = {each.name: (each.before, each.after) for each in compare(load([base]), load([run])).surroundings}
+    found = {each.name: (each.before, each.after) for each in compare(load_frame([base]), load_frame([run])).surroundings}
     assert found["torch"] == ("2.13.0+cpu", "2.14.0") and found["hostname"] == ("bench-01", "bench-02") and "commit" in found
     assert code == 1 and output.index("Surroundings that changed") < output.index("New failures")
 
@@ -139,16 +139,16 @@ def test_a_void_speed_is_a_new_failure_and_no_comparison(tmp_path: Path) -> None
 
 
 def test_one_slower_run_informs_and_two_on_the_same_machine_gate(tmp_path: Path) -> None:
-    base = load([write_run(tmp_path / "base", [speed()])])
+    base = load_frame([write_run(tmp_path / "base", [speed()])])
     once, again = (write_run(tmp_path / name, [speed(1.3, name)]) for name in ("once", "again"))
-    assert compare(base, load([once])).code == 0
-    assert compare(base, load([once]), gate_speed=True).code == 1
-    assert compare(base, load([once, again])).code == 1
+    assert compare(base, load_frame([once])).code == 0
+    assert compare(base, load_frame([once]), gate_speed=True).code == 1
+    assert compare(base, load_frame([once, again])).code == 1
     unrepeated = write_run(tmp_path / "unrepeated", [speed(1.0, "fine")])
-    assert compare(base, load([once, unrepeated])).code == 0
+    assert compare(base, load_frame([once, unrepeated])).code == 0
     other_torch = {"packages": {"torch": "2.14.0"}}
     elsewhere = [write_run(tmp_path / name, [speed(1.3, name)], environment=other_torch) for name in ("c", "d")]
-    assert compare(base, load(elsewhere)).code == 0
+    assert compare(base, load_frame(elsewhere)).code == 0
 
 
 def test_pairs_are_compared_by_their_own_verdicts(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_pairs_are_compared_by_their_own_verdicts(tmp_path: Path) -> None:
         about = {"workload": "decode", "case": "mixtral", "dtype": "bfloat16", "parameters": {"batch": 1}, "a": "hf", "b": "native"}
         with Recorder(directory) as recorder:
             recorder.write("pair", **about, ratio=ratio, verdict=verdict_, status="PASS", reason="")
-        sides.append(load([directory]))
+        sides.append(load_frame([directory]))
     (change,) = compare(sides[0], sides[1]).pairs
     assert (change.before, change.after, change.ratio_after) == ("faster", "slower", 1.2) and "native against hf" in change.name
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 from moe_harness.cli.app import application
 from moe_harness.records import seal
 from moe_harness.records.frame import load_frame
+from moe_harness.records.raw import read_raw
 from moe_harness.report.build import build
 from moe_harness.report.compare import recompute, verify_counts
-from moe_harness.report.compare.verify import Question, verify
+from moe_harness.report.compare.verify import Verification, WrittenReport, verify
 from moe_harness.report.verdict import verdict
 from moe_harness.stats.interval import median_interval
 from moe_harness.tests import report_samples
@@ -41,8 +42,13 @@ def run(tmp_path: Path) -> Path:
         bench("decode", "hf", "mixtral", "bfloat16", 0.02),
     ]
     directory = write_run(tmp_path / "run", records, end=1)
-    build([directory], tmp_path / "out")
+    build(load_frame([directory]), tmp_path / "out")
     return directory
+
+
+def held(run: Path, out: Path, base: Sequence[Path] = (), anchor: str | None = None) -> Verification:
+    """A run, and the report in `out`, verified."""
+    return verify(WrittenReport([read_raw(run)], out, [read_raw(directory) for directory in base], anchor))
 
 
 def edited(run: Path, where: str, change: Callable[[dict[str, Any]], object]) -> None:
@@ -113,7 +119,7 @@ IDS = [fault.__name__ for fault, *_ in FAULTS]
 def test_a_fault_is_named_without_a_seal(run: Path, fault: Callable[[Path], None], kind: str, node: str, field: str) -> None:
     """By what contradicts it: other fields, the plan, the written report."""
     fault(run)
-    found = verify(Question([run], run.parent / "out")).findings
+    found = held(run, run.parent / "out").findings
     named = [each for each in found if each.type == kind and node in each.node and re.fullmatch(field, each.field)]
     assert named and all(each.recorded != each.recomputed for each in named), found
 
@@ -124,9 +130,9 @@ def test_a_fault_in_records_breaks_the_seal_without_a_report(
     run: Path, fault: Callable[[Path], None], kind: str, node: str, field: str
 ) -> None:
     seal.seal(run)
-    assert verify(Question([run], run / "no report")).findings == ()
+    assert held(run, run / "no report").findings == ()
     fault(run)
-    broken = [each for each in verify(Question([run], run / "no report")).findings if each.field == "line"]
+    broken = [each for each in held(run, run / "no report").findings if each.field == "line"]
     assert len(broken) == 1 and node in broken[0].node and re.match(r"records-.*\.jsonl:\d+", broken[0].source)
 
 
@@ -136,7 +142,7 @@ def test_a_change_that_contradicts_nothing_needs_the_seal(run: Path) -> None:
 
     seal.seal(run)
     edited(run, "ROUTE-01", milder)
-    found = verify(Question([run], run / "no report")).findings
+    found = held(run, run / "no report").findings
     assert [(each.field, each.type) for each in found] == [("line", "check")]
 
 
@@ -144,9 +150,9 @@ def test_a_seal_made_again_is_found_by_what_the_run_printed(run: Path) -> None:
     printed = seal.seal(run)
     edited(run, "ROUTE-01", lambda record: record["evidence"].update(tokens=10**6))
     seal.seal(run)
-    assert verify(Question([run], run / "no report")).findings == ()
-    assert [each.field for each in verify(Question([run], run / "no report", anchor=printed)).findings] == ["digest"]
-    assert [each.field for each in verify(Question([run], run / "no report", anchor=printed[:12])).findings] == ["digest"]
+    assert held(run, run / "no report").findings == ()
+    assert [each.field for each in held(run, run / "no report", anchor=printed).findings] == ["digest"]
+    assert [each.field for each in held(run, run / "no report", anchor=printed[:12]).findings] == ["digest"]
 
 
 def test_a_seal_that_was_edited_or_removed_is_found(run: Path) -> None:
@@ -155,12 +161,12 @@ def test_a_seal_that_was_edited_or_removed_is_found(run: Path) -> None:
     sealed = json.loads(path.read_text())
     name = next(iter(sealed["shards"]))
     path.write_text(json.dumps(sealed | {"files": {"x": "0"}}))
-    assert {each.field for each in verify(Question([run], run)).findings} == {"digest", "files.x"}
+    assert {each.field for each in held(run, run).findings} == {"digest", "files.x"}
     sealed["shards"][name]["chain"] = "0" * 64
     path.write_text(json.dumps(sealed | {"digest": seal.digest(sealed)}))
-    assert verify(Question([run], run)).findings
+    assert held(run, run).findings
     path.unlink()
-    assert verify(Question([run], run)).findings == () and verify(Question([run], run, anchor=printed)).findings
+    assert held(run, run).findings == () and held(run, run, anchor=printed).findings
 
 
 def test_a_changed_capsule_and_a_vanished_shard_are_found(run: Path) -> None:
@@ -171,7 +177,7 @@ def test_a_changed_capsule_and_a_vanished_shard_are_found(run: Path) -> None:
     seal.seal(run)
     (run / "capsules" / "a.safetensors").write_bytes(b"two")
     other.unlink()
-    assert {each.field for each in verify(Question([run], run)).findings} == {"files.capsules/a.safetensors", "shards.records-0.jsonl"}
+    assert {each.field for each in held(run, run).findings} == {"files.capsules/a.safetensors", "shards.records-0.jsonl"}
 
 
 @pytest.mark.parametrize(("make", "sealed"), [(report_samples.green, True), (report_samples.red, False), (report_samples.void, False)])
@@ -179,8 +185,8 @@ def test_honest_runs_hold(tmp_path: Path, make: Any, sealed: bool) -> None:
     directory = make(tmp_path)
     if sealed:
         seal.seal(directory)
-    build([directory], tmp_path / "out")
-    found = verify(Question([directory], tmp_path / "out"))
+    build(load_frame([directory]), tmp_path / "out")
+    found = held(directory, tmp_path / "out")
     allowed = {"record"} if make is report_samples.void and not sealed else set()  # that sample has planned benchmarks without a record
     allowed |= {"status"} if make is report_samples.void else set()  # and one that passes without a gate
     assert {each.field for each in found.findings} <= allowed, found.findings
@@ -189,30 +195,30 @@ def test_honest_runs_hold(tmp_path: Path, make: Any, sealed: bool) -> None:
 def test_a_changed_page_is_shown(run: Path) -> None:
     page = run.parent / "out" / "report.md"
     page.write_text(page.read_text().replace("1 failed", "0 failed"))
-    found = verify(Question([run], run.parent / "out")).findings
+    found = held(run, run.parent / "out").findings
     assert [each.source for each in found] == ["report.md:1"] and "0 failed" in found[0].recorded and "1 failed" in found[0].recomputed
 
 
 def test_a_report_of_other_runs_is_not_compared(run: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", [check("ROUTE-01", *PLACE)])
-    found = verify(Question([other], run.parent / "out"))
+    found = held(other, run.parent / "out")
     assert found.findings == () and any("no report of these runs" in note for note in found.notes)
 
 
 def test_a_report_with_a_baseline_is_held_against_both(run: Path, tmp_path: Path) -> None:
     base = write_run(tmp_path / "base", [check("ROUTE-01", *PLACE, metrics=[METRIC])])
-    build([run], run.parent / "out", [base])
-    assert verify(Question([run], run.parent / "out", [base])).findings == ()
-    assert {each.type for each in verify(Question([run], run.parent / "out")).findings} == {"file"}
+    build(load_frame([run], [base]), run.parent / "out")
+    assert held(run, run.parent / "out", [base]).findings == ()
+    assert {each.type for each in held(run, run.parent / "out").findings} == {"file"}
     edited(base, "ROUTE-01", lambda record: record.update(status="FAIL", reason="wrong"))
-    assert {each.type for each in verify(Question([run], run.parent / "out", [base])).findings} == {"file"}
+    assert {each.type for each in held(run, run.parent / "out", [base]).findings} == {"file"}
 
 
 def test_counts_are_made_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = verdict(load_frame([run]))
     wrong = replace(found, counts=found.counts | {"passed": 3, "failed": 0})
     monkeypatch.setattr(verify_counts, "verdict", lambda frame: wrong)
-    findings = verify(Question([run], run / "no report")).findings
+    findings = held(run, run / "no report").findings
     assert [(each.field, each.recorded, each.recomputed) for each in findings] == [("passed", "3", "2"), ("failed", "0", "1")]
 
 

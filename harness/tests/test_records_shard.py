@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from moe_harness.records.frame import load_frame
+from moe_harness.records.raw import read_raw
 from moe_harness.records.record import RecordError, read_run
 from moe_harness.records.seal import compute, seal
 from moe_harness.records.shard import shards
 from moe_harness.report.build import build
-from moe_harness.report.compare.verify import Question, verify
+from moe_harness.report.compare.verify import WrittenReport, verify
 
 RUN = Path(__file__).parent / "data" / "run-of-november"
 
@@ -31,11 +33,11 @@ def pack(run: Path) -> None:
 def test_a_packed_run_is_the_same_run(run: Path, tmp_path: Path):
     plain = read_run(run)
     digest = seal(run)
-    build([run], tmp_path / "plain")
+    build(load_frame([run]), tmp_path / "plain")
     pack(run)
     assert plain and read_run(run) == plain
-    assert compute(run)["digest"] == digest and not verify(Question([run], tmp_path)).findings
-    build([run], tmp_path / "packed")
+    assert compute(run)["digest"] == digest and not verify(WrittenReport([read_raw(run)], tmp_path)).findings
+    build(load_frame([run]), tmp_path / "packed")
     assert (tmp_path / "plain" / "index.html").read_bytes() == (tmp_path / "packed" / "index.html").read_bytes()
 
 
@@ -44,7 +46,9 @@ def test_a_changed_record_of_a_packed_run_is_found_by_its_seal(run: Path, tmp_pa
     pack(run)
     (packed,) = (shard.path for shard in shards(run))
     packed.write_bytes(gzip.compress(gzip.decompress(packed.read_bytes()).replace(b'"PASS"', b'"KNOWN"', 1)))
-    assert any((found.field, found.recomputed) == ("line", "changed since") for found in verify(Question([run], tmp_path)).findings)
+    assert any(
+        (found.field, found.recomputed) == ("line", "changed since") for found in verify(WrittenReport([read_raw(run)], tmp_path)).findings
+    )
 
 
 def test_a_shard_that_is_there_twice_counts_once(run: Path):

@@ -79,7 +79,7 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def built(tmp_path: Path, *directories: Path) -> Path:
-    build(list(directories), tmp_path / "out")
+    build(load_frame(list(directories)), tmp_path / "out")
     return tmp_path / "out"
 
 
@@ -93,11 +93,11 @@ def test_four_files_are_written(report: tuple[Path, Path]):
 
 def test_the_verdict_is_returned(tmp_path: Path):
     directory = samples.void(tmp_path)
-    assert build([directory], tmp_path / "out") == verdict(load_frame([directory]))
+    assert build(load_frame([directory]), tmp_path / "out") == verdict(load_frame([directory]))
 
 
 def test_the_same_records_give_the_same_bytes(report: tuple[Path, Path], tmp_path: Path):
-    build([report[0]], tmp_path / "elsewhere" / "again")
+    build(load_frame([report[0]]), tmp_path / "elsewhere" / "again")
     for name in FILES:
         assert (report[1] / name).read_bytes() == (tmp_path / "elsewhere" / "again" / name).read_bytes(), name
 
@@ -107,7 +107,8 @@ def test_another_process_gives_the_same_bytes(tmp_path: Path):
     directory = samples.red(tmp_path)
     out = built(tmp_path, directory)
     (tmp_path / "matplotlibrc").write_text("font.size: 22\naxes.facecolor: red\nlines.linewidth: 9\n")
-    code = "import sys; from pathlib import Path; from moe_harness.report.build import build; build([Path(sys.argv[1])], Path(sys.argv[2]))"
+    imports = "import sys; from moe_harness.records.frame import load_frame; from moe_harness.report.build import build"
+    code = f"from pathlib import Path; {imports}; build(load_frame([Path(sys.argv[1])]), Path(sys.argv[2]))"
     variables = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
     repo = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code, str(directory), str(tmp_path / "again")], cwd=repo, env=variables, check=True)
@@ -179,7 +180,7 @@ def test_a_run_killed_at_its_start_still_builds(tmp_path: Path, keep: int):
     directory = samples.green(tmp_path)
     shard = next(directory.glob("records-*.jsonl"))
     shard.write_bytes(b"".join(shard.read_bytes().splitlines(keepends=True)[:keep]))
-    assert build([directory], tmp_path / "out").code == 4
+    assert build(load_frame([directory]), tmp_path / "out").code == 4
 
 
 def test_unreadable_records_are_an_error_and_leave_the_old_report(tmp_path: Path):
@@ -189,16 +190,16 @@ def test_unreadable_records_are_an_error_and_leave_the_old_report(tmp_path: Path
     shard = next(directory.glob("records-*.jsonl"))
     shard.write_bytes(shard.read_bytes().replace(b'"schema": 1', b'"schema": 2', 1))
     with pytest.raises(RecordError, match=r":1: unknown schema 2"):
-        build([directory], out)
+        build(load_frame([directory]), out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_no_run_and_the_same_run_twice_are_errors(tmp_path: Path):
     directory = samples.green(tmp_path)
     with pytest.raises(ValueError, match="given twice"):
-        build([directory, directory], tmp_path / "out")
+        build(load_frame([directory, directory]), tmp_path / "out")
     with pytest.raises(ValueError, match="no run directory"):
-        build([], tmp_path / "out")
+        build(load_frame([]), tmp_path / "out")
 
 
 def test_two_runs_are_merged_and_kept_apart(tmp_path: Path):
@@ -290,7 +291,7 @@ def evil_run(tmp_path: Path) -> Path:
 def test_hostile_texts_are_texts(tmp_path: Path, compared: bool):
     before = check("PAD-01", "b", "c", "float32") | {"backend": EVIL, "case": EVIL}
     base = write_run(tmp_path / "base", [before], environment={"packages": {EVIL: "1"}, "commit": "1" + EVIL})
-    build([evil_run(tmp_path)], tmp_path / "out", [base] if compared else [])
+    build(load_frame([evil_run(tmp_path)], [base] if compared else []), tmp_path / "out")
     out = tmp_path / "out"
     text = (out / "index.html").read_text()
     page = Page(text)

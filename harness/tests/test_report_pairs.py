@@ -61,7 +61,7 @@ def test_a_void_pair_has_no_number(tmp_path: Path):
     row = frame_of(tmp_path, pair("slower", 1.23456, status="VOID", reason="gate")).of("pair")[0]
     found = pair_of(row)
     assert (found.ratio, found.low, found.gain, found.verdict) == (None, None, "", "")
-    build([tmp_path / "run"], tmp_path / "out")
+    build(load_frame([tmp_path / "run"]), tmp_path / "out")
     for path in (tmp_path / "out").iterdir():
         assert not re.search(r"1[.,]23|23\.\d %", path.read_text()), path.name
 

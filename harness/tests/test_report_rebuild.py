@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from moe_harness.records.frame import load_frame
 from moe_harness.report.build import build
 from moe_harness.tests.report_samples import check, green, red, write_run
 
@@ -43,12 +44,12 @@ def test_processes_zones_and_spellings_give_the_same_bytes(tmp_path: Path) -> No
 def test_twice_in_one_process(tmp_path: Path) -> None:
     found = runs(tmp_path)
     for name in ("one", "two"):
-        build(found, tmp_path / name)
+        build(load_frame(found), tmp_path / name)
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in FILES)
 
 
 def test_other_records_give_other_bytes(tmp_path: Path) -> None:
     """The comparison is not of constants."""
-    build([green(tmp_path)], tmp_path / "one")
-    build([red(tmp_path)], tmp_path / "two")
+    build(load_frame([green(tmp_path)]), tmp_path / "one")
+    build(load_frame([red(tmp_path)]), tmp_path / "two")
     assert all((tmp_path / "one" / name).read_bytes() != (tmp_path / "two" / name).read_bytes() for name in FILES)

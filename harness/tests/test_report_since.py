@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 from moe_harness.cli.app import application
 from moe_harness.records.frame import Frame, load_frame
 from moe_harness.report.build import build
+from moe_harness.report.compare.diff import Diff, since
 from moe_harness.report.failures import groups
 from moe_harness.report.markdown import markdown
 from moe_harness.report.page import page
-from moe_harness.report.since import Since, since
+from moe_harness.report.sections.since import facts
 from moe_harness.report.trend import trends
 from moe_harness.tests.report_samples import ENVIRONMENT, bench, check, write_run
 
@@ -31,15 +32,15 @@ def steady(seconds: float, backend: str = "native") -> dict[str, Any]:
     return bench("decode", backend, "mixtral", "float32", seconds) | {"samples": samples}
 
 
-def compared(root: Path, before: list[dict[str, Any]], after: list[dict[str, Any]], **environment: Any) -> Since:
+def compared(root: Path, before: list[dict[str, Any]], after: list[dict[str, Any]], **environment: Any) -> Diff:
     base, run = write_run(root / "base", before), write_run(root / "run", after, environment=environment)
     found = since(load_frame([run], [base]))
     assert found is not None
     return found
 
 
-def names(changes: Any) -> list[str]:
-    return [f"{change.key[1]} {change.before} {change.after}" for change in changes]
+def names(found: Diff, kind: str) -> list[str]:
+    return [f"{outcome.key.check} {outcome.before} {outcome.after}" for outcome in found.of(kind)]
 
 
 def test_new_fixed_and_vanished_are_told_apart(tmp_path: Path):
@@ -47,9 +48,10 @@ def test_new_fixed_and_vanished_are_told_apart(tmp_path: Path):
     gap = {"status": "UNSUPPORTED", "reason": "no longer"}
     after = [one("ROUTE-01", **WRONG), one("ROUTE-02"), one("ROUTE-03", **WRONG), one("ROUTE-05", **gap), one("ROUTE-06", **WRONG)]
     found = compared(tmp_path, before, after)
-    assert names(found.failed) == ["ROUTE-01 PASS FAIL", "ROUTE-06 not asked FAIL"]
-    assert names(found.fixed) == ["ROUTE-02 FAIL PASS"]
-    assert names(found.vanished) == ["ROUTE-04 PASS not asked", "ROUTE-05 PASS UNSUPPORTED"]
+    assert names(found, "new failure") == ["ROUTE-01 PASS FAIL", "ROUTE-06 not asked FAIL"]
+    assert names(found, "fixed") == ["ROUTE-02 FAIL PASS"]
+    assert names(found, "vanished") == ["ROUTE-04 PASS not asked"]
+    assert names(found, "status changed") == ["ROUTE-05 PASS UNSUPPORTED"]
 
 
 def test_a_place_is_one_backend_case_and_dtype(tmp_path: Path):
@@ -57,7 +59,7 @@ def test_a_place_is_one_backend_case_and_dtype(tmp_path: Path):
     before = [one(**WRONG), check("ROUTE-01", "native", "qwen3_moe", "float32")]
     after = [one(), check("ROUTE-01", "native", "qwen3_moe", "float32", **WRONG)]
     found = compared(tmp_path, before, after)
-    assert names(found.failed) == ["ROUTE-01 PASS FAIL"] and found.failed[0].key[3] == "qwen3_moe"
+    assert names(found, "new failure") == ["ROUTE-01 PASS FAIL"] and found.of("new failure")[0].key.case == "qwen3_moe"
 
 
 def test_without_an_earlier_run_nothing_is_compared(tmp_path: Path):
@@ -69,25 +71,28 @@ def test_without_an_earlier_run_nothing_is_compared(tmp_path: Path):
 def test_equal_runs_have_no_change(tmp_path: Path):
     records = [one(), one("ROUTE-02", **WRONG), steady(0.1)]
     found = compared(tmp_path, records, records)
-    assert not (found.failed or found.fixed or found.vanished or found.paces or found.facts)
+    assert found.sentence == "1 still failing, 1 equivalent" and not (found.new or found.paces or found.surroundings)
     assert "no check or speed changed" in page(load_frame([tmp_path / "run"], [tmp_path / "base"]))
 
 
 def test_versions_that_differ_are_named(tmp_path: Path):
     packages = ENVIRONMENT["packages"] | {"torch": "2.14.0", "triton": "3.9"}
-    facts = compared(tmp_path, [one()], [one()], packages=packages, commit="feedbeef0011", dirty=True).facts
-    assert facts == (("commit", "d876d2164b", "feedbeef00 + changes"), ("torch", "2.13.0+cpu", "2.14.0"), ("triton", "absent", "3.9"))
+    found = facts(compared(tmp_path, [one()], [one()], packages=packages, commit="feedbeef00" * 4, dirty=True))
+    versions = [("torch", "2.13.0+cpu", "2.14.0"), ("triton", "absent", "3.9")]
+    assert found == [*versions, ("commit", "d876d2164b", "feedbeef00"), ("dirty", "no", "yes")]
 
 
 @pytest.mark.parametrize(("after", "noticed"), [(0.1, False), (0.103, False), (0.108, True), (0.09, True)])
-def test_a_speed_changed_if_the_intervals_are_apart_and_the_change_is_worth_a_look(tmp_path: Path, after: float, noticed: bool):
+def test_a_speed_changed_if_its_interval_excludes_one_and_the_change_is_worth_a_look(tmp_path: Path, after: float, noticed: bool):
     found = compared(tmp_path, [steady(0.1)], [steady(after)])
-    assert [round(pace.ratio, 3) for pace in found.paces] == ([round(after / 0.1, 3)] if noticed else [])
+    assert [round(change.factor, 3) for change in found.paces] == ([round(after / 0.1, 3)] if noticed else [])
 
 
 def test_speeds_of_another_machine_are_not_compared(tmp_path: Path):
     found = compared(tmp_path, [steady(0.1)], [steady(0.2)], hostname="other")
-    assert not found.paces and ("hostname", "bench-01", "other") in found.facts
+    assert not found.paces and ("hostname", "bench-01", "other") in facts(found)
+    text = page(load_frame([tmp_path / "run"], [tmp_path / "base"]))
+    assert "1 more speed differs" in text and "Void and slower" not in text.partition("timed on another machine")[2]
 
 
 def test_overlapping_speeds_are_not_compared(tmp_path: Path):
@@ -109,7 +114,7 @@ def test_several_base_runs_are_merged(tmp_path: Path):
     bases = [write_run(tmp_path / "a", [one()]), write_run(tmp_path / "b", [te])]
     runs = [write_run(tmp_path / "c", [one()]), write_run(tmp_path / "d", [te | WRONG])]
     found = since(load_frame(runs, bases))
-    assert found is not None and names(found.failed) == ["ROUTE-01 PASS FAIL"] and not found.vanished
+    assert found is not None and names(found, "new failure") == ["ROUTE-01 PASS FAIL"] and not found.of("vanished")
 
 
 def test_the_markdown_says_the_same(tmp_path: Path):
@@ -134,7 +139,7 @@ def test_the_command_takes_a_base(tmp_path: Path):
 def test_a_run_is_not_compared_with_itself(tmp_path: Path):
     run = write_run(tmp_path / "run", [one()])
     with pytest.raises(ValueError, match="run given twice: run"):
-        build([run], tmp_path / "out", [run])
+        build(load_frame([run], [run]), tmp_path / "out")
 
 
 def nights(root: Path, seconds: list[float]) -> Frame:

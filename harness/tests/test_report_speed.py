@@ -108,7 +108,7 @@ def test_a_speed_without_times_is_void(tmp_path: Path, samples: list[float]):
 @pytest.mark.parametrize("fields", [{"status": "VOID", "reason": "gate"}, {"gate": []}, {"status": "FAIL"}, {"status": "CRASHED"}])
 def test_a_void_speed_has_no_number_in_any_file(tmp_path: Path, fields: dict[str, Any]):
     record = steady("native", 0.5, samples=[0.123454321] * 9, tokens=987, **fields)
-    build([write_run(tmp_path / "run", [record])], tmp_path / "out")
+    build(load_frame([write_run(tmp_path / "run", [record])]), tmp_path / "out")
     for path in (tmp_path / "out").iterdir():
         assert not re.search(r"0\.123|123\.[45]|\b987\b|7995|7,99", path.read_text()), path.name
         assert str(fields.get("status", "VOID")) in path.read_text()

@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from moe_harness.mutants.catalogue import SPECIFICATION
+from moe_harness.records.frame import load_frame
 from moe_harness.records.record import read_run
 from moe_harness.report.build import build
 from moe_harness.run.fleet.cluster import NoCluster, connected, needs, require
@@ -169,7 +170,7 @@ def test_a_share_that_is_lost_twice_is_recorded_as_crashed(cluster: Cluster, mac
     lost = {status for (case, _), status in found.items() if case == "mixtral"}
     assert {status for status, _ in lost} == {"CRASHED"} and all("the machine was lost" in reason for _, reason in lost)
     assert {status for (case, _), (status, _) in found.items() if case != "mixtral"} == {"PASS"}
-    assert build([tmp_path / "run"], tmp_path / "report").code == 1  # a failure, and nothing is missing
+    assert build(load_frame([tmp_path / "run"]), tmp_path / "report").code == 1  # a failure, and nothing is missing
 
 
 def test_a_share_that_raises_is_not_tried_again(cluster: Cluster, machines: dict, tmp_path: Path):

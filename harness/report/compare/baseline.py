@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moe_harness.records.frame import Frame, Run, load_frame
+from moe_harness.records.frame import Frame, Run, frame_of
+from moe_harness.records.raw import RawRun, read_raw
 from moe_harness.records.record import RecordError
 from moe_harness.records.shard import shards
 from moe_harness.report.verdict import verdict
@@ -16,27 +17,40 @@ LAST_GREEN = "last-green"
 
 @dataclass(frozen=True)
 class Baseline:
-    """`directory`: None where there is none. `passed_over`: (run, why not) of the newer ones, newest first."""
+    """`run`: None where there is none. `passed_over`: (run, why not) of the newer ones, newest first."""
 
-    directory: Path | None
+    run: RawRun | None
     passed_over: tuple[tuple[str, str], ...]
 
     @property
     def sentence(self) -> str:
         """Which one it is, and why not a newer one."""
-        head = f"baseline: {self.directory}, the last green run" if self.directory else "baseline: no green run to compare with"
+        head = f"baseline: {self.run.directory}, the last green run" if self.run else "baseline: no green run to compare with"
         return head + "".join(f"\n  passed over {name}: {reason}" for name, reason in self.passed_over)
 
 
-def last_green(history: Path, like: Frame) -> Baseline:
-    """The newest green run under `history` that began before `like` did. Raises FileNotFoundError where there is no such directory."""
+def base_of(frame: Frame) -> Frame | None:
+    """The newest green one of a frame's earlier runs; the newest one if none is green, None if there is none."""
+    green = [earlier for earlier in frame.past if verdict(earlier).colour == "green"]
+    return next(iter([*reversed(green), *reversed(frame.past)]), None)
+
+
+def last_green(history: Path, like: Frame, read: Iterable[RawRun] = ()) -> Baseline:
+    """The newest green run under `history` that began before `like` did. `read`: those that are not read again. Raises FileNotFoundError
+    where there is no such directory."""
     if not history.is_dir():
         raise FileNotFoundError(f"{history}: no such directory of runs")
+    known = {raw.directory.resolve(): raw for raw in read}
     passed: list[tuple[str, str]] = []
     for directory in candidates(history):
-        reason = unfit(directory, like)
+        try:
+            raw = known.get(directory.resolve()) or read_raw(directory)
+            reason = unfit(frame_of([raw]), like)
+        except RecordError as error:
+            passed.append((directory.name, f"unreadable: {error}"))
+            continue
         if reason is None:
-            return Baseline(directory, tuple(passed))
+            return Baseline(raw, tuple(passed))
         passed += [(directory.name, reason)] if reason else []
     return Baseline(None, tuple(passed))
 
@@ -46,12 +60,8 @@ def candidates(history: Path) -> list[Path]:
     return sorted((path for path in history.iterdir() if path.is_dir() and shards(path)), reverse=True)
 
 
-def unfit(directory: Path, like: Frame) -> str | None:
+def unfit(frame: Frame, like: Frame) -> str | None:
     """Why a run is no baseline for `like`, None if it is one; "" for `like` itself and what began later, which nobody would expect."""
-    try:
-        frame = load_frame([directory])
-    except RecordError as error:
-        return f"unreadable: {error}"
     if _started(frame) >= _started(like):
         return ""
     return not_green(frame) or next(_differences(frame, like), None)

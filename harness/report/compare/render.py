@@ -22,6 +22,7 @@ TITLES = {
     "newly asked": "Newly asked",
     "still failing": "Still failing",
 }
+_LISTS = ("surroundings", "outcomes", "speeds", "pairs", "void", "gating")
 UNPAIRED = (
     f"Time of the run over time of the base: medians, {CONFIDENCE:.0%} bootstrap interval over rounds. Runs are not pairs: a drift of the "
     "machine counts as change. Gates only with --gate-speed, or where two runs show it on the same machine and versions."
@@ -43,7 +44,7 @@ def tables(diff: Diff) -> list[Table]:
 
 def heading(diff: Diff) -> str:
     """Which runs, and what moved, in a line."""
-    return f"{' + '.join(diff.run)} against {' + '.join(diff.base)}: {diff.sentence}"
+    return f"{' + '.join(diff.run.ids)} against {' + '.join(diff.base.ids)}: {diff.sentence}"
 
 
 def as_markdown(diff: Diff) -> str:
@@ -51,8 +52,9 @@ def as_markdown(diff: Diff) -> str:
 
 
 def as_json(diff: Diff) -> dict[str, Any]:
-    """Every field, with the exit code and the sentence."""
-    return {"schema": 1, "code": diff.code, "sentence": diff.sentence, **asdict(diff)}
+    """The ids of both sides and every list, with the exit code and the sentence."""
+    lists = {name: [asdict(each) for each in getattr(diff, name)] for name in _LISTS}
+    return {"schema": 1, "code": diff.code, "sentence": diff.sentence, "base": diff.base.ids, "run": diff.run.ids, **lists}
 
 
 def _outcomes(diff: Diff) -> Iterator[Table]:

@@ -28,6 +28,11 @@ class SpeedChange:
     recurs: bool = False
     reason: str = ""
 
+    @property
+    def factor(self) -> float:
+        """Times as long as in the base; 1 where that cannot be said."""
+        return self.ratio.value if self.ratio else 1.0
+
 
 def speed_changes(base: Mapping[Key, Sequence[Row]], run: Mapping[Key, Sequence[Row]], margin: float = MARGIN) -> list[SpeedChange]:
     """One per benchmark that both measured and whose object conforms on both sides; most pressing first."""
@@ -49,10 +54,14 @@ def _change(key: Key, base: Sequence[Row], run: Sequence[Row], margin: float) ->
         return SpeedChange(key, "inconclusive", *medians, rounds=rounds, reason=reason)
     ratio = ratio_of_medians(before, after, str(key))
     found = verdict(ratio, margin)
-    each = [
-        verdict(ratio_of_medians(before, row["samples"], f"{key} {row['run']}"), margin) for row in run if len(row["samples"]) >= FEWEST
-    ]
-    return SpeedChange(key, found, *medians, ratio, rounds, recurs=len(each) > 1 and set(each) == {found})
+    return SpeedChange(key, found, *medians, ratio, rounds, recurs=_recurs(found, key, before, run, margin))
+
+
+def _recurs(found: str, key: Key, before: Sequence[float], run: Sequence[Row], margin: float) -> bool:
+    """Whether each of several runs shows the same by itself. One alone is not asked: an interval costs its resamples."""
+    rows = [row for row in run if len(row["samples"]) >= FEWEST]
+    verdicts = (verdict(ratio_of_medians(before, row["samples"], f"{key} {row['run']}"), margin) for row in rows)
+    return len(rows) > 1 and set(verdicts) == {found}
 
 
 def _obstacle(base: Sequence[Row], run: Sequence[Row], rounds: tuple[int, int]) -> str:
@@ -66,7 +75,7 @@ def _obstacle(base: Sequence[Row], run: Sequence[Row], rounds: tuple[int, int]) 
 
 
 def _disturbed(row: Row) -> bool:
-    canary: Any = row.get("canary")
+    canary: Any = row["facts"].get("canary")
     return isinstance(canary, Mapping) and bool(canary.get("disturbed"))
 
 

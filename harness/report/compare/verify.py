@@ -9,8 +9,8 @@ from typing import Any
 
 from moe_harness.records import schema, seal
 from moe_harness.records.finding import Finding
-from moe_harness.records.lines import run_id
-from moe_harness.records.record import read_run
+from moe_harness.records.frame import frame_of
+from moe_harness.records.raw import RawRun
 from moe_harness.report.compare.verify_counts import count_findings
 from moe_harness.report.compare.verify_records import Again, record_findings
 from moe_harness.report.compare.verify_report import csv_findings, file_findings, is_of
@@ -33,32 +33,33 @@ class Verification:
 
 
 @dataclass(frozen=True)
-class Question:
-    """`out`: where the report of the runs was written; `base`: the runs that it compares with; `anchor`: the seal as the run printed it;
+class WrittenReport:
+    """The report of `runs` that was written into `out`. `base`: the runs that it compares with; `anchor`: the seal as the run printed it;
     `again`: estimates a pair from its samples."""
 
-    runs: Sequence[Path]
+    runs: Sequence[RawRun]
     out: Path
-    base: Sequence[Path] = ()
+    base: Sequence[RawRun] = ()
     anchor: str | None = None
     again: Again | None = None
 
 
-def verify(asked: Question) -> Verification:
-    """Raises RecordError for what cannot be read."""
-    runs = {run_id(directory): read_run(directory) for directory in asked.runs}
+def verify(report: WrittenReport) -> Verification:
+    """Raises RecordError for a seal that is none, ValueError for the same run given twice."""
+    frame = frame_of(report.runs, report.base)
+    runs = {raw.run_id: raw.records for raw in report.runs}
     found: list[Finding] = []
     notes: list[str] = []
-    for directory, records in zip(asked.runs, runs.values(), strict=True):
-        broken = seal_findings(directory, asked.anchor)
-        sealed = seal.read(directory) is not None
-        found += [*broken, *record_findings(records, sealed and not broken, asked.again), *_schema(records)]
-        notes += [] if sealed else [f"{directory}: no seal, so a change that contradicts nothing is not seen"]
-    found += count_findings(asked.runs, list(runs.values()))
-    if is_of(asked.out, list(runs)):
-        found += [*csv_findings(asked.out, runs), *file_findings(asked.out, asked.runs, asked.base)]
+    for raw in report.runs:
+        broken = seal_findings(raw.directory, report.anchor)
+        sealed = seal.read(raw.directory) is not None
+        found += [*broken, *record_findings(raw.records, sealed and not broken, report.again), *_schema(raw.records)]
+        notes += [] if sealed else [f"{raw.directory}: no seal, so a change that contradicts nothing is not seen"]
+    found += count_findings(frame, list(runs.values()))
+    if is_of(report.out, list(runs)):
+        found += [*csv_findings(report.out, runs), *file_findings(report.out, frame)]
     else:
-        notes.append(f"{asked.out}: no report of these runs, so none was compared")
+        notes.append(f"{report.out}: no report of these runs, so none was compared")
     notes += [] if schema.available() else [schema.MISSING]
     return Verification(tuple(found), tuple(notes), sum(map(len, runs.values())))
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from moe_harness.records.finding import Finding
-from moe_harness.records.frame import load_frame
+from moe_harness.records.frame import Frame
 from moe_harness.report.compare import recompute
 from moe_harness.report.verdict import verdict
 
@@ -35,9 +34,9 @@ def _label(record: Record) -> str:
     return _LABELS.get(status, status.lower())
 
 
-def count_findings(directories: Sequence[Path], runs: Sequence[Sequence[Record]]) -> Iterator[Finding]:
+def count_findings(frame: Frame, runs: Sequence[Sequence[Record]]) -> Iterator[Finding]:
     """Where the report's verdict counts otherwise."""
     expected = counts(runs)
-    for label, number in verdict(load_frame(directories)).counts.items():
+    for label, number in verdict(frame).counts.items():
         if label in _KNOWN and number != expected[label]:
             yield Finding("counts", "verdict", "", label, str(number), str(expected[label]))

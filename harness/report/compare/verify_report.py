@@ -7,14 +7,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from moe_harness.records.finding import Finding
+from moe_harness.records.frame import Frame
+from moe_harness.report.build import files
 from moe_harness.report.compare import recompute
 
 Record = Mapping[str, Any]
-CSV, FILES = "results.csv", ("index.html", "report.md", "results.csv", "junit.xml")
+CSV = "results.csv"
 _NUMBERS = ("value", "bound", "ratio", "duration_s", "rounds", "median_s", "low_s", "high_s", "tokens_per_s")
 _SHOWN = 160  # characters of a line
 _EMPTY = ("", "")
@@ -76,20 +77,16 @@ def _same(cell: str, value: Any) -> bool:
     return math.isclose(recompute.number(cell), recompute.number(value), rel_tol=1e-9) or recompute.number(cell) == value
 
 
-def file_findings(out: Path, directories: Sequence[Path], base: Sequence[Path]) -> Iterator[Finding]:
-    """The first line in which a file of the report is not what the records give now; `base`: what the report compares with."""
-    from moe_harness.report.build import build
-
-    with TemporaryDirectory() as folder:
-        build(directories, Path(folder), base)
-        for name in FILES:
-            if (out / name).is_file() and (difference := _first_difference(out / name, Path(folder) / name)):
-                number, *sides = difference
-                yield Finding(f"{name}:{number}", "file", "", "line", *sides)
+def file_findings(out: Path, frame: Frame) -> Iterator[Finding]:
+    """The first line in which a file of the report is not what the records give now, and give against the frame's base."""
+    for name, again in files(frame).items():
+        if (out / name).is_file() and (difference := _first_difference((out / name).read_bytes().decode("utf-8"), again)):
+            number, *sides = difference
+            yield Finding(f"{name}:{number}", "file", "", "line", *sides)
 
 
-def _first_difference(written: Path, again: Path) -> tuple[int, str, str] | None:
-    pair = (path.read_text("utf-8").split("\n") for path in (written, again))
+def _first_difference(written: str, again: str) -> tuple[int, str, str] | None:
+    pair = (text.split("\n") for text in (written, again))
     for number, (one, other) in enumerate(zip_longest(*pair, fillvalue="(no line)"), start=1):
         if one != other:
             start = max(0, next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0) - 40)

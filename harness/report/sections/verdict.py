@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from moe_harness.records.frame import Frame, Run
 from moe_harness.report import template
-from moe_harness.report.since import Since, since
-from moe_harness.report.text import counted
+from moe_harness.report.compare.diff import Diff, since
+from moe_harness.report.sections.since import facts
 from moe_harness.report.trust import in_short
 from moe_harness.report.verdict import verdict
 
@@ -14,6 +16,7 @@ ORDER = 10
 RUNS, NOTES, FACTS = 2, 3, 4  # in sight
 _VERSIONS = ("torch", "transformers")  # the rest stands in the environment table
 _TONES = {"failed": "bad", "void": "bad", "not run": "open", "inconclusive": "open", "slower": "bad"}  # of a count that is not zero
+_MOVED = {"new failure": "bad", "vanished": "bad", "not run": "open", "status changed": "open", "fixed": "good-text", "newly asked": ""}
 _ALWAYS = ("passed", "failed", "inconclusive", "void", "not run")  # shown even if zero: the reader looks for them
 
 
@@ -24,23 +27,18 @@ def render(frame: Frame) -> str:
     notes = [*(each.sentence for each in found.conformances), *found.notes]
     runs = [(run.machine, provenance(run)) for run in frame.runs]
     compared = since(frame)
-    context = {"since": compared and summary(compared), "facts": compared.facts if compared else (), "most_facts": FACTS}
+    context = {"since": compared and summary(compared), "facts": facts(compared) if compared else (), "most_facts": FACTS}
     return template.render("verdict", verdict=found, counts=counts, notes=(notes[:NOTES], notes[NOTES:]), trust=in_short(frame),
                            runs=(runs[:RUNS], runs[RUNS:]), **context)  # fmt: skip
 
 
-def summary(found: Since) -> tuple[str, list[tuple[str, str]]]:
+def summary(found: Diff) -> tuple[str, list[tuple[str, str]]]:
     """(the run compared with, counts of what changed with their tone)."""
-    run, word = found.base.runs[0], verdict(found.base).word
-    slower = sum(pace.ratio > 1 for pace in found.paces)
-    changes = [
-        (counted(len(found.new), "new failure"), "bad"),
-        (f"{len(found.fixed)} fixed", "good-text"),
-        (f"{len(found.vanished)} no longer judged", "open"),
-        (f"{slower} slower", "open"),
-        (f"{len(found.paces) - slower} faster", ""),
-    ]
-    said = [(text, tone) for text, tone in changes if not text.startswith("0 ")] or [("no check or speed changed", "")]
+    run, word = found.base.frame.runs[0], verdict(found.base.frame).word
+    said = [(text, _MOVED[kind]) for kind, text in found.counts.items() if kind in _MOVED]
+    paces = Counter(change.verdict for change in found.paces)
+    said += [(f"{paces[name]} {name}", tone) for name, tone in (("slower", "open"), ("faster", "")) if paces[name]]
+    said = said or [("no check or speed changed", "")]
     return f"{run.started[:16].replace('T', ' ')}, {word}", said
 
 

@@ -22,7 +22,7 @@ VERSIONS = 8  # of an engine, in the index
 
 def build_site(run_directories: Sequence[Path], out: Path) -> Path:
     """Writes the site and returns its index. The order in which runs are given does not matter, and the same runs give the same bytes.
-    Raises RecordError and ValueError as `build` does; nothing is written then."""
+    Raises RecordError and ValueError as `load_frame` does; nothing is written then."""
     pages = _pages(run_directories)
     found = _with_badges(lines(results(pages)))
     frames = list(pages.values())

@@ -315,13 +315,33 @@ def test_the_distribution_lists_every_package():
 
 
 def graph(modules: Sequence[Module]) -> dict[str, set[str]]:
-    """Module -> the modules of the project that it imports, wherever the import stands; a package's own modules do not count."""
+    """Module -> the modules of the project that it imports, inside functions too; a package's own modules do not count, nor does an import
+    for annotations alone."""
     known = {module.name for module in modules}
     found: dict[str, set[str]] = {}
     for module in modules:
-        targets = {name if name in known else name.rpartition(".")[0] for _, name in imports(module)}
+        annotations = _lines_for_annotations(module)
+        targets = {name if name in known else name.rpartition(".")[0] for line, name in imports(module) if line not in annotations}
         found[module.name] = {name for name in targets & known if name != module.name and not within(module.name, name)}
     return found
+
+
+def _lines_for_annotations(module: Module) -> set[int]:
+    guards = (node for node in ast.walk(module.tree) if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"))
+    return {line for node in guards for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+
+
+def by_folder(arrows: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The same between the folders of implementations/."""
+    folders: dict[str, set[str]] = {}
+    for name, targets in arrows.items():
+        inside = {_folder(target) for target in targets if within(target, BACKENDS)}
+        folders.setdefault(_folder(name), set()).update(inside - {_folder(name)})
+    return folders
+
+
+def _folder(name: str) -> str:
+    return ".".join(name.split(".")[:3])
 
 
 def ring(arrows: Mapping[str, set[str]]) -> list[str]:
@@ -337,10 +357,16 @@ def test_no_module_stands_on_a_ring():
     assert not ring(graph([module for module in project_modules() if ".tests." not in module.name]))
 
 
+def test_no_folder_of_implementations_stands_on_a_ring():
+    arrows = graph([module for module in project_modules() if within(module.name, BACKENDS) and ".tests." not in module.name])
+    assert not ring(by_folder(arrows))
+
+
 def test_a_ring_is_seen():
     first, back = Module("moe_harness.a.x", "from moe_harness.b import y"), "def f():\n    from moe_harness.a import x"
     assert set(ring(graph([first, Module("moe_harness.b.y", back)]))) == {"moe_harness.a.x", "moe_harness.b.y"}
     assert not ring(graph([first, Module("moe_harness.b.y", "")]))
+    assert not ring(graph([first, Module("moe_harness.b.y", "if TYPE_CHECKING:\n    from moe_harness.a import x")]))
 
 
 def test_the_house_has_at_most_twenty_rooms(capsys: pytest.CaptureFixture[str]):

@@ -13,8 +13,8 @@ INCOMPLETE = 4
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Makes every OSError that nobody understood (a full disk, a directory that is gone or read-only, an output that takes nothing) one line
-    and exit code 4, and replaces characters that the output's encoding does not have."""
+    """Makes every OSError that nobody understood (a full disk, a directory gone or read-only, an output that takes nothing) one line and
+    exit code 4, and replaces characters that the output's encoding does not have."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # closed, or somebody's own
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -43,7 +43,9 @@ def _check() -> None:
 
 
 def _sentence(error: OSError) -> str:
-    if error.errno == errno.ENOENT and not os.path.exists(os.curdir):
+    try:
+        os.getcwd()
+    except OSError:
         return "the current directory is gone"
     return str(error).removeprefix(f"[Errno {error.errno}] ")
 

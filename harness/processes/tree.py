@@ -25,6 +25,7 @@ KILL_S = 1.0  # for the kernel to end what was killed, and for processes that we
 FAREWELL_S = 1.0  # for the command itself, once its processes have ended
 LOOK_S = 0.5  # how often the guardian looks whether its command lives: a fork of it may hold the pipe open
 CANCELS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+TRACKER = b"multiprocessing.resource_tracker"
 FAREWELL = 0  # the byte of a command that ended by itself; no signal has that number
 
 
@@ -54,8 +55,10 @@ def _processes() -> Iterator[tuple[int, int]]:
 
 
 def _marked(pid: int, mark: bytes) -> bool:
+    """multiprocessing's tracker counts for none: it heeds no SIGTERM, and ends by itself when it has tidied up after all others."""
+    about = Path(f"/proc/{pid}")
     try:
-        return mark in Path(f"/proc/{pid}/environ").read_bytes()
+        return mark in (about / "environ").read_bytes() and TRACKER not in (about / "cmdline").read_bytes()
     except OSError:  # gone, or another user's
         return False
 

@@ -24,12 +24,12 @@ def writing(path: Path) -> Iterator[None]:
         raise Unwritable(error.errno, f"cannot write {path}: {error.strerror or error}") from error
 
 
-def replace(path: Path, text: str) -> None:
-    """Writes a text file of UTF-8. A reader never sees half of it, and where it cannot be written nothing is left. Raises Unwritable."""
+def replace(path: Path, content: str | bytes) -> None:
+    """Writes a file, text as UTF-8. A reader never sees half of it, and where it cannot be written nothing is left. Raises Unwritable."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with writing(path):
-            part.write_text(text, "utf-8", newline="\n")
+            part.write_bytes(content.encode() if isinstance(content, str) else content)
             os.replace(part, path)
     except BaseException:
         with suppress(OSError):

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import gettempdir
+from typing import NoReturn
 
 import typer
 
@@ -76,10 +78,13 @@ def launch(asked: Launch, parts: list[str], run_dir: Path | None) -> list[Path]:
     nothing matches; a crash leaves an incomplete run, which the report shows."""
     deadline = _deadline(asked.budget)
     directory = run_dir or new_run_directory(RUNS)
-    codes = [_pytest(part, replace(asked, budget=_left(deadline)), directory) for part in parts]
+    try:
+        codes = [_pytest(part, replace(asked, budget=_left(deadline)), directory) for part in parts]
+    except SystemExit:
+        typer.echo(f"cancelled: `moe-harness report {directory}` shows what was recorded", err=True)
+        raise
     for why in filter(None, map(surroundings.why, codes)):
-        typer.echo(f"error: the run stopped, it could not write: {why} (records: {directory})", err=True)
-        raise typer.Exit(INCOMPLETE)
+        _give_up(directory, why)
     if PYTEST_USAGE in codes or all(code == PYTEST_NOTHING for code in codes):
         if directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()
@@ -89,6 +94,14 @@ def launch(asked: Launch, parts: list[str], run_dir: Path | None) -> list[Path]:
     if directory.is_dir():  # a pytest that could not even start leaves none
         typer.echo(f"seal: {seal(directory)}")
     return [directory]
+
+
+def _give_up(directory: Path, why: str) -> NoReturn:
+    from moe_harness.bench.models import cache_directory
+
+    places = f"records are in {directory}, temporary files in {gettempdir()}, models for benchmarks in {cache_directory()}"
+    typer.echo(f"error: the run stopped because it could not write: {why} ({places})", err=True)
+    raise typer.Exit(INCOMPLETE)
 
 
 def _deadline(budget: str | None) -> float | None:

@@ -1,5 +1,5 @@
-"""Surroundings that fail a command: a full disk, a directory that is gone or takes nothing, an output that does. One line, exit code 4, nothing
-left, and no check blamed. And another pytest's options and plug-ins, which change nothing."""
+"""Surroundings that fail a command: a full disk, a directory that is gone or takes nothing, an output that takes nothing. One line, exit
+code 4, nothing left, and no check blamed. And another pytest's options and plug-ins, which change nothing."""
 
 from __future__ import annotations
 
@@ -25,14 +25,10 @@ FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
 
 
-def command(
-    directory: Path, *arguments: str, variables: dict[str, str] | None = None, **options: Any
-) -> subprocess.CompletedProcess[bytes]:
+def command(directory: Path, *words: str, variables: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[bytes]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(directory)} | (variables or {})
-    given: dict[str, Any] = {"stdout": subprocess.PIPE, "cwd": directory, **options}
-    return subprocess.run(
-        [sys.executable, "-c", CLI, *arguments], env=environment, stderr=subprocess.PIPE, timeout=120, check=False, **given
-    )
+    given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": directory, "env": environment, **options}
+    return subprocess.run([sys.executable, "-c", CLI, *words], timeout=120, check=False, **given)
 
 
 def only_line(done: subprocess.CompletedProcess[bytes]) -> str:
@@ -80,7 +76,12 @@ def test_an_output_that_fills_up(tmp_path: Path) -> None:
 def test_a_directory_that_is_gone(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
-    done = command(tmp_path, *RUN, "--workers", "0", preexec_fn=lambda: (os.chdir(gone), gone.rmdir()))
+
+    def leave() -> None:
+        os.chdir(gone)
+        gone.rmdir()
+
+    done = command(tmp_path, *RUN, "--workers", "0", preexec_fn=leave)
     assert only_line(done) == "error: the current directory is gone"
 
 
@@ -173,7 +174,12 @@ def test_a_record_written_in_part_is_a_full_disk(tmp_path: Path, monkeypatch: py
 
 def test_one_line_for_an_error_of_the_system(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moe_harness.cli.last_words._silence", lambda: None)
-    with pytest.raises(SystemExit) as caught, one_line():
-        raise PermissionError(errno.EACCES, "Permission denied", "reports")
+
+    def fail() -> None:
+        with one_line():
+            os.stat("/dev/null/x")
+
+    with pytest.raises(SystemExit) as caught:
+        fail()
     assert caught.value.code == INCOMPLETE
-    assert capfd.readouterr().err == "error: Permission denied: 'reports'\n"
+    assert capfd.readouterr().err == "error: Not a directory: '/dev/null/x'\n"

@@ -122,7 +122,12 @@ def test_a_users_own_model_and_speeds_have_all_threads(
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     seen: list[dict[str, str]] = []
-    monkeypatch.setattr(supervision, "call", lambda command, variables: seen.append(variables) or 0)
+
+    def record(command: list[str], variables: dict[str, str]) -> int:
+        seen.append(variables)
+        return 0
+
+    monkeypatch.setattr(supervision, "call", record)
     asked = Launch(None, [Path("own")] if checkpoint else None, None, "cpu", None, None, None, False, workers=workers)
     launch(asked, [part], Path("run"))
     assert seen[0].get("OMP_NUM_THREADS") == threads

@@ -33,11 +33,11 @@ from moe_harness.cases.golden_models import GOLDEN_CONFIGS, LOAD_RANGE, MAX_BITS
 from moe_harness.cases.prompts import PROMPTS, Key, Prompts, save
 from moe_harness.implementations.interface import Generate, GenerationSpec, GoldenTrainer, LoadSpec, Loss, Model, Request
 from moe_harness.implementations.registry import backend
+from moe_harness.implementations.worker.bond import end_with_parent
 from moe_harness.judge.distance import relative_rms
 from moe_harness.oracle.model import Oracle
 from moe_harness.oracle.routing import gap
-from moe_harness.processes.distributed import default_workers
-from moe_harness.processes.threads import one_thread_each
+from moe_harness.processes.threads import default_workers, one_thread_each
 from moe_harness.suite.bounds.case import floors_of
 
 REFERENCE = "hf:eager"
@@ -96,7 +96,7 @@ def make_prompts(root: Path, seed: int = 0) -> Iterator[tuple[str, dict[str, dic
     """Searches the golden prompts of every family under `root`, writes `prompts.safetensors` and the manifest; yields (family, facts by
     dtype) as each is done. Raises GoldenError where too few are found."""
     cases = golden_cases(root)
-    with one_thread_each(), ProcessPoolExecutor(default_workers("cpu"), get_context("spawn")) as pool:
+    with one_thread_each(), ProcessPoolExecutor(default_workers("cpu"), get_context("spawn"), end_with_parent) as pool:
         for case, (found, facts) in zip(cases, pool.map(partial(_searched, root, seed=seed), [case.name for case in cases]), strict=True):
             save(root / case.name / PROMPTS, found)
             update_manifest(root, case.name, prompts={"seed": seed, "dtypes": facts})

@@ -19,6 +19,7 @@ from moe_harness.cases.cases import HELDOUT, Case, golden_cases
 from moe_harness.cases.synthetic import FLAT, PEAKED, small, synthesize
 from moe_harness.emulator.declared import FAMILIES
 from moe_harness.implementations.interface import DTYPES
+from moe_harness.implementations.worker.bond import end_with_parent
 from moe_harness.mutants.catalogue import SEEDED_KINDS, honest
 from moe_harness.processes.threads import one_thread_each
 from moe_harness.stats.tolerance import spread
@@ -44,7 +45,7 @@ def calibrate(golden: Path, seeds: int = SEEDS, kinds: Sequence[str] | None = No
     chosen = tuple(kind.id for kind in SEEDED_KINDS) if kinds is None else tuple(kinds)
     with TemporaryDirectory() as scratch:
         shares = list(_shares(golden, Path(scratch), chosen, seeds, dtypes))
-        with one_thread_each(), ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        with one_thread_each(), ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), end_with_parent) as pool:
             found = [sample for part in pool.map(_sampled, shares) for sample in part]
     return tabulate(found, {"kinds": sorted(chosen), "seeds": seeds})
 

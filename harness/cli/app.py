@@ -12,6 +12,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from moe_harness.cli.history import Base, History, Seal, Verify, against_base, read_sides, register, verified
+from moe_harness.cli.last_words import one_line
+from moe_harness.processes.supervision import cancellable
 from moe_harness.run.launch import RUNS, Launch, launch
 
 OUT = Path("reports") / "latest"
@@ -43,7 +45,10 @@ Pythons = Annotated[
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Longest call of a backend under --python (default: 600).")]
 Budget = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="Start nothing after 45m, 1h30m, ...: the most telling checks come first; the rest is INCOMPLETE."),
+    typer.Option(
+        metavar="TIME",
+        help="Start nothing after 45m, 1h30m, ..., end all 10 s later: the most telling checks first, the rest is INCOMPLETE.",
+    ),
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the report goes.")]
 RunDir = Annotated[Path | None, typer.Option(metavar="DIR", help=f"Where records go (default: {RUNS}/ID).")]
@@ -185,8 +190,9 @@ def application() -> typer.Typer:
 
 
 def main() -> None:
-    """Console script."""
-    application()()
+    """Console script. Exit codes that every command has: 143 (130 for SIGINT) cancelled, 4 where the surroundings do not let it work."""
+    with one_line(), cancellable():
+        application()()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def selftest(
     from rich.progress import track
 
     from moe_harness.cases.cases import golden_root
-    from moe_harness.processes.distributed import default_workers
+    from moe_harness.processes.threads import default_workers
     from moe_harness.records import selftest_figures
     from moe_harness.selftest import table
     from moe_harness.selftest.measure import LONG, QUICK, measure

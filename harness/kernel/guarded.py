@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from moe_harness.implementations.interface import InvalidInput, Unsupported
 from moe_harness.implementations.kernels.loading import load_kernel
+from moe_harness.implementations.worker.bond import end_with_parent, ending
 from moe_harness.kernel.check import Line
 from moe_harness.kernel.run import Suite, asked, run
 
@@ -87,8 +87,7 @@ class _Child:
         if self._hung:
             return "TIMEOUT", f"no answer within {self._timeout:g} s"
         self._process.join()
-        code = self._process.exitcode or 0
-        return "CRASHED", f"the process died of {signal.Signals(-code).name}" if code < 0 else f"the process ended with exit code {code}"
+        return "CRASHED", f"the process {ending(self._process.exitcode or 0)}"
 
     def _next(self) -> Any:
         """A message, or None where there will be none."""
@@ -103,6 +102,7 @@ class _Child:
 
 def _serve(order: Order, skip: int, send: Connection) -> None:
     """In the child: the cases' names, a Line each, and "end"."""
+    end_with_parent()
     try:
         kernel = load_kernel(order.function, order.suite.dtype, order.device, order.arrays)
         cases = asked(order.suite, kernel.arguments)

@@ -1,4 +1,4 @@
-"""One thread a process, where there is a process for every core: a second one would only wait for the first."""
+"""How many processes work at once, and one thread in each where there is one for every core: a second would only wait for the first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def default_workers(device: str) -> int:
+    """One per core that this process may use; in one process where a device has to be shared."""
+    if device != "cpu":
+        return 0
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

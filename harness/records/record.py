@@ -36,6 +36,7 @@ The reader adds `shard`, the file's name, to every record, and makes `truncated`
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -50,6 +51,7 @@ from moe_harness.records.plain import json_safe
 from moe_harness.records.shard import Shard, shards
 from moe_harness.records.statuses import BENCH_STATUSES, CHECK_STATUSES
 from moe_harness.records.statuses import FAILING as FAILING  # whoever reads records asks for it
+from moe_harness.records.whole import writing
 
 SCHEMA = 1
 REQUIRED = {
@@ -85,7 +87,8 @@ class Recorder:
     def write(self, type: str, /, **fields: Any) -> None:
         """Writes one line with one system call. NaN and infinities become "nan", "inf", "-inf"; numpy values become Python's.
 
-        Raises RecordError for an unknown type or status, a missing or reserved field, and a value that JSON cannot hold.
+        Raises RecordError for an unknown type or status, a missing or reserved field, and a value that JSON cannot hold; Unwritable where
+        the disk is full or does not let us.
         """
         if reserved := sorted(_RESERVED & fields.keys()):
             raise RecordError(f"{type}: reserved field {', '.join(reserved)}")
@@ -94,8 +97,9 @@ class Recorder:
         if problem := _problem(record):
             raise RecordError(problem)
         line = (json.dumps(record, allow_nan=False) + "\n").encode("ascii")
-        if self._shard().write(line) != len(line):
-            raise RecordError(f"{self.directory}: a record was written in part only (disk full?)")
+        with writing(self.directory):
+            if self._shard().write(line) != len(line):
+                raise OSError(errno.ENOSPC, "a record was written in part only (disk full?)")
 
     def __enter__(self) -> Recorder:
         return self

@@ -11,7 +11,6 @@ hand that to `report --verify --seal`.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 from hashlib import sha256
@@ -21,6 +20,7 @@ from typing import Any
 from moe_harness.records.lines import shards
 from moe_harness.records.record import RecordError
 from moe_harness.records.shard import Shard
+from moe_harness.records.whole import replace
 
 FILE, SCHEMA = "seal.json", 1
 SHORT = 16
@@ -29,10 +29,7 @@ SHORT = 16
 def seal(directory: Path) -> str:
     """Writes the seal of a run as it stands there and returns its digest. One that was there is replaced: a run may have several parts."""
     found = compute(directory)
-    path = directory / FILE
-    part = path.with_name(f".{FILE}.{os.getpid()}")
-    part.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", "utf-8", newline="\n")
-    os.replace(part, path)
+    replace(directory / FILE, json.dumps(found, indent=1, sort_keys=True) + "\n")
     return str(found["digest"])
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from moe_harness.records.frame import Frame
+from moe_harness.records.whole import make_directory, replace
 from moe_harness.report.junit import junit
 from moe_harness.report.markdown import markdown
 from moe_harness.report.page import page
@@ -27,14 +27,7 @@ def files(frame: Frame, home: str = "") -> dict[str, str]:
 
 
 def write(out: Path, texts: Mapping[str, str]) -> None:
-    """Makes the directory; each file is replaced at once."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Makes the directory; each file is replaced at once. Raises Unwritable."""
+    make_directory(out)
     for name, text in texts.items():
-        _replace(out / name, text)
-
-
-def _replace(path: Path, text: str) -> None:
-    """A reader never sees half a file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(part, path)
+        replace(out / name, text)

@@ -18,6 +18,7 @@ from moe_harness.judge.exhibit import KINDS, Exhibit
 from moe_harness.judge.limit import Limit
 from moe_harness.judge.metric import Metric
 from moe_harness.records.plain import json_safe
+from moe_harness.records.whole import replace
 from moe_harness.repro.capsule import Capsule
 from moe_harness.repro.fit import LIMIT, fitted
 from moe_harness.repro.valid import complaint
@@ -39,7 +40,7 @@ def write(capsule: Capsule, directory: Path) -> Path:
     data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={KEY: text})
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / capsule.file_name()
-    path.write_bytes(data)
+    replace(path, data)
     return path
 
 

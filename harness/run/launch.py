@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
+from tempfile import gettempdir
+from typing import NoReturn
 
 import typer
 
-from moe_harness.processes import distributed
+from moe_harness.processes import supervision
+from moe_harness.processes.threads import default_workers
 from moe_harness.records.record import new_run_directory
 from moe_harness.records.seal import seal
-from moe_harness.run.budget import seconds
+from moe_harness.records.shard import shards
+from moe_harness.run import surroundings, workers
+from moe_harness.run.budget import OVERRUN_S, seconds
 
 HERE = Path(__file__).parents[1]
 RUNS = Path("reports") / "runs"
 PYTEST_USAGE, PYTEST_NOTHING = 4, 5
+INCOMPLETE = 4  # our own exit code
+PLANNING_S = 60.0  # beyond the budget, for a part that has not yet written down what it owes
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Launch:
     timeout: float | None = None
     expect: list[Path] | None = None  # for the checks, as is the profile
     profile: str | None = None
-    workers: int | None = None  # of the checks; None: see `distributed.default_workers`
+    workers: int | None = None  # of the checks; None: see `default_workers`
     budget: str | None = None  # of all parts together
     wide: bool = False  # of the benchmarks, as is the trace
     routing_trace: Path | None = None
@@ -73,7 +78,13 @@ def launch(asked: Launch, parts: list[str], run_dir: Path | None) -> list[Path]:
     nothing matches; a crash leaves an incomplete run, which the report shows."""
     deadline = _deadline(asked.budget)
     directory = run_dir or new_run_directory(RUNS)
-    codes = [_pytest(part, replace(asked, budget=_left(deadline)), directory) for part in parts]
+    try:
+        codes = [_pytest(part, replace(asked, budget=_left(deadline)), directory) for part in parts]
+    except SystemExit:
+        typer.echo(f"cancelled: `moe-harness report {directory}` shows what was recorded", err=True)
+        raise
+    for why in filter(None, map(surroundings.why, codes)):
+        _give_up(directory, why)
     if PYTEST_USAGE in codes or all(code == PYTEST_NOTHING for code in codes):
         if directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()
@@ -83,6 +94,14 @@ def launch(asked: Launch, parts: list[str], run_dir: Path | None) -> list[Path]:
     if directory.is_dir():  # a pytest that could not even start leaves none
         typer.echo(f"seal: {seal(directory)}")
     return [directory]
+
+
+def _give_up(directory: Path, why: str) -> NoReturn:
+    from moe_harness.bench.models import cache_directory
+
+    places = f"records are in {directory}, temporary files in {gettempdir()}, models for benchmarks in {cache_directory()}"
+    typer.echo(f"error: the run stopped because it could not write: {why} ({places})", err=True)
+    raise typer.Exit(INCOMPLETE)
 
 
 def _deadline(budget: str | None) -> float | None:
@@ -99,28 +118,36 @@ def _left(deadline: float | None) -> str | None:
     return None if deadline is None else f"{max(0.0, deadline - time.monotonic()):.1f}s"
 
 
-def _pytest(part: str, asked: Launch, directory: Path) -> int:
+def _pytest(part: str, asked: Launch, directory: Path) -> int | None:
+    """Its exit code; None where it had to be ended because it was over the budget."""
     # The golden models are so small that a second thread costs more than it brings: much more where the cores are busy.
     single_thread = part == "checks" and (_workers(part, asked) > 1 or not asked.checkpoint)
-    variables = distributed.environment(single_thread)
-    return subprocess.run(pytest_command(part, asked, directory), env=variables, check=False).returncode
+    command, variables = pytest_command(part, asked, directory), workers.environment(single_thread)
+    if asked.budget is None:
+        return supervision.call(command, variables)
+    before, limit = len(shards(directory)), seconds(asked.budget) + OVERRUN_S
+    latest = time.monotonic() + limit + PLANNING_S
+    code = supervision.call(command, variables, limit, lambda: len(shards(directory)) > before or time.monotonic() > latest)
+    if code is None:
+        typer.echo(f"budget: over by {OVERRUN_S:g} s with a check still under way; {part} ended", err=True)
+    return code
 
 
 def _workers(part: str, asked: Launch) -> int:
     """Speeds are measured by one process at a time."""
     if part == "bench":
         return 0
-    return distributed.default_workers(asked.device) if asked.workers is None else asked.workers
+    return default_workers(asked.device) if asked.workers is None else asked.workers
 
 
 def pytest_command(part: str, asked: Launch, directory: Path) -> list[str]:
     """The command that runs "checks" or "bench" into a run directory. The project around the current directory is not consulted: no ini
     file, no conftest, no cache."""
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(HERE), "--noconftest", "-p", "no:cacheprovider"]
-    command += ["-q", "--tb=no", "--no-header", "-rE", "-W", "ignore", *_plugin(), f"--run-dir={directory}", *asked.arguments()]
+    command += ["-q", "--tb=no", "--no-header", "-rE", "-W", "ignore", f"--run-dir={directory}", *asked.arguments()]
     timed = ["--benchmark", "--benchmark-quiet", *_bench_set(asked)] if part == "bench" else []
     checked = [*_adopted(asked)] if part == "checks" else []
-    return [*command, *timed, *checked, *distributed.arguments(_workers(part, asked)), str(HERE / part)]
+    return [*command, *timed, *checked, *workers.arguments(_workers(part, asked)), str(HERE / part)]
 
 
 def _adopted(asked: Launch) -> Iterator[str]:
@@ -134,9 +161,3 @@ def _bench_set(asked: Launch) -> Iterator[str]:
         yield "--wide"
     if asked.routing_trace:
         yield f"--routing-trace={asked.routing_trace}"
-
-
-def _plugin() -> list[str]:
-    """Nothing where the distribution is installed (pytest finds the plug-in); from a bare checkout it is named."""
-    registered = any(point.value == "moe_harness.run.plugin" for point in metadata.entry_points(group="pytest11"))
-    return [] if registered else ["-p", "moe_harness.run.plugin"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from moe_harness.run import adopters, budget, collection, pair_fixture, recording
+from moe_harness.run import adopters, budget, collection, pair_fixture, recording, surroundings
 from moe_harness.suite.options import CLASH, add_options, option
 
 if TYPE_CHECKING:
@@ -55,6 +55,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if asked:
         _validate(config)
         budget.install(config, option(config, "budget"), _is_own)
+
+
+@pytest.hookimpl(trylast=True, specname="pytest_configure")
+def pytest_configure_surroundings(config: pytest.Config) -> None:
+    """Once pytest has its terminal."""
+    surroundings.install(config)
 
 
 def _distributed(config: pytest.Config) -> bool:
@@ -211,7 +217,9 @@ def _timed_cases(config: pytest.Config, definition: Any) -> list[Case]:
 def workshop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     from moe_harness.suite.subject import Workshop
 
-    shop = Workshop(tmp_path_factory.mktemp("moe-harness"), option(request.config, "device"), option(request.config, "thorough"))
+    with surroundings.preparing(request.config, "the directory for temporary files"):
+        directory = tmp_path_factory.mktemp("moe-harness")
+    shop = Workshop(directory, option(request.config, "device"), option(request.config, "thorough"))
     yield shop
     shop.close()
 
@@ -239,7 +247,8 @@ def timing(request: pytest.FixtureRequest, subject: Subject) -> Timing | PairTim
     from moe_harness.bench.models import ensure
     from moe_harness.bench.timing import Timing
 
-    ensure(subject.case, subject.dtype)
+    with surroundings.preparing(request.config, subject.case.checkpoint):
+        ensure(subject.case, subject.dtype)
     subject.workshop.make_room(subject)
     record = request.node.stash[recording.BENCH] = {"workload": request.node.get_closest_marker("workload").args[0]}
     benchmark = request.getfixturevalue("benchmark")
@@ -252,7 +261,8 @@ def timing(request: pytest.FixtureRequest, subject: Subject) -> Timing | PairTim
 def pytest_collection_finish(session: pytest.Session) -> None:
     own = [item for item in session.items if _is_own(item.path)]
     if own and not session.config.option.collectonly:
-        recording.start(session.config, own, _requested(session.config))
+        with surroundings.needed(session.config):
+            recording.start(session.config, own, _requested(session.config))
 
 
 def _requested(config: pytest.Config) -> dict[str, Any]:
@@ -264,7 +274,11 @@ def _requested(config: pytest.Config) -> dict[str, Any]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     report = yield
-    return recording.conclude(item, call, report) if _is_own(item.path) else report
+    if not _is_own(item.path):
+        return report
+    surroundings.heed(item.config, call.excinfo.value if call.excinfo else None)
+    with surroundings.needed(item.config):
+        return recording.conclude(item, call, report)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -276,15 +290,23 @@ def pytest_configure_node(node: Any) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_handlecrashitem(crashitem: str, report: Any) -> None:
     """xdist's controller: a worker died in this item."""
-    recording.conclude_crash(report.node, crashitem, report, _requested(report.node.config))
+    with surroundings.needed(report.node.config):
+        recording.conclude_crash(report.node, crashitem, report, _requested(report.node.config))
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    surroundings.node_down(node, error)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    recording.finish(session, exitstatus)
+    with surroundings.needed(session.config):
+        recording.finish(session, exitstatus)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    recording.seal_up(config)
+    with surroundings.needed(config):
+        recording.seal_up(config)
     if option(config, "python"):
         from moe_harness.suite.hosts import close
 

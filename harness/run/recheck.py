@@ -26,6 +26,7 @@ from moe_harness.repro.capsule import Capsule
 from moe_harness.repro.checkpoint import write_model
 from moe_harness.repro.located import checkpoint_of
 from moe_harness.run.launch import Launch, pytest_command
+from moe_harness.run.workers import environment
 
 PASSES, FAILS, CANNOT = 0, 1, 125
 Arrays = dict[str, np.ndarray]
@@ -151,7 +152,7 @@ def run_check(capsule: Capsule, backend: str, python: list[str] | None) -> Outco
     asked = Launch([backend], own, dtypes, "cpu", None, None, keyword, False, python, workers=0)
     with TemporaryDirectory(prefix="moe-harness-recheck-") as scratch:
         directory = Path(scratch) / "run"
-        subprocess.run(pytest_command("checks", asked, directory), capture_output=True, check=False)
+        subprocess.run(pytest_command("checks", asked, directory), env=environment(False), capture_output=True, check=False)
         records = [r for r in read_run(directory) if r["type"] == "check"] if directory.is_dir() else []
     statuses = {record["status"] for record in records}
     if statuses & {"FAIL", "CRASHED", "TIMEOUT"}:

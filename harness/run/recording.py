@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from moe_harness.processes import distributed
 from moe_harness.records.record import FAILING, Recorder, new_run_id
 from moe_harness.records.shard import shards
-from moe_harness.run import adopters, console
+from moe_harness.run import adopters, console, workers
 from moe_harness.run.expectations import Outcome
 from moe_harness.suite.options import option
 
@@ -69,7 +68,7 @@ def _open(config: pytest.Config, requested: dict[str, Any]) -> _State:
     if _STATE not in config.stash:
         state = config.stash[_STATE] = _State(run_directory(config))
         command = getattr(config, "workerinput", {}).get("moe_command", sys.argv)
-        about = {"command": command, "environment": environment(), "requested": requested, "worker": distributed.worker_name(config)}
+        about = {"command": command, "environment": environment(), "requested": requested, "worker": workers.worker_name(config)}
         state.recorder.write("run", run_id=state.directory.name, **about)
     return config.stash[_STATE]
 
@@ -209,16 +208,16 @@ def _worker(config: pytest.Config, backend: str) -> list[str]:
 
 def conclude_crash(node: Any, nodeid: str, report: pytest.TestReport, requested: dict[str, Any]) -> None:
     """xdist's controller: writes the record of the check in which a worker died. Without a plan there is nothing of ours to record."""
-    identity = distributed.planned(run_directory(node.config), nodeid)
+    identity = workers.planned(run_directory(node.config), nodeid)
     if identity is None:
         return
-    outcome = adopters.judge(node.config, identity, "CRASHED", distributed.death(node))
+    outcome = adopters.judge(node.config, identity, "CRASHED", workers.death(node))
     report.longrepr = outcome.reason
     if outcome.status == "KNOWN":
         adopters.excuse(report, outcome.reason)
     about = {"execution": "", "execution_note": "", "reproduce": _reproduce(node.config, identity), "metrics": [], "evidence": {}}
     _open(node.config, requested).recorder.write("check", **identity, **about, **vars(outcome))
-    distributed.note_lost(node)
+    workers.note_lost(node)
 
 
 def finish(session: pytest.Session, exitstatus: int) -> None:
@@ -227,7 +226,7 @@ def finish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = 3
     if _STATE in session.config.stash:
         state = session.config.stash[_STATE]
-        lost = distributed.lost_shards(session.config, state.directory)
+        lost = workers.lost_shards(session.config, state.directory)
         state.recorder.write("end", exit_status=int(session.exitstatus), duration_s=time.monotonic() - state.began, lost=lost)
         state.recorder.close()
     if _stale(session.config):
@@ -237,29 +236,29 @@ def finish(session: pytest.Session, exitstatus: int) -> None:
 def seal_up(config: pytest.Config) -> None:
     """Seals what a session wrote, when all of its processes have: a worker leaves that to its controller."""
     directory = config.stash.get(_RUN_DIRECTORY, None)
-    if directory is not None and shards(directory) and not distributed.worker_name(config):
+    if directory is not None and shards(directory) and not workers.worker_name(config):
         from moe_harness.records.seal import seal
 
         seal(directory)
 
 
 def _device_missing(config: pytest.Config) -> bool:
-    if distributed.is_controller(config) and getattr(config.option, "moe_require", None) == "device":
-        return any(record["status"] == "UNAVAILABLE" for record in distributed.judged(run_directory(config)))
+    if workers.is_controller(config) and getattr(config.option, "moe_require", None) == "device":
+        return any(record["status"] == "UNAVAILABLE" for record in workers.judged(run_directory(config)))
     return _STATE in config.stash and config.stash[_STATE].device_missing
 
 
 def _stale(config: pytest.Config) -> list[str]:
     """Sentences about known failures that no check of the run has; said once, not by every worker."""
-    if not adopters.expected(config) or distributed.worker_name(config):
+    if not adopters.expected(config) or workers.worker_name(config):
         return []
-    return adopters.stale(distributed.records(run_directory(config)))
+    return adopters.stale(workers.records(run_directory(config)))
 
 
 def summarise(terminalreporter: Any, config: pytest.Config) -> None:
     """The counts by status and where the records are; under xdist, of all workers."""
-    if distributed.is_controller(config):
-        if found := distributed.judged(run_directory(config)):
+    if workers.is_controller(config):
+        if found := workers.judged(run_directory(config)):
             console.summary(terminalreporter, found, run_directory(config), _stale(config))
     elif _STATE in config.stash:
         console.summary(terminalreporter, config.stash[_STATE].written, config.stash[_STATE].directory, _stale(config))

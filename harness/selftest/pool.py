@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from moe_harness.implementations.worker.bond import end_with_parent
 from moe_harness.processes.threads import one_thread_each
 
 Mapper = Callable[[Callable[[Path, Any], Any], Sequence[Any]], Iterator[Any]]
@@ -25,5 +26,5 @@ def pool(workers: int) -> Iterator[Mapper]:
         if workers <= 1:
             yield lambda work, tasks: map(partial(work, directory), tasks)
             return
-        with one_thread_each(), ProcessPoolExecutor(workers, get_context("spawn")) as executor:
+        with one_thread_each(), ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) as executor:
             yield lambda work, tasks: executor.map(partial(work, directory), tasks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from moe_harness.report.verdict import verdict
 from moe_harness.run import budget
 
 HONEST = "moe_harness.mutants.catalogue:backend"
+HANGS = "moe_harness.implementations.tests.toy_misbehaves:backend:hang"
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("45m", 2700), ("1h30m", 5400), ("90s", 90), ("90", 90), ("0.5h", 1800), ("0s", 0)])
@@ -93,6 +95,16 @@ def test_a_run_with_time_enough_is_whole(tmp_path: Path, monkeypatch: pytest.Mon
     (sealed,) = re.findall(r"^seal: ([0-9a-f]{64})$", output, re.MULTILINE)
     code, output = called("report", "--verify", "run", "--seal", sealed)
     assert code == 0 and "every number follows" in output and "no seal" not in output, output
+
+
+def test_a_backend_that_hangs_does_not_outlast_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deaf to SIGTERM, in the process of its checks."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("moe_harness.run.launch.OVERRUN_S", 1.0)
+    began = time.monotonic()
+    code, output = called("run", "--backend", HANGS, "-k", "BLOCK and mixtral", "--budget", "12s", "--workers", 0, "--run-dir", "run")
+    assert code == 4 and "INCOMPLETE" in output and "over by 1 s with a check still under way" in output, output
+    assert time.monotonic() - began < 30 and {record["type"] for record in read_run(Path("run"))} >= {"run", "plan"}
 
 
 def test_pytest_by_itself_is_not_green_either(tmp_path: Path, pytester_command: Any) -> None:

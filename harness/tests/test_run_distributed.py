@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from moe_harness.cli.app import application
-from moe_harness.processes import distributed, threads
+from moe_harness.processes import supervision, threads
 from moe_harness.records.frame import load_frame
 from moe_harness.records.record import read_run
+from moe_harness.run import workers
 from moe_harness.run.launch import Launch, launch
 
 HONEST = "moe_harness.mutants.catalogue:backend"
@@ -98,19 +98,19 @@ def test_the_end_shows_each_failure_in_one_line(folder: Path, capfd: pytest.Capt
 
 def test_one_worker_per_core_unless_a_device_is_shared() -> None:
     cores = len(os.sched_getaffinity(0))
-    assert distributed.default_workers("cpu") == cores
-    assert distributed.default_workers("cuda") == 0
-    assert list(distributed.arguments(0)) == list(distributed.arguments(1)) == []
-    assert list(distributed.arguments(3))[:2] == ["-n", "3"]
+    assert threads.default_workers("cpu") == cores
+    assert threads.default_workers("cuda") == 0
+    assert list(workers.arguments(0)) == list(workers.arguments(1)) == []
+    assert list(workers.arguments(3))[:2] == ["-n", "3"]
 
 
 def test_checks_use_one_thread_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in threads.THREADS:
         monkeypatch.delenv(name, raising=False)
-    assert distributed.environment(True)["OMP_NUM_THREADS"] == distributed.environment(True)["MKL_NUM_THREADS"] == "1"
-    assert "OMP_NUM_THREADS" not in distributed.environment(False)
+    assert workers.environment(True)["OMP_NUM_THREADS"] == workers.environment(True)["MKL_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in workers.environment(False)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert distributed.environment(True)["OMP_NUM_THREADS"] == "3"
+    assert workers.environment(True)["OMP_NUM_THREADS"] == "3"
 
 
 @pytest.mark.parametrize(
@@ -123,11 +123,11 @@ def test_a_users_own_model_and_speeds_have_all_threads(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     seen: list[dict[str, str]] = []
 
-    def record(command: list[str], env: dict[str, str], check: bool) -> subprocess.CompletedProcess:
-        seen.append(env)
-        return subprocess.CompletedProcess(command, 0)
+    def record(command: list[str], variables: dict[str, str]) -> int:
+        seen.append(variables)
+        return 0
 
-    monkeypatch.setattr(subprocess, "run", record)
+    monkeypatch.setattr(supervision, "call", record)
     asked = Launch(None, [Path("own")] if checkpoint else None, None, "cpu", None, None, None, False, workers=workers)
     launch(asked, [part], Path("run"))
     assert seen[0].get("OMP_NUM_THREADS") == threads

@@ -48,7 +48,7 @@ def test_each_misbehaviour_costs_one_record(empty: Path) -> None:
     """BLOCK-01 calls moe_block, which misbehaves; PARITY-02 comes after it, on the same model, and does not: it needs a living one."""
     ends = {
         "abort": ("CRASHED", "died of SIGABRT"),
-        "exit": ("CRASHED", "exited with code 3"),
+        "exit": ("CRASHED", "ended with exit code 3"),
         "disturb": ("CRASHED", "sent a malformed reply"),
         "hang": ("TIMEOUT", "did not end moe_block within 3 s"),
         "flood": ("PASS", ""),

@@ -18,10 +18,17 @@ from moe_harness.implementations.interface import Compilation
 from moe_harness.implementations.neuron.costs import side_by_side
 from moe_harness.implementations.neuron.mesh import Degrees
 from moe_harness.implementations.neuron.rank import serve
+from moe_harness.implementations.worker.bond import end_with_parent, ending
 
 Serve = Callable[[int, str, Degrees, Connection], None]
 NO_MODEL = -1
 FAREWELL_S = 5.0  # before a process that was asked to end is ended
+
+
+def _bound(serve: Serve, rank: int, rendezvous: str, degrees: Degrees, pipe: Connection) -> None:
+    """What a process does, and no longer than its parent lives, even in a collective that the others have left."""
+    end_with_parent()
+    serve(rank, rendezvous, degrees, pipe)
 
 
 class Lost(RuntimeError):
@@ -49,7 +56,7 @@ class Crew:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["moe_harness.implementations.neuron.rank"])  # torch is imported once
         near, far = context.Pipe()
-        process = context.Process(target=serve, args=(rank, f"file://{self._directory}/rendezvous", degrees, far), daemon=True)
+        process = context.Process(target=_bound, args=(serve, rank, f"file://{self._directory}/rendezvous", degrees, far), daemon=True)
         process.start()
         far.close()
         self._pipes.append(near)
@@ -96,7 +103,7 @@ class Crew:
     def _lost(self) -> Lost:
         for process in self._processes:
             process.join(0.5)
-        gone = [f"process {rank} ended with {p.exitcode}" for rank, p in enumerate(self._processes) if not p.is_alive()]
+        gone = [f"process {rank} {ending(p.exitcode or 0)}" for rank, p in enumerate(self._processes) if not p.is_alive()]
         return Lost("; ".join(gone) or "a process closed its pipe")
 
 

@@ -93,7 +93,7 @@ def test_a_lost_process_is_said(checkpoint: Path, alone: list[StepOutput]):
     model: Any = backend("tp2").load(str(checkpoint), SPEC)
     assert model.alive
     os.kill(model._engine._crew._processes[1].pid, signal.SIGKILL)
-    with pytest.raises(crew.Lost, match="process 1 ended with -9"):
+    with pytest.raises(crew.Lost, match="process 1 died of SIGKILL"):
         model.prefill(np.ones((1, 4), np.int64), np.array([4]), Request())
     assert not model.alive
     model.close()

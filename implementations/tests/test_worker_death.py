@@ -73,10 +73,10 @@ def gone(pid: int) -> bool:
     ("act", "kind", "message"),
     [
         ("abort", WorkerCrashed, "died of SIGABRT during moe_block"),
-        ("exit", WorkerCrashed, "exited with code 3 during moe_block"),
-        ("sys_exit", WorkerCrashed, "exited with code 4 during moe_block"),
+        ("exit", WorkerCrashed, "ended with exit code 3 during moe_block"),
+        ("sys_exit", WorkerCrashed, "ended with exit code 4 during moe_block"),
         ("kill", WorkerCrashed, "died of SIGKILL during moe_block"),
-        ("leave_a_fork", WorkerCrashed, "exited with code 3 during moe_block"),
+        ("leave_a_fork", WorkerCrashed, "ended with exit code 3 during moe_block"),
         ("disturb", WorkerCrashed, "sent a malformed reply to moe_block and was killed: expected a message, got bytes"),
         ("hang", WorkerTimeout, "did not end moe_block within 3 s and was killed"),
         ("flood_for_ever", WorkerTimeout, "did not end moe_block within 3 s and was killed"),
@@ -143,7 +143,7 @@ def test_dead_at_the_start(tmp_path, monkeypatch):
     (tmp_path / "aborts.py").write_text("import os; os._exit(7)")
     backend = WorkerBackend("aborts:backend")
     for _ in range(2):
-        with pytest.raises(WorkerCrashed, match="exited with code 7 during its start"):
+        with pytest.raises(WorkerCrashed, match="ended with exit code 7 during its start"):
             backend.capabilities()
 
 

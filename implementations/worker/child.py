@@ -16,6 +16,7 @@ from typing import IO, Callable, List, Optional, Tuple, TypeVar
 import numpy as np
 
 from moe_harness.implementations.worker import wire
+from moe_harness.implementations.worker.bond import ending
 from moe_harness.implementations.worker.errors import WorkerCrashed, WorkerTimeout
 from moe_harness.implementations.worker.interpreter import Interpreter, environment
 from moe_harness.implementations.worker.lending import PACKAGE, lend, take_back
@@ -131,7 +132,7 @@ class Child:
         code = _wait(self._process, EXIT_SECONDS)
         if code is None:
             return "closed its connection"
-        return f"died of {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
+        return ending(code)
 
     def _die(self, kind: type[WorkerCrashed], how: str, quote: bool = True) -> None:
         self._end()
@@ -167,13 +168,6 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> Optional[int]:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         return None
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _readable(connection: socket.socket) -> bool:

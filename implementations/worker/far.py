@@ -10,7 +10,6 @@ import select
 import signal
 import socket
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -23,7 +22,7 @@ from moe_harness.implementations.worker import errors, values, wire
 from moe_harness.implementations.worker.lending import take_back
 from moe_harness.implementations.worker.surface import KINDS, MAKES
 
-GRACE_SECONDS = 3.0  # after the near side has gone: for the backend to give its device back
+GRACE_SECONDS = 2.0  # after the near side has gone: for the backend to give its device back
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
@@ -37,7 +36,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     connection = socket.socket(fileno=asked.wire)
     connection.set_inheritable(False)  # a process that the backend starts must not keep the connection open
     faulthandler.enable(all_threads=False)
-    threading.Thread(target=_watch, args=(asked.wire, asked.lent), daemon=True).start()
+    _start_watch(asked.wire, asked.lent)
     _enter(asked.directory)
     try:
         Server(connection).serve(asked.name)
@@ -51,12 +50,30 @@ def _enter(directory: str) -> None:
     sys.path.insert(1, directory)
 
 
+def _start_watch(descriptor: int, lent: Path) -> None:
+    """A process, because a thread sees nothing of a call that hangs with the interpreter's lock; forked twice, so that a backend that waits
+    for its own children does not wait for this one."""
+    if (pid := os.fork()) == 0:
+        if os.fork() == 0:
+            _watch(descriptor, lent)
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
 def _watch(descriptor: int, lent: Path) -> None:
-    """Ends this process group when the near side has gone while a call hangs. A hang that holds the interpreter's lock hides it."""
+    """Ends this process group when the near side has gone, or with SIGTERM at once."""
+    signal.signal(signal.SIGTERM, lambda number, frame: _end_group(lent))
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(nowhere, standard)
     poll = select.poll()
     poll.register(descriptor, 0)  # a hang-up is always reported
     poll.poll()
     time.sleep(GRACE_SECONDS)
+    _end_group(lent)
+
+
+def _end_group(lent: Path) -> None:
     take_back(lent)
     os.killpg(os.getpgrp(), signal.SIGKILL)
 

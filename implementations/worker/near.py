@@ -137,6 +137,7 @@ class WorkerBackend:
         self.name, self._timeout = name, timeout
         self._interpreter = inspect(python)
         self._handle: Optional[Handle] = None
+        self._child: Optional[Child] = None  # also while it starts
         self.declared: Optional[Capabilities] = None  # what capabilities() said
 
     @property
@@ -149,7 +150,7 @@ class WorkerBackend:
         if self.alive:
             return
         self._handle = None
-        child = Child(self._interpreter, self.name)
+        child = self._child = Child(self._interpreter, self.name)
         reply, _ = child.greeting(self._timeout)
         self._handle, self._note, raised = child.understood("its start", lambda: self._greeted(child, reply))
         if raised is not None:
@@ -187,9 +188,9 @@ class WorkerBackend:
 
     def close(self) -> None:
         """Ends the worker, if one is running, and with it all its models."""
-        if self._handle is not None:
-            self._handle.child.close()
-            self._handle = None
+        if self._child is not None:
+            self._child.close()
+        self._handle = self._child = None
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         self.connect()

@@ -11,7 +11,7 @@ from pathlib import Path
 from allclose.candidates import Candidate, sample
 from allclose.judge import Outcome, judge
 from allclose.references import Archive
-from moe_harness.processes.distributed import default_workers
+from moe_harness.processes.threads import default_workers
 from moe_harness.selftest.pool import pool
 from moe_harness.suite.subject import Workshop
 

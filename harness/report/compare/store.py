@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from moe_harness.records.frame import Frame, load_frame
 from moe_harness.records.record import RecordError
 from moe_harness.records.shard import shards
+from moe_harness.records.whole import replace
 from moe_harness.report.compare.baseline import asked, candidates
 from moe_harness.report.compare.identity import hardware, key
 from moe_harness.report.speed import speeds
@@ -83,7 +83,4 @@ def _read(path: Path) -> dict[str, Entry]:
 
 
 def _write(path: Path, entries: Mapping[str, Entry]) -> None:
-    """A reader never sees half a file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text("".join(json.dumps(entries[name], sort_keys=True) + "\n" for name in sorted(entries)), "utf-8", newline="\n")
-    os.replace(part, path)
+    replace(path, "".join(json.dumps(entries[name], sort_keys=True) + "\n" for name in sorted(entries)))

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from moe_harness.checks import clauses
-from moe_harness.processes import distributed
 from moe_harness.records.environment import environment
 from moe_harness.records.record import Recorder
-from moe_harness.run import expectations
+from moe_harness.run import expectations, workers
 from moe_harness.run.expectations import Expectation
 from moe_harness.run.fleet.cluster import Lost, connected, done, needs, require
 from moe_harness.run.fleet.perform import Files, perform
@@ -56,7 +55,7 @@ def _settle(recorder: Recorder, known: list[Expectation], share: Share, number: 
     """Writes what a share brought, and a record for each check that it owes. Names of its shards that were cut off."""
     files: Files = {} if isinstance(answer, Lost) else answer
     names = [_keep(recorder.directory, path, data, number) for path, data in files.items()]
-    written = [record for record in distributed.records(recorder.directory) if record.get("shard") in names]
+    written = [record for record in workers.records(recorder.directory) if record.get("shard") in names]
     judged = {record["node"] for record in written if record["type"] == "check"}
     reason = answer.reason if isinstance(answer, Lost) else "the process died in this check or before it"
     for item in share.items:

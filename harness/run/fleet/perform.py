@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from moe_harness.processes import distributed
 from moe_harness.records import seal
+from moe_harness.run import workers
 from moe_harness.run.fleet.share import Share
 from moe_harness.run.launch import HERE, Launch, pytest_command
 
@@ -22,6 +22,6 @@ def perform(asked: Launch, share: Share, run_id: str) -> Files:
         directory = Path(scratch) / run_id
         *command, _ = pytest_command("checks", replace(asked, backend=[share.backend], keyword=None, workers=0), directory)
         nodes = [str(HERE / "checks" / node) for node in share.nodes]
-        subprocess.run([*command, *nodes], env=distributed.environment(True), capture_output=True, check=False)
+        subprocess.run([*command, *nodes], env=workers.environment(True), capture_output=True, check=False)
         found = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != seal.FILE)
         return {str(path.relative_to(directory)): path.read_bytes() for path in found}

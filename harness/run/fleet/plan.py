@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +12,7 @@ import typer
 from moe_harness.run.fleet import listing
 from moe_harness.run.fleet.share import Identity
 from moe_harness.run.launch import PYTEST_NOTHING, Launch, pytest_command
+from moe_harness.run.workers import environment
 
 
 def planned(asked: Launch) -> list[Identity]:
@@ -20,7 +20,8 @@ def planned(asked: Launch) -> list[Identity]:
     with TemporaryDirectory(prefix="moe-harness-plan-") as scratch:
         path = Path(scratch) / "plan.json"
         command = [*pytest_command("checks", asked, Path(scratch) / "run"), "--collect-only", "-qq", "-p", listing.__name__]
-        done = subprocess.run(command, env={**os.environ, listing.VARIABLE: str(path)}, stdout=subprocess.DEVNULL, check=False)
+        variables = {**environment(False), listing.VARIABLE: str(path)}
+        done = subprocess.run(command, env=variables, stdout=subprocess.DEVNULL, check=False)
         if path.exists() and (items := json.loads(path.read_text("utf-8"))):
             return items
     if done.returncode in (0, PYTEST_NOTHING):

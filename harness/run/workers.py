@@ -8,25 +8,20 @@ would keep a group on one worker to its end, and repeats a check that killed its
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from moe_harness.implementations.worker.bond import ending
 from moe_harness.processes.threads import THREADS
 from moe_harness.records.record import RecordError, read_run
 
+# As environment variables and not as arguments, because xdist's workers are to have them too, before they read their options.
+PLUGINS = ("xdist.plugin", "pytest_benchmark.plugin", "_hypothesis_pytestplugin", "moe_harness.run.plugin")
 RESTARTS = 100  # an abort costs one check and a new worker; a backend that aborts in every check ends the run in the end
 LOST: pytest.StashKey[list[str]] = pytest.StashKey()  # names of the dead workers whose check has its record
-
-
-def default_workers(device: str) -> int:
-    """One per core that this process may use; in one process where a device has to be shared."""
-    if device != "cpu":
-        return 0
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def arguments(workers: int) -> Iterator[str]:
@@ -37,9 +32,13 @@ def arguments(workers: int) -> Iterator[str]:
 
 
 def environment(single_thread: bool) -> dict[str, str]:
-    """The environment of a run; with `single_thread` one thread a process, unless the user has set a number."""
+    """The environment of a run; with `single_thread` one thread a process, unless the user has set a number. pytest in it has our plug-ins
+    and no others, whatever is installed or asked of another pytest here, and writes `?` for what its output cannot hold."""
     single = dict.fromkeys(THREADS, "1") if single_thread else {}
-    return single | dict(os.environ)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    encoding = kept.get("PYTHONIOENCODING", "").partition(":")[0]
+    own = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": ",".join(PLUGINS), "PYTHONIOENCODING": f"{encoding}:replace"}
+    return single | kept | own
 
 
 def is_controller(config: pytest.Config) -> bool:
@@ -64,17 +63,19 @@ def planned(directory: Path, nodeid: str) -> dict[str, Any] | None:
     return next((item for item in items if item["node"] == node), None)
 
 
-def death(node: Any) -> str:
+def exit_code(node: Any) -> int | None:
     """How a worker process ended, as far as its gateway knows."""
     process = getattr(getattr(node.gateway, "_io", None), "popen", None)  # execnet has no public name for it
     try:
-        code = process.wait(timeout=5) if process else None
+        return process.wait(timeout=5) if process else None
     except Exception:  # still being torn down: how it died is a nicety, that it died is known
-        code = None
-    if code is None:
-        return "the worker process died in this check"
-    name = signal.Signals(-code).name if code < 0 and -code in set(signal.Signals) else f"exit code {code}"
-    return f"the worker process died in this check ({name})"
+        return None
+
+
+def death(node: Any) -> str:
+    """The sentence about a worker process that died."""
+    code = exit_code(node)
+    return f"the worker process {'died' if code is None else ending(code)} in this check"
 
 
 def note_lost(node: Any) -> None:

@@ -1,0 +1,120 @@
+"""A run's own pytest processes among their surroundings: a cancel, a disk that is full, an output that takes nothing more.
+
+Such a process leaves at once, with an exit code of its own that the process above it understands: nobody records a failure of the check
+that happened to be under way, and `moe-harness run` says one line. Only where `moe-harness` started pytest; by itself it keeps its ways.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from moe_harness.processes import tree
+from moe_harness.processes.supervision import CANCELLED
+from moe_harness.records.whole import Unwritable, writing
+from moe_harness.run.workers import exit_code
+
+UNWRITABLE, LAST_ERRNO = 200, 40  # exit codes 200 to 240: what could not be written, with the errno; not 255, which is sys.exit(-1)
+# The disk's errors as the libraries that backends write with tell them, Rust's included.
+FULL = "|".join(str(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG))
+_FULL = re.compile(rf"\b(?:Errno|os error) ({FULL})\b")
+
+
+def install(config: pytest.Config) -> None:
+    """Makes this process leave on SIGTERM, and when its terminal output cannot be written."""
+    if not _launched():
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: _cancel(config, frame))
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:  # xdist's workers have none
+        reporter._tw._file = _Output(reporter._tw._file, config)
+
+
+@contextmanager
+def needed(config: pytest.Config) -> Iterator[None]:
+    """The process leaves where something inside cannot be written."""
+    try:
+        yield
+    except Unwritable as error:
+        if not _launched():
+            raise
+        _leave(config, _code(error.errno))
+
+
+@contextmanager
+def preparing(config: pytest.Config, what: Any) -> Iterator[None]:
+    """As `needed`, for any OSError of what is written before a check can begin."""
+    with needed(config), writing(what):
+        yield
+
+
+def heed(config: pytest.Config, error: BaseException | None) -> None:
+    """Leaves where a check was stopped by a full disk, which says nothing about what it judges."""
+    if error is not None and _launched() and (found := _FULL.search(str(error))):
+        _leave(config, _code(int(found[1])))
+
+
+def node_down(node: Any, error: object) -> None:
+    """xdist's controller: leaves as its worker did."""
+    code = exit_code(node) if error else None
+    if code == CANCELLED or why(code) is not None:
+        _leave(node.config, int(code or 0))
+
+
+def why(code: int | None) -> str | None:
+    """The reason in the exit code of a process that left because it could not write; None for any other code."""
+    if code is None or not UNWRITABLE <= code <= UNWRITABLE + LAST_ERRNO:
+        return None
+    return os.strerror(code - UNWRITABLE) if code > UNWRITABLE else "the disk or its owner does not let us"
+
+
+def _launched() -> bool:
+    return tree.VARIABLE in os.environ
+
+
+def _code(number: int | None) -> int:
+    return UNWRITABLE + (number if number and number <= LAST_ERRNO else 0)
+
+
+def _cancel(config: pytest.Config, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _leave(config, CANCELLED)
+
+
+def _leave(config: pytest.Config, code: int) -> None:
+    """Without the session's end: its records stay open, so that a report says INCOMPLETE. Every record is on the disk since it was made."""
+    from moe_harness.suite.hosts import close
+
+    with suppress(Exception):
+        close(config)
+    os._exit(code)
+
+
+class _Output:
+    """pytest's terminal, but for errors."""
+
+    def __init__(self, stream: Any, config: pytest.Config):
+        self._stream, self._config = stream, config
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return int(self._tried(self._stream.write, text))
+
+    def flush(self) -> None:
+        self._tried(self._stream.flush)
+
+    def _tried(self, method: Any, *arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        except OSError as error:
+            return _leave(self._config, _code(error.errno))

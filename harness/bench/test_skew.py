@@ -14,7 +14,7 @@ from moe_harness.bench.states import hidden_states, probe_of
 from moe_harness.bench.timing import Timing
 from moe_harness.bench.trace import read
 from moe_harness.implementations.interface import PinnedRouting
-from moe_harness.suite.options import option
+from moe_harness.suite.options import spec_of
 from moe_harness.suite.subject import Subject
 
 WIDE = pytest.mark.asked("wide")
@@ -24,11 +24,11 @@ AXIS = [skew if skew in DEFAULT else pytest.param(skew, marks=WIDE) for skew in 
 
 @pytest.mark.workload("moe_block", layers=True)
 @pytest.mark.parametrize("tokens", [pytest.param(16, marks=WIDE), 256, pytest.param(1024, marks=WIDE)])
-@pytest.mark.parametrize("skew", [*AXIS, pytest.param("trace", marks=pytest.mark.asked("routing-trace"))])
+@pytest.mark.parametrize("skew", [*AXIS, pytest.param("trace", marks=pytest.mark.asked("routing_trace"))])
 def test_skew(subject: Subject, timing: Timing, request: pytest.FixtureRequest, skew: str, tokens: int) -> None:
     subject.needs("pinned")
     probe, config = probe_of(subject, timing.model), subject.config
-    given = option(request.config, "routing-trace")
+    given = spec_of(request.config).routing_trace
     chosen = pin(skew, tokens, config.routing, trace=read(Path(given)) if given else None)
     work = traffic.moe_block(config, subject.dtype, tokens, chosen.loads_E)
     if reason := pins.broken(subject, probe):

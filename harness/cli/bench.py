@@ -8,52 +8,30 @@ from typing import Annotated, Any
 
 import typer
 
-from moe_harness.cli.app import OUT, Backends, Checkpoints, Device, Dtypes, Keyword, Out, Pythons, Require, RunDir, Timeout, finish
-from moe_harness.records.record import read_run
-from moe_harness.run.launch import Launch, launch
-
-Pair = Annotated[
-    tuple[str, str] | None,
-    typer.Option(metavar="A B", help="Time two backends (or one twice) in ABBA order and judge B against A; exit 1 if B is slower, twice."),
-]
+from moe_harness.cli.options import OUT, Out, takes_spec
+from moe_harness.suite.run_spec import RunSpec
 
 
+@takes_spec("bench")
 def bench(
-    backend: Backends = None,
-    checkpoint: Checkpoints = None,
-    dtype: Dtypes = None,
-    device: Device = "cpu",
-    require: Require = None,
-    keyword: Keyword = None,
-    python: Pythons = None,
-    timeout: Timeout = None,
-    wide: Annotated[bool, typer.Option("--wide", help="More sizes, all skews, single layers of true shape (4 GB in the cache).")] = False,
-    routing_trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Expert loads or ids of a real run, to be replayed.")] = None,
-    pair: Pair = None,
-    delta: Annotated[float | None, typer.Option(metavar="SHARE", help="With --pair: a change that counts as none (default: 0.02).")] = None,
-    confidence: Annotated[float | None, typer.Option(metavar="P", help="With --pair: of the ratio's interval (default: 0.95).")] = None,
-    budget: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="With --pair: of a series (default: 20 blocks of 4 to 48 rounds).")
-    ] = None,
+    spec: RunSpec,
     self_test: Annotated[bool, typer.Option("--self-test", help="How often A/A is flagged and +5 % is seen, on this machine.")] = False,
     trials: Annotated[int, typer.Option(min=1, metavar="N", help="With --self-test: A/A trials; of +5 %, a third.")] = 90,
     write: Annotated[bool, typer.Option("--write", help="With --self-test: keep the figures as reports/timing-selftest.json.")] = False,
     out: Out = OUT,
-    run_dir: RunDir = None,
 ) -> None:
     """Time backends on a 371 M-parameter Mixtral (made on first use, 0.7 GB in the cache) or on your checkpoint. Wrong ones get VOID."""
+    from moe_harness.cli.report import finish
+    from moe_harness.run.launch import launch
+
     if self_test:
         _self_test(trials, write)
-    if pair and backend:
+    if spec.pair and spec.backend:
         _usage("--pair names both backends; leave --backend out")
-    if not pair and any(value is not None for value in (delta, confidence, budget)):
+    if not spec.pair and any(value is not None for value in (spec.pair_delta, spec.pair_confidence, spec.pair_budget)):
         _usage("--delta, --confidence and --budget go with --pair A B")
-    asked = Launch(
-        backend, checkpoint, dtype, device, None, require, keyword, False, python, timeout,
-        wide=wide, routing_trace=routing_trace, pair=pair, pair_delta=delta, pair_confidence=confidence, pair_budget=budget,
-    )  # fmt: skip
-    runs = launch(asked, ["bench"], run_dir)
-    for run in runs if pair else ():
+    runs = launch(spec, ["bench"])
+    for run in runs if spec.pair else ():
         _show_pairs(run)
     finish(runs, out)
 
@@ -65,6 +43,8 @@ def _usage(sentence: str) -> None:
 
 def _show_pairs(run: Path) -> None:
     """A line for each pair."""
+    from moe_harness.records.record import read_run
+
     for record in read_run(run):
         if record["type"] == "pair":
             typer.echo(pair_line(record))

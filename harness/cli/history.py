@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from moe_harness.run.launch import RUNS
+from moe_harness.cli.errors import readable_errors
+from moe_harness.cli.options import RUNS, Base, History
 
 if TYPE_CHECKING:
     from moe_harness.records.frame import Frame
@@ -18,13 +18,6 @@ if TYPE_CHECKING:
     from moe_harness.report.compare.diff import Diff
 
 PUBLISHED = Path("reports") / "published"
-History = Annotated[Path, typer.Option("--history", metavar="DIR", help="Where earlier runs are.")]
-Base = Annotated[
-    list[str] | None,
-    typer.Option("--baseline", metavar="last-green|DIR", help="Compare with the last green run, or with this one; several are merged."),
-]
-Verify = Annotated[bool, typer.Option("--verify", help="Recompute every number; exit code 1 if one differs. Writes nothing.")]
-Seal = Annotated[str | None, typer.Option("--seal", metavar="HEX", help="With --verify: the seal that the run printed, or its beginning.")]
 Markdown = Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Also write it as Markdown.")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write it as JSON.")]
 records_app = typer.Typer(no_args_is_help=True, help="Records as other programs see them: `check`, `schema`, `migrate`.")
@@ -52,7 +45,7 @@ def diff(
     from moe_harness.records.frame import frame_of
     from moe_harness.report.compare.diff import compare
 
-    with _readable_errors():
+    with readable_errors():
         base, after = _sides(runs, baseline, history)
         if not base:
             raise typer.Exit(0)
@@ -109,7 +102,7 @@ def verified(runs: list[Path], out: Path, baseline: list[str] | None, history: P
     from moe_harness.bench.compare import again
     from moe_harness.report.compare.verify import WrittenReport, verify
 
-    with _readable_errors():
+    with readable_errors():
         read, base = read_sides(runs, baseline, history)
         found = verify(WrittenReport(read, out, base, anchor, again))
     for line in (*found.findings, *found.notes, found.sentence):
@@ -130,7 +123,7 @@ def history(
     from moe_harness.report.compare.tables import terminal
     from moe_harness.report.compare.trend import trends
 
-    with _readable_errors():
+    with readable_errors():
         entries = update(history)
         found = [trend for trend in trends(entries) if keyword in trend.name]
         tables = listing.tables(entries, found)
@@ -153,7 +146,7 @@ def prune(
     from moe_harness.report.compare.baseline import candidates
     from moe_harness.report.compare.store import update
 
-    with _readable_errors():
+    with readable_errors():
         entries = update(history)
         present = {path.name for path in candidates(history)}
         kept = {path.name for path in published.iterdir()} if published.is_dir() else set()
@@ -171,7 +164,7 @@ def records_check(runs: Annotated[list[Path], typer.Argument(metavar="RUN...", h
     from moe_harness.records import schema
     from moe_harness.records.lines import lines
 
-    with _readable_errors():
+    with readable_errors():
         if not schema.available():
             raise ValueError(schema.MISSING)
         found = [(run, line) for run in runs for line in lines(run)]
@@ -187,7 +180,7 @@ def records_schema(kind: Annotated[str | None, typer.Argument(metavar="TYPE", he
     """Print the JSON Schema of a record type, or list the types."""
     from moe_harness.records import schema
 
-    with _readable_errors():
+    with readable_errors():
         typer.echo(json.dumps(schema.schema(kind), indent=2) if kind else "\n".join(schema.types()))
 
 
@@ -199,7 +192,7 @@ def records_migrate(
     """Write a run's records in today's form."""
     from moe_harness.records.migrate import migrate_run
 
-    with _readable_errors():
+    with readable_errors():
         typer.echo(f"{target}: {migrate_run(run, target)} records")
 
 
@@ -226,15 +219,3 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, "utf-8", newline="\n")
-
-
-@contextmanager
-def _readable_errors() -> Iterator[None]:
-    """Bad input becomes one line on stderr and exit code 2."""
-    from moe_harness.records.record import RecordError
-
-    try:
-        yield
-    except (RecordError, OSError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error

@@ -11,13 +11,12 @@ import pytest
 from moe_harness.checks import clauses
 from moe_harness.run import expectations
 from moe_harness.suite import profiles
-from moe_harness.suite.options import option
+from moe_harness.suite.options import spec_of
 
 HERE = Path(__file__).parents[1]
 _EXPECTED: pytest.StashKey[list[expectations.Expectation]] = pytest.StashKey()
 _OWED: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 _SELECTIONS = ("keyword", "markexpr", "deselect", "ignore", "ignore_glob", "lf")  # pytest's own, as they are called in config.option
-_NARROWING = ("dtype", "checkpoint", "golden", "profile", "benchmark")  # ours
 
 
 def validate(config: pytest.Config) -> None:
@@ -29,21 +28,21 @@ def validate(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from error
     if asked and asked.kind != "model":
         raise pytest.UsageError(f"--profile {asked.name}: lists cases of `moe-harness kernel`, not clauses")
-    if asked and (option(config, "dtype") or option(config, "benchmark")):
+    if asked and (spec_of(config).dtype or spec_of(config).bench):
         raise pytest.UsageError(f"--profile {asked.name}: brings its own dtypes and goes with neither --dtype nor --benchmark")
 
 
 def expected(config: pytest.Config) -> list[expectations.Expectation]:
     """The entries of every --expect file, read once. Raises ExpectationError."""
     if _EXPECTED not in config.stash:
-        paths = [Path(path) for path in option(config, "expect") or ()]
+        paths = spec_of(config).expect
         config.stash[_EXPECTED] = expectations.load(paths, set(clauses())) if paths else []
     return config.stash[_EXPECTED]
 
 
 def profile(config: pytest.Config) -> profiles.Profile | None:
     """The profile asked for. Raises ProfileError for an unknown one."""
-    name = option(config, "profile")
+    name = spec_of(config).profile
     return profiles.load(name) if name else None
 
 
@@ -84,7 +83,7 @@ def narrowed(config: pytest.Config) -> bool:
     """Whether the selection is less than the whole suite of the backends asked for."""
     whole = any(str(argument) == "moe_harness.checks" or Path(argument).resolve() == HERE / "checks" for argument in config.args)
     chosen = any(getattr(config.option, name, None) for name in _SELECTIONS)
-    return chosen or not whole or any(option(config, name) for name in _NARROWING)
+    return chosen or not whole or spec_of(config).narrows
 
 
 def stale(found: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import gettempdir
 from typing import NoReturn
@@ -20,6 +20,7 @@ from moe_harness.records.seal import seal
 from moe_harness.records.shard import shards
 from moe_harness.run import surroundings, workers
 from moe_harness.run.budget import OVERRUN_S, seconds
+from moe_harness.suite.run_spec import RunSpec
 
 HERE = Path(__file__).parents[1]
 RUNS = Path("reports") / "runs"
@@ -28,58 +29,13 @@ INCOMPLETE = 4  # our own exit code
 PLANNING_S = 60.0  # beyond the budget, for a part that has not yet written down what it owes
 
 
-@dataclass(frozen=True)
-class Launch:
-    """What the user asked for, as the plug-in's options."""
-
-    backend: list[str] | None
-    checkpoint: list[Path] | None
-    dtype: list[str] | None
-    device: str
-    golden: Path | None
-    require: str | None
-    keyword: str | None
-    thorough: bool
-    python: list[str] | None = None
-    timeout: float | None = None
-    expect: list[Path] | None = None  # for the checks, as is the profile
-    profile: str | None = None
-    workers: int | None = None  # of the checks; None: see `default_workers`
-    budget: str | None = None  # of all parts together
-    wide: bool = False  # of the benchmarks, as is the trace
-    routing_trace: Path | None = None
-    pair: tuple[str, str] | None = None  # benchmarks alone, as are the three below; None: the plug-in's defaults
-    pair_delta: float | None = None
-    pair_confidence: float | None = None
-    pair_budget: float | None = None
-
-    def arguments(self) -> Iterator[str]:
-        for name in ("backend", "checkpoint", "dtype", "python"):
-            for value in getattr(self, name) or ():
-                yield f"--{name}={value}"
-        for name in ("device", "golden", "require", "budget"):
-            if getattr(self, name):
-                yield f"--{name}={getattr(self, name)}"
-        if self.pair:
-            yield from ("--pair", *self.pair)
-        for name in ("pair_delta", "pair_confidence", "pair_budget"):
-            if getattr(self, name) is not None:
-                yield f"--{name.replace('_', '-')}={getattr(self, name)}"
-        if self.timeout is not None:
-            yield f"--worker-timeout={self.timeout}"
-        if self.keyword:
-            yield from ("-k", self.keyword)
-        if self.thorough:
-            yield "--thorough"
-
-
-def launch(asked: Launch, parts: list[str], run_dir: Path | None) -> list[Path]:
+def launch(spec: RunSpec, parts: Sequence[str]) -> list[Path]:
     """Runs the parts ("checks", "bench") one after the other into one run directory and returns it. Exits with 2 on a usage error or where
     nothing matches; a crash leaves an incomplete run, which the report shows."""
-    deadline = _deadline(asked.budget)
-    directory = run_dir or new_run_directory(RUNS)
+    deadline = _deadline(spec.budget)
+    directory = spec.run_dir or new_run_directory(RUNS)
     try:
-        codes = [_pytest(part, replace(asked, budget=_left(deadline)), directory) for part in parts]
+        codes = [_pytest(part, replace(spec, budget=_left(deadline)), directory) for part in parts]
     except SystemExit:
         typer.echo(f"cancelled: `moe-harness report {directory}` shows what was recorded", err=True)
         raise
@@ -89,7 +45,7 @@ def launch(asked: Launch, parts: list[str], run_dir: Path | None) -> list[Path]:
         if directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()
         if PYTEST_USAGE not in codes:
-            typer.echo(f"error: no check matches -k {asked.keyword!r}", err=True)
+            typer.echo(f"error: no check matches -k {spec.keyword!r}", err=True)
         raise typer.Exit(2)
     if directory.is_dir():  # a pytest that could not even start leaves none
         typer.echo(f"seal: {seal(directory)}")
@@ -118,14 +74,14 @@ def _left(deadline: float | None) -> str | None:
     return None if deadline is None else f"{max(0.0, deadline - time.monotonic()):.1f}s"
 
 
-def _pytest(part: str, asked: Launch, directory: Path) -> int | None:
+def _pytest(part: str, spec: RunSpec, directory: Path) -> int | None:
     """Its exit code; None where it had to be ended because it was over the budget."""
     # The golden models are so small that a second thread costs more than it brings: much more where the cores are busy.
-    single_thread = part == "checks" and (_workers(part, asked) > 1 or not asked.checkpoint)
-    command, variables = pytest_command(part, asked, directory), workers.environment(single_thread)
-    if asked.budget is None:
+    single_thread = part == "checks" and (_workers(part, spec) > 1 or not spec.checkpoint)
+    command, variables = pytest_command(part, spec, directory), workers.environment(single_thread)
+    if spec.budget is None:
         return supervision.call(command, variables)
-    before, limit = len(shards(directory)), seconds(asked.budget) + OVERRUN_S
+    before, limit = len(shards(directory)), seconds(spec.budget) + OVERRUN_S
     latest = time.monotonic() + limit + PLANNING_S
     code = supervision.call(command, variables, limit, lambda: len(shards(directory)) > before or time.monotonic() > latest)
     if code is None:
@@ -133,31 +89,18 @@ def _pytest(part: str, asked: Launch, directory: Path) -> int | None:
     return code
 
 
-def _workers(part: str, asked: Launch) -> int:
+def _workers(part: str, spec: RunSpec) -> int:
     """Speeds are measured by one process at a time."""
     if part == "bench":
         return 0
-    return default_workers(asked.device) if asked.workers is None else asked.workers
+    return default_workers(spec.device) if spec.workers is None else spec.workers
 
 
-def pytest_command(part: str, asked: Launch, directory: Path) -> list[str]:
+def pytest_command(part: str, spec: RunSpec, directory: Path) -> list[str]:
     """The command that runs "checks" or "bench" into a run directory. The project around the current directory is not consulted: no ini
     file, no conftest, no cache."""
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(HERE), "--noconftest", "-p", "no:cacheprovider"]
-    command += ["-q", "--tb=no", "--no-header", "-rE", "-W", "ignore", f"--run-dir={directory}", *asked.arguments()]
-    timed = ["--benchmark", "--benchmark-quiet", *_bench_set(asked)] if part == "bench" else []
-    checked = [*_adopted(asked)] if part == "checks" else []
-    return [*command, *timed, *checked, *workers.arguments(_workers(part, asked)), str(HERE / part)]
-
-
-def _adopted(asked: Launch) -> Iterator[str]:
-    yield from (f"--expect={path}" for path in asked.expect or ())
-    if asked.profile:
-        yield f"--profile={asked.profile}"
-
-
-def _bench_set(asked: Launch) -> Iterator[str]:
-    if asked.wide:
-        yield "--wide"
-    if asked.routing_trace:
-        yield f"--routing-trace={asked.routing_trace}"
+    command += ["-q", "--tb=no", "--no-header", "-rE", "-W", "ignore"]
+    command += replace(spec, run_dir=directory, bench=part == "bench").arguments(part)
+    quiet = ["--benchmark-quiet"] if part == "bench" else []
+    return [*command, *quiet, *workers.arguments(_workers(part, spec)), str(HERE / part)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from moe_harness.run import recording
-from moe_harness.suite.options import option
+from moe_harness.suite.options import spec_of
 
 if TYPE_CHECKING:
     from moe_harness.bench.pairing import Asked, PairTiming
@@ -21,13 +21,15 @@ def timing(request: pytest.FixtureRequest, subject: Subject, benchmark: Any, rec
     from moe_harness.bench.pairing import PairTiming, Request
     from moe_harness.suite.hosts import available
 
-    base = available(request.config, (option(request.config, "pair")[0], subject.case, subject.dtype), subject.workshop)
+    spec = spec_of(request.config)
+    assert spec.pair is not None
+    base = available(request.config, (spec.pair[0], subject.case, subject.dtype), subject.workshop)
 
     def ask(asked: Asked) -> None:
         given = request.node.funcargs | {"subject": base, "timing": asked}
         request.node.obj(**{name: given[name] for name in inspect.signature(request.node.obj).parameters})
 
-    found = PairTiming(subject, benchmark, record, Request(base, ask, question(request.config), option(request.config, "pair-budget")))
+    found = PairTiming(subject, benchmark, record, Request(base, ask, question(request.config), spec.pair_budget))
     request.node.stash[recording.PAIR] = found.pair
     return found
 
@@ -36,8 +38,8 @@ def question(config: pytest.Config) -> Question:
     """UsageError for a margin, a confidence or a budget that makes no sense."""
     from moe_harness.stats.paired import Question
 
-    given = {name: option(config, f"pair-{name}") for name in ("delta", "confidence")}
-    budget = option(config, "pair-budget")
+    spec = spec_of(config)
+    given, budget = {"delta": spec.pair_delta, "confidence": spec.pair_confidence}, spec.pair_budget
     try:
         if budget is not None and not budget > 0:
             raise ValueError(f"a budget is a positive number of seconds, got {budget:g}")

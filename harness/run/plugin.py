@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from moe_harness.run import adopters, budget, collection, pair_fixture, recording, surroundings
-from moe_harness.suite.options import CLASH, add_options, option
+from moe_harness.suite.options import CLASH, add_options, spec_of
 
 if TYPE_CHECKING:
     from moe_harness.bench.pairing import PairTiming
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parents[1]
 CHECKS, BENCH = HERE / "checks", HERE / "bench"
-ASKING = "backend checkpoint golden dtype python require expect profile thorough budget pair".split()  # any of these means our checks
 DEFAULT_DTYPES, TIMED_DTYPES = ("float32", "bfloat16"), ("bfloat16",)
 
 
@@ -44,17 +43,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "asked(option): a benchmark that runs only with this option")
     if CLASH in config.stash and any(_names_us(str(arg)) for arg in config.args):
         raise pytest.UsageError(f"a conftest here defines {config.stash[CLASH]}; run moe-harness from another directory")
-    benchmark = option(config, "benchmark")
-    if option(config, "pair") and not benchmark:
+    spec = spec_of(config)
+    if spec.pair and not spec.bench:
         raise pytest.UsageError("--pair goes with --benchmark")
-    if benchmark and _distributed(config):
+    if spec.bench and _distributed(config):
         raise pytest.UsageError("--benchmark times one process at a time: run it without -n / --dist")
-    asked = benchmark or any(option(config, name) for name in ASKING)
-    if asked and config.args_source is not config.ArgsSource.ARGS:
-        config.args = [str(BENCH if benchmark else CHECKS)]
-    if asked:
+    if spec.selects and config.args_source is not config.ArgsSource.ARGS:
+        config.args = [str(BENCH if spec.bench else CHECKS)]
+    if spec.selects:
         _validate(config)
-        budget.install(config, option(config, "budget"), _is_own)
+        budget.install(config, spec.budget, _is_own)
 
 
 @pytest.hookimpl(trylast=True, specname="pytest_configure")
@@ -87,7 +85,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With --benchmark our checks are left out, without it our benchmarks; what has no subject: golden checks on a user's own; and what
     the profile does not list."""
-    unwanted = CHECKS if option(config, "benchmark") else BENCH
+    unwanted = CHECKS if spec_of(config).bench else BENCH
     left_out = {item for item in items if item.path.is_relative_to(unwanted) or (_is_own(item.path) and not _has_subject(item))}
     left_out |= {item for item in items if _is_own(item.path) and not _asked(item)}
     if asked := adopters.profile(config):
@@ -107,7 +105,7 @@ def _has_subject(item: pytest.Item) -> bool:
 
 
 def _asked(item: pytest.Item) -> bool:
-    return all(option(item.config, marker.args[0]) for marker in item.iter_markers("asked"))
+    return all(getattr(spec_of(item.config), marker.args[0]) for marker in item.iter_markers("asked"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -122,7 +120,7 @@ def _subjects(config: pytest.Config, definition: Any) -> Iterator[tuple[str, Cas
     limits = clause.kwargs if clause else {}
     timed = clause is None
     asked = adopters.profile(config)
-    dtypes = option(config, "dtype") or (TIMED_DTYPES if timed else asked.dtypes if asked else DEFAULT_DTYPES)
+    dtypes = spec_of(config).dtype or (TIMED_DTYPES if timed else asked.dtypes if asked else DEFAULT_DTYPES)
     if limits.get("dtypes"):
         dtypes = [d for d in limits["dtypes"] if d in dtypes]
     for backend in _backends(config):
@@ -136,7 +134,8 @@ def _judged_cases(config: pytest.Config, limits: dict[str, Any]) -> Iterator[Cas
     from moe_harness.cases.cases import router_cases
     from moe_harness.suite.clause import concerns
 
-    routers = [] if option(config, "checkpoint") or option(config, "profile") else router_cases()
+    spec = spec_of(config)
+    routers = [] if spec.checkpoint or spec.profile else router_cases()
     cases: list[Case | RouterCase] = [*_cases(config), *routers]
     yield from (case for case in cases if concerns(limits, case))
 
@@ -151,27 +150,28 @@ def _validate(config: pytest.Config) -> None:
         homes = hosts(config)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
-    for name in (*(option(config, "backend") or ()), *(option(config, "pair") or ())):
+    spec = spec_of(config)
+    for name in (*(spec.backend or ()), *(spec.pair or ())):
         try:
             homes.check(name)
         except (UnknownBackend, BrokenBackend, ValueError) as error:
             raise pytest.UsageError(f"--backend {name}: {error}") from error
-    for dtype in option(config, "dtype") or ():
+    for dtype in spec.dtype or ():
         if dtype not in DTYPES:
             raise pytest.UsageError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
     adopters.validate(config)
     _validate_trace(config)
     _cases(config)
-    if option(config, "pair"):
+    if spec.pair:
         pair_fixture.question(config)
 
 
 def _validate_trace(config: pytest.Config) -> None:
-    if option(config, "routing-trace"):
+    if path := spec_of(config).routing_trace:
         from moe_harness.bench.trace import read
 
         try:
-            read(Path(option(config, "routing-trace")))
+            read(path)
         except ValueError as error:
             raise pytest.UsageError(f"--routing-trace {error}") from error
 
@@ -180,9 +180,8 @@ def _backends(config: pytest.Config) -> list[str]:
     """The backends asked for; without any, all that the registry knows. Of a pair the second, which is judged."""
     from moe_harness.implementations.registry import names
 
-    if pair := option(config, "pair"):
-        return [pair[1]]
-    return list(dict.fromkeys(option(config, "backend") or names()))
+    spec = spec_of(config)
+    return [spec.pair[1]] if spec.pair else list(dict.fromkeys(spec.backend or names()))
 
 
 _CASES = pytest.StashKey["list[Case]"]()
@@ -194,9 +193,9 @@ def _cases(config: pytest.Config) -> list[Case]:
         from moe_harness.cases.cases import checkpoint_case, golden_cases
         from moe_harness.implementations.interface import CheckpointError
 
-        asked, golden = option(config, "checkpoint"), option(config, "golden")
+        spec = spec_of(config)
         try:
-            config.stash[_CASES] = [checkpoint_case(Path(p)) for p in asked] if asked else golden_cases(Path(golden) if golden else None)
+            config.stash[_CASES] = [checkpoint_case(path) for path in spec.checkpoint] if spec.checkpoint else golden_cases(spec.golden)
         except (CheckpointError, FileNotFoundError) as error:
             raise pytest.UsageError(str(error)) from error
     return config.stash[_CASES]
@@ -206,10 +205,11 @@ def _timed_cases(config: pytest.Config, definition: Any) -> list[Case]:
     """The user's checkpoints, or else the synthetic model of moe_harness.bench and, in the wide set, the single layers."""
     from moe_harness.bench.models import benchmark_case, layer_cases
 
-    if option(config, "checkpoint"):
+    spec = spec_of(config)
+    if spec.checkpoint:
         return _cases(config)
     workload = definition.get_closest_marker("workload")
-    layers = option(config, "wide") and workload is not None and workload.kwargs.get("layers")
+    layers = spec.wide and workload is not None and workload.kwargs.get("layers")
     return [benchmark_case(), *(layer_cases() if layers else ())]
 
 
@@ -219,7 +219,8 @@ def workshop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
     with surroundings.preparing(request.config, "the directory for temporary files"):
         directory = tmp_path_factory.mktemp("moe-harness")
-    shop = Workshop(directory, option(request.config, "device"), option(request.config, "thorough"))
+    spec = spec_of(request.config)
+    shop = Workshop(directory, spec.device, spec.thorough)
     yield shop
     shop.close()
 
@@ -252,7 +253,7 @@ def timing(request: pytest.FixtureRequest, subject: Subject) -> Timing | PairTim
     subject.workshop.make_room(subject)
     record = request.node.stash[recording.BENCH] = {"workload": request.node.get_closest_marker("workload").args[0]}
     benchmark = request.getfixturevalue("benchmark")
-    if not option(request.config, "pair"):
+    if not spec_of(request.config).pair:
         return Timing(subject, benchmark, record)
     return pair_fixture.timing(request, subject, benchmark, record)
 
@@ -266,9 +267,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _requested(config: pytest.Config) -> dict[str, Any]:
-    asked = {"backends": "backend", "dtypes": "dtype", "checkpoints": "checkpoint", "pythons": "python", "require": "require"}
-    limit = option(config, "budget")
-    return {name: option(config, key) for name, key in asked.items()} | ({"budget": budget.seconds(limit)} if limit else {})
+    spec = spec_of(config)
+    return spec.requested() | ({"budget": budget.seconds(spec.budget)} if spec.budget else {})
 
 
 @pytest.hookimpl(wrapper=True)
@@ -307,7 +307,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     with surroundings.needed(config):
         recording.seal_up(config)
-    if option(config, "python"):
+    if spec_of(config).python:
         from moe_harness.suite.hosts import close
 
         close(config)

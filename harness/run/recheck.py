@@ -25,8 +25,9 @@ from moe_harness.repro.calls import grids, run
 from moe_harness.repro.capsule import Capsule
 from moe_harness.repro.checkpoint import write_model
 from moe_harness.repro.located import checkpoint_of
-from moe_harness.run.launch import Launch, pytest_command
+from moe_harness.run.launch import pytest_command
 from moe_harness.run.workers import environment
+from moe_harness.suite.run_spec import RunSpec
 
 PASSES, FAILS, CANNOT = 0, 1, 125
 Arrays = dict[str, np.ndarray]
@@ -149,7 +150,7 @@ def run_check(capsule: Capsule, backend: str, python: list[str] | None) -> Outco
     name = capsule.identity["node"].split("::")[-1].split("[")[0]
     keyword = f"{name} and {capsule.identity['case']}" if golden else name
     own, dtypes = None if golden or checkpoint is None else [checkpoint], [capsule.identity["dtype"]]
-    asked = Launch([backend], own, dtypes, "cpu", None, None, keyword, False, python, workers=0)
+    asked = RunSpec([backend], own, dtypes, keyword=keyword, python=python, workers=0)
     with TemporaryDirectory(prefix="moe-harness-recheck-") as scratch:
         directory = Path(scratch) / "run"
         subprocess.run(pytest_command("checks", asked, directory), env=environment(False), capture_output=True, check=False)

@@ -16,7 +16,7 @@ from moe_harness.records.record import FAILING, Recorder, new_run_id
 from moe_harness.records.shard import shards
 from moe_harness.run import adopters, console, workers
 from moe_harness.run.expectations import Outcome
-from moe_harness.suite.options import option
+from moe_harness.suite.options import spec_of
 
 VERDICT: pytest.StashKey[Any] = pytest.StashKey()
 BENCH: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
@@ -38,7 +38,7 @@ class _State:
 def run_directory(config: pytest.Config) -> Path:
     """The run's directory: the controller's under xdist, --run-dir, or a new one under reports/runs; made by the first record."""
     if _RUN_DIRECTORY not in config.stash:
-        given = getattr(config, "workerinput", {}).get("moe_run_dir") or getattr(config.option, "moe_run_dir", None)
+        given = getattr(config, "workerinput", {}).get("moe_run_dir") or spec_of(config).run_dir
         config.stash[_RUN_DIRECTORY] = Path(given) if given else Path("reports") / "runs" / new_run_id()
     return config.stash[_RUN_DIRECTORY]
 
@@ -54,7 +54,7 @@ def start(config: pytest.Config, items: list[pytest.Item], requested: dict[str, 
     recorder.write("selftest", **summary(golden_root()))
     for kind, fields in adopters.records(config, planned):
         recorder.write(kind, **fields)
-    if getattr(config.option, "moe_benchmark", False):
+    if spec_of(config).bench:
         from moe_harness.records.timing_figures import of_this_machine
 
         for figures in of_this_machine():
@@ -92,7 +92,7 @@ def conclude(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.Test
     state = item.config.stash[_STATE]
     outcome = adopters.judge(item.config, identify(item), *_classify(item, call))
     status, reason = outcome.status, outcome.reason
-    required = getattr(item.config.option, "moe_require", None) == "device"
+    required = spec_of(item.config).require == "device"
     if status in ("UNSUPPORTED", "UNAVAILABLE", "INCONCLUSIVE"):
         state.device_missing |= required and status == "UNAVAILABLE"
         report.outcome = "failed" if required and status == "UNAVAILABLE" else "skipped"
@@ -158,7 +158,7 @@ def _execution(config: pytest.Config, name: str) -> dict[str, Any]:
         capabilities = hosts(config).declared(name)
     except Exception as error:  # a backend may crash anywhere; its record is written all the same
         return {"execution": "", "execution_note": f"capabilities() raised {type(error).__name__}", "grade": ""}
-    execution = runs_as(capabilities, option(config, "device"))
+    execution = runs_as(capabilities, spec_of(config).device)
     return {"execution": execution, "execution_note": capabilities.execution_note, "grade": grade(capabilities)}
 
 
@@ -177,33 +177,14 @@ def _compilation(config: pytest.Config, name: str, note: str) -> dict[str, Any]:
 
 
 def _reproduce(config: pytest.Config, identity: dict[str, Any]) -> str:
-    command = "bench" if identity["check"].startswith("BENCH-") else "run"
-    name = identity["node"].split("::")[-1].split("[")[0]
-    own = [path for path in getattr(config.option, "moe_checkpoint", None) or () if Path(path).resolve().name == identity["case"]]
-    pair = getattr(config.option, "moe_pair", None)
-    subjects = pair or [identity["backend"]]
-    words = ["moe-harness", command, *(["--pair", *pair] if pair else ["--backend", *subjects]), "--dtype", identity["dtype"]]
-    device = option(config, "device")
-    words += [] if device == "cpu" else ["--device", device]
-    for subject in dict.fromkeys(subjects):
-        words += _worker(config, subject)
-    words += _bench_set(config) if command == "bench" else []
+    spec, name = spec_of(config), identity["node"].split("::")[-1].split("[")[0]
+    own = [path for path in spec.checkpoint or () if path.resolve().name == identity["case"]]
+    subjects = spec.pair or (identity["backend"],)
+    words = ["moe-harness", "bench" if identity["check"].startswith("BENCH-") else "run", "--pair" if spec.pair else "--backend", *subjects]
+    words += ["--dtype", identity["dtype"], *spec.repeated(subjects)]
     if own:
         return shlex.join([*words, "--checkpoint", str(own[0]), "-k", name])
     return shlex.join([*words, "-k", f"{name} and {identity['case']}"])
-
-
-def _bench_set(config: pytest.Config) -> list[str]:
-    """The options that say which benchmarks there are."""
-    trace = getattr(config.option, "moe_routing_trace", None)
-    return [*(["--wide"] if getattr(config.option, "moe_wide", False) else []), *(["--routing-trace", trace] if trace else [])]
-
-
-def _worker(config: pytest.Config, backend: str) -> list[str]:
-    """The options of a backend that ran in a worker."""
-    pythons = [word for word in getattr(config.option, "moe_python", None) or () if word.partition("=")[0] == backend]
-    timeout = getattr(config.option, "moe_worker_timeout", None)
-    return [*(f"--python={word}" for word in pythons), *([f"--timeout={timeout:g}"] if pythons and timeout else [])]
 
 
 def conclude_crash(node: Any, nodeid: str, report: pytest.TestReport, requested: dict[str, Any]) -> None:
@@ -243,7 +224,7 @@ def seal_up(config: pytest.Config) -> None:
 
 
 def _device_missing(config: pytest.Config) -> bool:
-    if workers.is_controller(config) and getattr(config.option, "moe_require", None) == "device":
+    if workers.is_controller(config) and spec_of(config).require == "device":
         return any(record["status"] == "UNAVAILABLE" for record in workers.judged(run_directory(config)))
     return _STATE in config.stash and config.stash[_STATE].device_missing
 

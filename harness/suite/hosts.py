@@ -12,7 +12,7 @@ import pytest
 from moe_harness.implementations import registry
 from moe_harness.implementations.interface import Backend, Capabilities, Compilation, Compiler
 from moe_harness.implementations.worker import DEFAULT_TIMEOUT, RemoteError, WorkerBackend, WorkerCrashed
-from moe_harness.suite.options import option
+from moe_harness.suite.options import spec_of
 
 if TYPE_CHECKING:
     from moe_harness.suite.subject import Subject, Workshop
@@ -80,8 +80,9 @@ _HOSTS = pytest.StashKey[Hosts]()
 def hosts(config: pytest.Config) -> Hosts:
     """Those of this process, made once. Raises ValueError for options that make no sense, BadInterpreter being one."""
     if _HOSTS not in config.stash:
-        pythons = parse(option(config, "python") or (), option(config, "pair") or option(config, "backend") or registry.names())
-        config.stash[_HOSTS] = Hosts(pythons, _timeout(option(config, "worker-timeout"), bool(pythons)))
+        spec = spec_of(config)
+        pythons = parse(spec.python or (), spec.pair or spec.backend or registry.names())
+        config.stash[_HOSTS] = Hosts(pythons, _timeout(spec.timeout, bool(pythons)))
     return config.stash[_HOSTS]
 
 
@@ -94,7 +95,7 @@ def available(config: pytest.Config, param: tuple[str, Any, str], workshop: Work
     if reason := chosen.capabilities.unavailable:
         raise Unavailable(reason)
     execution = runs_as(chosen.capabilities, workshop.device)
-    if option(config, "require") == "device" and execution != "device":
+    if spec_of(config).require == "device" and execution != "device":
         raise Unavailable(f"--require device: {name} runs as {execution} here")
     return chosen
 

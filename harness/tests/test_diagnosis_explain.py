@@ -26,8 +26,9 @@ from moe_harness.mutants.catalogue import FAULTS, SPECIFICATION, backend
 from moe_harness.records.record import read_run
 from moe_harness.repro.capsule import FOLDER, Capsule
 from moe_harness.repro.storage import read, write
-from moe_harness.run.launch import Launch, pytest_command
+from moe_harness.run.launch import pytest_command
 from moe_harness.selftest.diagnoses import experiment
+from moe_harness.suite.run_spec import RunSpec
 from moe_harness.suite.subject import Subject, Workshop
 
 # (candidate, check, a word of its operator): a router, a block whose experts are wrong, one whose sum is, and a model
@@ -133,7 +134,7 @@ def test_a_capsule_beside_it_tells_two_explanations_apart(workshop, tmp_path):
 ])  # fmt: skip
 def test_a_failing_run_leaves_a_capsule_that_names_the_bug(fault, check, test, tmp_path):
     name = f"{SPECIFICATION}:{fault}"
-    asked = Launch([name], None, ["float32"], "cpu", None, None, f"{test.__name__} and mixtral", False, workers=0)
+    asked = RunSpec([name], dtype=["float32"], keyword=f"{test.__name__} and mixtral", workers=0)
     *command, folder = pytest_command("checks", asked, tmp_path / "run")
     file = Path(folder) / f"{test.__module__.split('.')[-1]}.py"
     done = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False)

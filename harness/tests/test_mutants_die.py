@@ -15,9 +15,10 @@ from moe_harness.checks.in_process import Check, checks_of, suite
 from moe_harness.mutants.catalogue import FAULTS, HONEST_VARIANTS, SPECIFICATION, backend
 from moe_harness.mutants.entry import Fault, Honest
 from moe_harness.records.record import FAILING, read_run
-from moe_harness.run.launch import Launch, pytest_command
+from moe_harness.run.launch import pytest_command
 from moe_harness.selftest.kills import Fate, aimed
 from moe_harness.selftest.trial import Trial, hold
+from moe_harness.suite.run_spec import RunSpec
 
 HONEST_CHECKS = ("ROUTE-04", "BLOCK-01", "PARITY-03", "CACHE-01")  # the self-test asks many more
 END_TO_END = {"rank-off-by-one": "ROUTE-04", "rope-of-neighbours": "PARITY-02"}
@@ -64,7 +65,7 @@ def test_honest_variants_pass(variant: Honest, room: Path) -> None:
 def test_a_fault_dies_end_to_end(fault: str, tmp_path: Path) -> None:
     """As any backend of the registry: by pytest in a process of its own, into records."""
     name = f"{SPECIFICATION}:{fault}"
-    asked = Launch([name], None, ["float32"], "cpu", None, None, f"{END_TO_END[fault]} and mixtral", False, workers=0)
+    asked = RunSpec([name], dtype=["float32"], keyword=f"{END_TO_END[fault]} and mixtral", workers=0)
     done = subprocess.run(pytest_command("checks", asked, tmp_path / "run"), capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     found = [record for record in read_run(tmp_path / "run") if record["type"] == "check"]

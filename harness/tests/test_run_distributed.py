@@ -13,7 +13,8 @@ from moe_harness.processes import supervision, threads
 from moe_harness.records.frame import load_frame
 from moe_harness.records.record import read_run
 from moe_harness.run import workers
-from moe_harness.run.launch import Launch, launch
+from moe_harness.run.launch import launch
+from moe_harness.suite.run_spec import RunSpec
 
 HONEST = "moe_harness.mutants.catalogue:backend"
 ABORTING = """
@@ -128,6 +129,6 @@ def test_a_users_own_model_and_speeds_have_all_threads(
         return 0
 
     monkeypatch.setattr(supervision, "call", record)
-    asked = Launch(None, [Path("own")] if checkpoint else None, None, "cpu", None, None, None, False, workers=workers)
-    launch(asked, [part], Path("run"))
+    asked = RunSpec(checkpoint=[Path("own")] if checkpoint else None, workers=workers)
+    launch(replace(asked, run_dir=Path("run")), [part])
     assert seen[0].get("OMP_NUM_THREADS") == threads

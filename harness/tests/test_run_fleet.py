@@ -21,12 +21,12 @@ from moe_harness.run.fleet.fan_out import Fleet, fan_out
 from moe_harness.run.fleet.perform import perform
 from moe_harness.run.fleet.plan import planned
 from moe_harness.run.fleet.share import Share, shares
-from moe_harness.run.launch import Launch
+from moe_harness.suite.run_spec import RunSpec
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 from ray.cluster_utils import Cluster  # noqa: E402
 
-ROUTE_04 = Launch([SPECIFICATION], None, ["float32"], "cpu", None, None, "ROUTE-04 and (mixtral or olmoe)", False)
+ROUTE_04 = RunSpec([SPECIFICATION], dtype=["float32"], keyword="ROUTE-04 and (mixtral or olmoe)")
 KNOWN = """[[expect]]
 check = "ROUTE-01"
 signature = "disk full"
@@ -64,7 +64,7 @@ def test_the_plan_is_what_pytest_collects(capsys):
     found = planned(ROUTE_04)
     assert {(item["check"], item["case"]) for item in found} == {("ROUTE-04", "mixtral"), ("ROUTE-04", "olmoe")}
     with pytest.raises(typer.Exit):
-        planned(Launch([SPECIFICATION], None, None, "cpu", None, None, "no_such_check", False))
+        planned(RunSpec([SPECIFICATION], keyword="no_such_check"))
     assert "no check matches" in capsys.readouterr().err
 
 
@@ -106,12 +106,12 @@ def machines(cluster: Cluster) -> Iterator[dict[str, object]]:
         cluster.remove_node(node, allow_graceful=False)
 
 
-def work(scratch: Path, slow: str) -> Callable[[Launch, Share, str], dict[str, bytes]]:
+def work(scratch: Path, slow: str) -> Callable[[RunSpec, Share, str], dict[str, bytes]]:
     """Records PASS for every check; the share of the case `slow` first says where it is and waits to be let go. A closure: Ray's
     machines need not find this file."""
     place, slow_case = str(scratch), slow
 
-    def done(asked: Launch, share: Share, run_id: str) -> dict[str, bytes]:
+    def done(spec: RunSpec, share: Share, run_id: str) -> dict[str, bytes]:
         import json
         import time
         from pathlib import Path
@@ -174,7 +174,7 @@ def test_a_share_that_is_lost_twice_is_recorded_as_crashed(cluster: Cluster, mac
 
 
 def test_a_share_that_raises_is_not_tried_again(cluster: Cluster, machines: dict, tmp_path: Path):
-    def broken(asked: Launch, share: Share, run_id: str) -> dict[str, bytes]:
+    def broken(spec: RunSpec, share: Share, run_id: str) -> dict[str, bytes]:
         raise OSError("disk full")
 
     fan_out(ROUTE_04, Fleet("auto", broken), items("mixtral"), tmp_path / "run")

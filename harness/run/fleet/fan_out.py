@@ -17,7 +17,7 @@ from moe_harness.run.expectations import Expectation
 from moe_harness.run.fleet.cluster import Lost, connected, done, needs, require
 from moe_harness.run.fleet.perform import Files, perform
 from moe_harness.run.fleet.share import Identity, Share, shares
-from moe_harness.run.launch import Launch
+from moe_harness.suite.run_spec import RunSpec
 
 UNSAID: Mapping[str, Any] = {
     "execution": "", "execution_note": "", "metrics": [], "evidence": {}, "maps": {}, "capsule": None,
@@ -29,24 +29,23 @@ class Fleet:
     """`address`: of the Ray cluster, or "local"; `work`: what a machine does with a share."""
 
     address: str
-    work: Callable[[Launch, Share, str], Files] = perform
+    work: Callable[[RunSpec, Share, str], Files] = perform
 
 
-def fan_out(asked: Launch, fleet: Fleet, items: list[Identity], directory: Path) -> None:
+def fan_out(spec: RunSpec, fleet: Fleet, items: list[Identity], directory: Path) -> None:
     """Runs the planned checks into a run directory. Raises NoCluster before anything is written."""
-    began, given, options = time.monotonic(), shares(items), needs(asked.device)
-    known = expectations.load(asked.expect or (), set(clauses()))
+    began, given, options = time.monotonic(), shares(items), needs(spec.device)
+    known = expectations.load(spec.expect or (), set(clauses()))
     with connected(fleet.address) as ray, Recorder(directory) as recorder:
         require(ray, options)
-        _open(recorder, asked, items)
-        answers = done(ray, fleet.work, [(asked, share, directory.name) for share in given], options)
+        _open(recorder, spec, items)
+        answers = done(ray, fleet.work, [(spec, share, directory.name) for share in given], options)
         cut_off = [name for number, answer in answers for name in _settle(recorder, known, given[number], number, answer)]
         recorder.write("end", exit_status=0, duration_s=time.monotonic() - began, lost=sorted(cut_off))
 
 
-def _open(recorder: Recorder, asked: Launch, items: list[Identity]) -> None:
-    requested = {"backends": asked.backend, "dtypes": asked.dtype, "checkpoints": asked.checkpoint, "pythons": asked.python}
-    about = {"command": sys.argv, "environment": environment(), "requested": {**requested, "require": asked.require}, "worker": ""}
+def _open(recorder: Recorder, spec: RunSpec, items: list[Identity]) -> None:
+    about = {"command": sys.argv, "environment": environment(), "requested": spec.requested(), "worker": ""}
     recorder.write("run", run_id=recorder.directory.name, **about)
     recorder.write("plan", items=items)
 

@@ -17,7 +17,7 @@ from moe_harness.records.shard import Shard
 
 Record = dict[str, Any]
 _ABSENT: Mapping[str, Mapping[str, Any]] = {
-    "run": {"command": [], "worker": ""},
+    "run": {"command": [], "worker": "", "contract": "1.0"},
     "check": {"title": "", "grade": "", "expected": None, "capsule": None, "maps": {}, "metrics": [], "evidence": {}},
     "bench": {"grade": "", "gate": [], "samples": []},
     "end": {"lost": []},

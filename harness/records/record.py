@@ -4,7 +4,7 @@ A run directory holds shards `records-<pid>.jsonl` (see shard.py). Every record 
 of its type:
 
 - `run`: run_id, command (argv), environment (see environment.py), requested {backends, dtypes, checkpoints, pythons, require: None |
-  "device"}, worker (xdist's worker, "" without)
+  "device"}, worker (xdist's worker, "" without), contract (version of the contract with backends)
 - `plan`: items [{node, check, backend, case, dtype, title}]: all that the run intends to judge or time; a benchmark's `check` is
   "BENCH-" and its workload. Repeats (one per worker) are merged by node.
 - `expectations`: entries [{source, check, backend, case, dtype, reason, url, expires, fate: covers | stale | not asked}]: what --expect

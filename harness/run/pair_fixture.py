@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from moe_harness.run import recording
+from moe_harness.run import outcome
 from moe_harness.suite.options import spec_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def timing(request: pytest.FixtureRequest, subject: Subject, benchmark: Any, rec
         request.node.obj(**{name: given[name] for name in inspect.signature(request.node.obj).parameters})
 
     found = PairTiming(subject, benchmark, record, Request(base, ask, question(request.config), spec.pair_budget))
-    request.node.stash[recording.PAIR] = found.pair
+    request.node.stash[outcome.PAIR] = found.pair
     return found
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from moe_harness.run import adopters, budget, collection, pair_fixture, recording, surroundings
+from moe_harness.run import adopters, budget, collection, outcome, pair_fixture, recording, surroundings
 from moe_harness.suite.options import CLASH, add_options, spec_of
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = {item for item in items if item.path.is_relative_to(unwanted) or (_is_own(item.path) and not _has_subject(item))}
     left_out |= {item for item in items if _is_own(item.path) and not _asked(item)}
     if asked := adopters.profile(config):
-        own = {item: recording.identify(item) for item in items if item not in left_out and _is_own(item.path)}
+        own = {item: outcome.identify(item) for item in items if item not in left_out and _is_own(item.path)}
         listed = {item: about for item, about in own.items() if asked.asks(about["check"], about["dtype"])}
         adopters.owe(config, list(listed.values()))
         left_out |= own.keys() - listed.keys()
@@ -238,8 +238,8 @@ def verdict(request: pytest.FixtureRequest) -> Verdict:
     """Where a check puts its metrics and evidence; recorded when the check ends, however it ends."""
     from moe_harness.judge.verdict import Verdict
 
-    request.node.stash[recording.VERDICT] = Verdict()
-    return request.node.stash[recording.VERDICT]
+    request.node.stash[outcome.VERDICT] = Verdict()
+    return request.node.stash[outcome.VERDICT]
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def timing(request: pytest.FixtureRequest, subject: Subject) -> Timing | PairTim
     with surroundings.preparing(request.config, subject.case.checkpoint):
         ensure(subject.case, subject.dtype)
     subject.workshop.make_room(subject)
-    record = request.node.stash[recording.BENCH] = {"workload": request.node.get_closest_marker("workload").args[0]}
+    record = request.node.stash[outcome.BENCH] = {"workload": request.node.get_closest_marker("workload").args[0]}
     benchmark = request.getfixturevalue("benchmark")
     if not spec_of(request.config).pair:
         return Timing(subject, benchmark, record)

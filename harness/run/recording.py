@@ -1,8 +1,7 @@
-"""From pytest's reports to records: what was planned, how each check ended, and why. One line a check, written as it ends."""
+"""The records of a pytest session: what was planned, then one line a check, written as it ends."""
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 import warnings
@@ -12,15 +11,24 @@ from typing import Any
 
 import pytest
 
-from moe_harness.records.record import FAILING, Recorder, new_run_id
+from moe_harness.records.record import Recorder, new_run_id
 from moe_harness.records.shard import shards
 from moe_harness.run import adopters, console, workers
 from moe_harness.run.expectations import Outcome
+from moe_harness.run.outcome import (
+    BENCH,
+    PAIR,
+    VERDICT,
+    has_ended,
+    identify,
+    misses_device,
+    outcome,
+    outcome_of_death,
+    reproduce,
+    show,
+)
 from moe_harness.suite.options import spec_of
 
-VERDICT: pytest.StashKey[Any] = pytest.StashKey()
-BENCH: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
-PAIR: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 _STATE: pytest.StashKey[_State] = pytest.StashKey()
 _RUN_DIRECTORY = pytest.StashKey[Path]()
 LEAVING = ("FAIL", "CRASHED")  # a capsule
@@ -63,70 +71,43 @@ def start(config: pytest.Config, items: list[pytest.Item], requested: dict[str, 
 
 def _open(config: pytest.Config, requested: dict[str, Any]) -> _State:
     """This process's part of the run, begun with its `run` record unless it has begun already."""
-    from moe_harness.records.environment import environment
-
     if _STATE not in config.stash:
         state = config.stash[_STATE] = _State(run_directory(config))
         command = getattr(config, "workerinput", {}).get("moe_command", sys.argv)
-        about = {"command": command, "environment": environment(), "requested": requested, "worker": workers.worker_name(config)}
-        state.recorder.write("run", run_id=state.directory.name, **about)
+        state.recorder.write("run", run_id=state.directory.name, **opening(command, requested, workers.worker_name(config)))
     return config.stash[_STATE]
 
 
-def identify(item: pytest.Item) -> dict[str, Any]:
-    """Who is judged by what: node, check or workload, backend, case, dtype."""
-    clause, workload = item.get_closest_marker("clause"), item.get_closest_marker("workload")
-    params = getattr(item, "callspec", None)
-    backend, case, dtype = params.params["subject"] if params and "subject" in params.params else ("", None, "")
-    check = clause.args[0] if clause else f"BENCH-{workload.args[0]}" if workload else item.name
-    title = clause.args[1] if clause else ""
-    node = "::".join([item.path.name, *item.nodeid.split("::")[1:]])
-    return {"node": node, "check": check, "title": title, "backend": backend, "case": case.name if case else "", "dtype": dtype}
+def opening(command: list[str], requested: dict[str, Any], worker: str = "") -> dict[str, Any]:
+    """The facts of a `run` record but for its id."""
+    from moe_harness.implementations.interface import CONTRACT_VERSION
+    from moe_harness.records.environment import environment
+
+    return {"command": command, "environment": environment(), "requested": requested, "worker": worker, "contract": CONTRACT_VERSION}
 
 
 def conclude(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> pytest.TestReport:
-    """Classifies a finished phase, writes the record when the check has ended, and gives pytest the outcome that fits the status."""
-    ended = call.when == "call" or (call.when == "setup" and call.excinfo is not None)
-    if not ended or _STATE not in item.config.stash:
+    """Write the record of a check that has ended, and give pytest the outcome that fits its status."""
+    if not has_ended(call) or _STATE not in item.config.stash:
         return report
-    state = item.config.stash[_STATE]
-    outcome = adopters.judge(item.config, identify(item), *_classify(item, call))
-    status, reason = outcome.status, outcome.reason
-    required = spec_of(item.config).require == "device"
-    if status in ("UNSUPPORTED", "UNAVAILABLE", "INCONCLUSIVE"):
-        state.device_missing |= required and status == "UNAVAILABLE"
-        report.outcome = "failed" if required and status == "UNAVAILABLE" else "skipped"
-        report.longrepr = reason if report.outcome == "failed" else (str(item.path), 0, f"{status}: {reason}")
-    elif status in FAILING:
-        report.outcome = "failed"
-        report.longrepr = report.longrepr or reason
-    elif status == "KNOWN":
-        adopters.excuse(report, reason)
-    state.written.append(identify(item) | {"status": status, "reason": reason})
-    _write(item, state.recorder, outcome, call.duration)
+    state, ended = item.config.stash[_STATE], outcome(item, call)
+    state.device_missing |= misses_device(item.config, ended)
+    show(item, report, ended)
+    state.written.append(identify(item) | {"status": ended.status, "reason": ended.reason})
+    _write(item, state.recorder, ended, call.duration)
     return report
 
 
-def _classify(item: pytest.Item, call: pytest.CallInfo[None]) -> tuple[str, str]:
-    """(status, reason) of an ended check or benchmark."""
-    from moe_harness.suite.status import classify
-
-    error, benchmark = call.excinfo.value if call.excinfo else None, item.stash.get(BENCH, None)
-    if error is None and benchmark is not None:
-        return benchmark.get("status", "PASS"), benchmark.get("reason", "")
-    return classify(error, item.stash.get(VERDICT, None), item.get_closest_marker("workload") is not None)
-
-
-def _write(item: pytest.Item, recorder: Recorder, outcome: Outcome, duration: float) -> None:
-    identity, status, reason = identify(item), outcome.status, outcome.reason
+def _write(item: pytest.Item, recorder: Recorder, ended: Outcome, duration: float) -> None:
+    identity, status, reason = identify(item), ended.status, ended.reason
     about: dict[str, Any] = _execution(item.config, identity["backend"])
     about |= _compilation(item.config, identity["backend"], about["execution_note"])
-    about |= {"status": status, "reason": reason, "duration_s": duration, "reproduce": _reproduce(item.config, identity)}
+    about |= {"status": status, "reason": reason, "duration_s": duration, "reproduce": reproduce(item.config, identity)}
     clause = item.get_closest_marker("clause")
     if clause:
         measured = item.stash[VERDICT].to_record() if VERDICT in item.stash else {"metrics": [], "evidence": {}, "maps": {}}
         capsule = _capsule(item, identity, about, recorder.directory) if status in LEAVING and VERDICT in item.stash else None
-        recorder.write("check", **identity, **about, **measured, expected=outcome.expected, capsule=capsule)
+        recorder.write("check", **identity, **about, **measured, expected=ended.expected, capsule=capsule)
     else:
         identity |= {"workload": identity.pop("check").removeprefix("BENCH-")}
         ending = {"status": status, "reason": reason}
@@ -176,28 +157,17 @@ def _compilation(config: pytest.Config, name: str, note: str) -> dict[str, Any]:
     return {} if found == Compilation() else {"compilation": asdict(found)}
 
 
-def _reproduce(config: pytest.Config, identity: dict[str, Any]) -> str:
-    spec, name = spec_of(config), identity["node"].split("::")[-1].split("[")[0]
-    own = [path for path in spec.checkpoint or () if path.resolve().name == identity["case"]]
-    subjects = spec.pair or (identity["backend"],)
-    words = ["moe-harness", "bench" if identity["check"].startswith("BENCH-") else "run", "--pair" if spec.pair else "--backend", *subjects]
-    words += ["--dtype", identity["dtype"], *spec.repeated(subjects)]
-    if own:
-        return shlex.join([*words, "--checkpoint", str(own[0]), "-k", name])
-    return shlex.join([*words, "-k", f"{name} and {identity['case']}"])
-
-
 def conclude_crash(node: Any, nodeid: str, report: pytest.TestReport, requested: dict[str, Any]) -> None:
     """xdist's controller: writes the record of the check in which a worker died. Without a plan there is nothing of ours to record."""
     identity = workers.planned(run_directory(node.config), nodeid)
     if identity is None:
         return
-    outcome = adopters.judge(node.config, identity, "CRASHED", workers.death(node))
-    report.longrepr = outcome.reason
-    if outcome.status == "KNOWN":
-        adopters.excuse(report, outcome.reason)
-    about = {"execution": "", "execution_note": "", "reproduce": _reproduce(node.config, identity), "metrics": [], "evidence": {}}
-    _open(node.config, requested).recorder.write("check", **identity, **about, **vars(outcome))
+    ended = outcome_of_death(node.config, identity, node)
+    report.longrepr = ended.reason
+    if ended.status == "KNOWN":
+        adopters.excuse(report, ended.reason)
+    about = {"execution": "", "execution_note": "", "reproduce": reproduce(node.config, identity), "metrics": [], "evidence": {}}
+    _open(node.config, requested).recorder.write("check", **identity, **about, **vars(ended))
     workers.note_lost(node)
 
 

@@ -129,6 +129,5 @@ def test_a_users_own_model_and_speeds_have_all_threads(
         return 0
 
     monkeypatch.setattr(supervision, "call", record)
-    asked = RunSpec(checkpoint=[Path("own")] if checkpoint else None, workers=workers)
-    launch(replace(asked, run_dir=Path("run")), [part])
+    launch(RunSpec(checkpoint=[Path("own")] if checkpoint else None, workers=workers, run_dir=Path("run")), [part])
     assert seen[0].get("OMP_NUM_THREADS") == threads

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from moe_harness.checks import clauses
-from moe_harness.records.environment import environment
 from moe_harness.records.record import Recorder
 from moe_harness.run import expectations, workers
 from moe_harness.run.expectations import Expectation
 from moe_harness.run.fleet.cluster import Lost, connected, done, needs, require
 from moe_harness.run.fleet.perform import Files, perform
 from moe_harness.run.fleet.share import Identity, Share, shares
+from moe_harness.run.recording import opening
 from moe_harness.suite.run_spec import RunSpec
 
 UNSAID: Mapping[str, Any] = {
@@ -45,8 +45,7 @@ def fan_out(spec: RunSpec, fleet: Fleet, items: list[Identity], directory: Path)
 
 
 def _open(recorder: Recorder, spec: RunSpec, items: list[Identity]) -> None:
-    about = {"command": sys.argv, "environment": environment(), "requested": spec.requested(), "worker": ""}
-    recorder.write("run", run_id=recorder.directory.name, **about)
+    recorder.write("run", run_id=recorder.directory.name, **opening(sys.argv, spec.requested()))
     recorder.write("plan", items=items)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_harness.run.recording import identify
+from moe_harness.run.outcome import identify
 
 VARIABLE = "MOE_HARNESS_PLAN"  # the file
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-Identity = dict[str, Any]  # of a planned check, as recording.identify gives it
+Identity = dict[str, Any]  # of a planned check, as outcome.identify gives it
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from moe_harness.bench.blocks import Plan, Series, plan
 from moe_harness.bench.clock import Arm, repeats
 from moe_harness.bench.warmup import WarmUp, warm_up
-from moe_harness.stats.paired import Estimate, Question, estimate
+from moe_harness.stats.paired import Estimate, PairConfig, estimate
 
 DIFFERENT = ("slower", "faster")
 
@@ -22,7 +22,7 @@ class Answer:
 
     final: Estimate
     series: tuple[Series, ...]
-    question: Question
+    pair_config: PairConfig
 
     @property
     def disturbed(self) -> list[int]:
@@ -35,7 +35,7 @@ class Answer:
         samples = {f"samples_{name}": [block for each in self.series for block in each.samples[arm]] for arm, name in enumerate("ab")}
         canaries = [each.songs for each in self.series]
         about = {"blocks": [each.plan.blocks for each in self.series], "canaries": canaries, "disturbed": self.disturbed}
-        return {**samples, **about, **vars(self.final), **vars(self.question)}
+        return {**samples, **about, **vars(self.final), **vars(self.pair_config)}
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,18 @@ def prepared(a: Arm, b: Arm, budget: float | None = None) -> Prepared:
     return Prepared((a, b), warm, plan(*warm, budget))
 
 
-def compare(ready: Prepared, question: Question, take: Callable[[Series], Series] = Series.take, seed: int = 0) -> Answer:
+def compare(ready: Prepared, pair_config: PairConfig, take: Callable[[Series], Series] = Series.take, seed: int = 0) -> Answer:
     """`take`: how the first series is taken. `seed`: of the order of rounds."""
     first = take(ready.series(seed))
-    found = judge(first, question)
+    found = judge(first, pair_config)
     if found.verdict not in DIFFERENT:
-        return Answer(found, (first,), question)
+        return Answer(found, (first,), pair_config)
     second = ready.series(seed + 1).take()
-    return Answer(recurring(found, judge(second, question)), (first, second), question)
+    return Answer(recurring(found, judge(second, pair_config)), (first, second), pair_config)
 
 
-def judge(series: Series, question: Question) -> Estimate:
-    return estimate(*series.samples, question, series.disturbed)
+def judge(series: Series, pair_config: PairConfig) -> Estimate:
+    return estimate(*series.samples, pair_config, series.disturbed)
 
 
 def recurring(first: Estimate, second: Estimate) -> Estimate:
@@ -88,10 +88,10 @@ def recurring(first: Estimate, second: Estimate) -> Estimate:
 
 def again(record: Mapping[str, Any]) -> Estimate:
     """The estimate of a `pair` record, from its samples: what its numbers have to be."""
-    question, found, start = Question(record["delta"], record["confidence"]), [], 0
+    pair_config, found, start = PairConfig(record["delta"], record["confidence"]), [], 0
     for blocks in record["blocks"]:
         samples_a, samples_b = (record[f"samples_{name}"][start : start + blocks] for name in "ab")
         disturbed = [block - start for block in record["disturbed"] if start <= block < start + blocks]
-        found.append(estimate(samples_a, samples_b, question, disturbed))
+        found.append(estimate(samples_a, samples_b, pair_config, disturbed))
         start += blocks
     return recurring(*found) if len(found) > 1 else found[0]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from statistics import median
 
 from moe_harness.bench import peak
-from moe_harness.bench.limit import limit
 from moe_harness.bench.place import place_of
+from moe_harness.bench.roofline import roofline
 from moe_harness.bench.timing import Timing
 from moe_harness.bench.traffic import Work
 from moe_harness.implementations.interface import Gauge
@@ -34,7 +34,7 @@ def measure(
             prepare()
         record["memory"] = peak.during(step, _device_peak(subject))
     if work and (place := place_of(subject)):
-        record["limit"] = limit(work, place, median(record["samples"]), parameters.get("cache") == "cold").to_record()
+        record["limit"] = roofline(work, place, median(record["samples"]), parameters.get("cache") == "cold").to_record()
 
 
 def _device_peak(subject: Subject) -> Callable[[], int | None]:

@@ -14,7 +14,7 @@ from moe_harness.bench.same_work import sameness
 from moe_harness.bench.timing import described, load
 from moe_harness.bench.workload import Workload
 from moe_harness.implementations.interface import Model
-from moe_harness.stats.paired import Question
+from moe_harness.stats.paired import PairConfig
 from moe_harness.stats.quantiles import percentiles
 from moe_harness.suite.subject import Subject
 
@@ -45,7 +45,7 @@ class Request:
 
     base: Subject
     ask: Callable[[Asked], None]
-    question: Question
+    pair_config: PairConfig
     budget: float | None
 
 
@@ -122,7 +122,7 @@ class PairTiming:
     def _compared(self, a: Workload, b: Workload) -> Answer:
         ready = prepared(a.arm(), b.arm(), self._request.budget)
         self.pair |= {"warmup": [each.rounds for each in ready.warm_ups], "steady": [each.steady for each in ready.warm_ups]}
-        return compare(ready, self._request.question, self._take)
+        return compare(ready, self._request.pair_config, self._take)
 
     def _take(self, series: Series) -> Series:
         """Takes a series so that pytest-benchmark times B's rounds too."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe_harness.bench.loads import apportion, count, drawn, place, verify
-from moe_harness.bench.trace import Trace
+from moe_harness.bench.routing_trace import RoutingTrace
 from moe_harness.implementations.interface import RoutingSpec, Unsupported
 
 RANKS = 4
@@ -33,7 +33,7 @@ class Pinning:
     about: dict[str, int]
 
 
-def pin(skew: str, tokens: int, spec: RoutingSpec, seed: int = 0, trace: Trace | None = None) -> Pinning:
+def pin(skew: str, tokens: int, spec: RoutingSpec, seed: int = 0, trace: RoutingTrace | None = None) -> Pinning:
     """Raises KeyError for an unknown skew, Unsupported for a trace that is missing or of another router, WrongLoads (never seen) for a
     routing that is not what was asked for."""
     E, K = spec.num_experts, spec.top_k
@@ -48,7 +48,7 @@ def pin(skew: str, tokens: int, spec: RoutingSpec, seed: int = 0, trace: Trace |
     return Pinning(ids_TK, loads_E, about)
 
 
-def _given(skew: str, tokens: int, spec: RoutingSpec, seed: int, trace: Trace | None) -> np.ndarray:
+def _given(skew: str, tokens: int, spec: RoutingSpec, seed: int, trace: RoutingTrace | None) -> np.ndarray:
     """Of the skews that say who goes where rather than how many."""
     if skew == "uniform":
         return drawn(tokens, spec.num_experts, spec.top_k, seed)

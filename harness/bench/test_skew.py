@@ -9,10 +9,10 @@ import pytest
 
 from moe_harness.bench import pins, traffic
 from moe_harness.bench.measure import measure
+from moe_harness.bench.routing_trace import read
 from moe_harness.bench.skew import SKEWS, pin
 from moe_harness.bench.states import hidden_states, probe_of
 from moe_harness.bench.timing import Timing
-from moe_harness.bench.trace import read
 from moe_harness.implementations.interface import PinnedRouting
 from moe_harness.suite.options import spec_of
 from moe_harness.suite.subject import Subject

@@ -20,7 +20,7 @@ from scipy import stats
 from moe_harness.bench.blocks import BLOCKS, QUADS
 from moe_harness.bench.clock import Arm, no_collection
 from moe_harness.bench.compare import DIFFERENT, Answer, Prepared, compare, prepared
-from moe_harness.stats.paired import Question
+from moe_harness.stats.paired import PairConfig
 
 STEP, MORE = 20, 1  # calls, and one more of them: +5 %
 TOKENS = 1
@@ -83,7 +83,7 @@ def ready(step: Callable[[int], object], more: int) -> Prepared:
 
 
 def trial(arms: Prepared, number: int) -> Trial:
-    answer = compare(arms, Question(), seed=2 * number)
+    answer = compare(arms, PairConfig(), seed=2 * number)
     with no_collection():
         a, b = (np.array([arm.time() for _ in range(SEQUENTIAL)]) for arm in arms.arms)
     return Trial(answer, frozenset(name for name, differs in PEERS.items() if differs(a, b)))

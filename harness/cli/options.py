@@ -46,5 +46,5 @@ def takes_spec(command: str) -> Callable[[Callable[..., None]], Callable[..., No
 def _parameter(option: Option) -> inspect.Parameter:
     metavar = " ".join(option.flag.metavar) if isinstance(option.flag.metavar, tuple) else option.flag.metavar
     about = typer.Option(option.command_line, metavar=metavar, help=option.flag.help, min=option.flag.least)
-    annotation = Annotated[option.type, about]
+    annotation: Any = Annotated[option.type, about]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=annotation)

@@ -12,7 +12,7 @@ from moe_harness.suite.options import spec_of
 
 if TYPE_CHECKING:
     from moe_harness.bench.pairing import Asked, PairTiming
-    from moe_harness.stats.paired import Question
+    from moe_harness.stats.paired import PairConfig
     from moe_harness.suite.subject import Subject
 
 
@@ -29,20 +29,20 @@ def timing(request: pytest.FixtureRequest, subject: Subject, benchmark: Any, rec
         given = request.node.funcargs | {"subject": base, "timing": asked}
         request.node.obj(**{name: given[name] for name in inspect.signature(request.node.obj).parameters})
 
-    found = PairTiming(subject, benchmark, record, Request(base, ask, question(request.config), spec.pair_budget))
+    found = PairTiming(subject, benchmark, record, Request(base, ask, pair_config(request.config), spec.pair_budget))
     request.node.stash[outcome.PAIR] = found.pair
     return found
 
 
-def question(config: pytest.Config) -> Question:
+def pair_config(config: pytest.Config) -> PairConfig:
     """UsageError for a margin, a confidence or a budget that makes no sense."""
-    from moe_harness.stats.paired import Question
+    from moe_harness.stats.paired import PairConfig
 
     spec = spec_of(config)
     given, budget = {"delta": spec.pair_delta, "confidence": spec.pair_confidence}, spec.pair_budget
     try:
         if budget is not None and not budget > 0:
             raise ValueError(f"a budget is a positive number of seconds, got {budget:g}")
-        return Question(**{name: value for name, value in given.items() if value is not None})
+        return PairConfig(**{name: value for name, value in given.items() if value is not None})
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error

@@ -163,12 +163,12 @@ def _validate(config: pytest.Config) -> None:
     _validate_trace(config)
     _cases(config)
     if spec.pair:
-        pair_fixture.question(config)
+        pair_fixture.pair_config(config)
 
 
 def _validate_trace(config: pytest.Config) -> None:
     if path := spec_of(config).routing_trace:
-        from moe_harness.bench.trace import read
+        from moe_harness.bench.routing_trace import read
 
         try:
             read(path)

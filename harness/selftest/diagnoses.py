@@ -43,7 +43,7 @@ TWINS = 0.1  # bounds; honest implementations differ by more
 
 
 @dataclass(frozen=True)
-class Question:
+class Batch:
     """Faults with the same checks on the same family, in one dtype: what is tried for one is tried for all."""
 
     dtype: str
@@ -67,19 +67,19 @@ class Score:
         return self.fault in self.accepted
 
 
-def questions(faults: Sequence[Fault] = FAULTS) -> list[Question]:
+def batches(faults: Sequence[Fault] = FAULTS) -> list[Batch]:
     """Every fault in the dtypes where it shows, on the first family where it does."""
     grouped: dict[tuple[Any, ...], list[str]] = {}
     for dtype in DTYPES:
         for fault in faults:
             if dtype in fault.dtypes:
                 grouped.setdefault((dtype, fault.dies_by, fault.families[0]), []).append(fault.id)
-    return [Question(dtype, tuple(ids)) for (dtype, *_), ids in grouped.items()]
+    return [Batch(dtype, tuple(ids)) for (dtype, *_), ids in grouped.items()]
 
 
-def scores(directory: Path, question: Question) -> tuple[Score, ...]:
+def scores(directory: Path, batch: Batch) -> tuple[Score, ...]:
     """Of those that die. `directory`: where this process may write; the caller removes it."""
-    found = (_score(fault, question.dtype, directory) for fault in map(entry, question.faults) if isinstance(fault, Fault))
+    found = (_score(fault, batch.dtype, directory) for fault in map(entry, batch.faults) if isinstance(fault, Fault))
     return tuple(score for score in found if score is not None)
 
 

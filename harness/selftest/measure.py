@@ -73,7 +73,7 @@ def honest(plan: Plan, mapper: Mapper, ledger: Ledger, watch: Watch = silent) ->
 
 
 def diagnosed(mapper: Mapper, watch: Watch = silent) -> list[Score]:
-    asked = diagnoses.questions()
+    asked = diagnoses.batches()
     return [score for scores in watch(mapper(diagnoses.scores, asked), "diagnoses", len(asked)) for score in scores]
 
 

@@ -24,7 +24,7 @@ Samples = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
-class Question:
+class PairConfig:
     """`delta`: changes up to this share count as none. `confidence`: two-sided, of the interval."""
 
     delta: float = DELTA
@@ -62,17 +62,17 @@ def log_ratios(samples_a: Samples, samples_b: Samples) -> np.ndarray:
     return np.log(faster_b / faster_a)
 
 
-def estimate(samples_a: Samples, samples_b: Samples, question: Question, disturbed: Collection[int] = ()) -> Estimate:
+def estimate(samples_a: Samples, samples_b: Samples, pair_config: PairConfig, disturbed: Collection[int] = ()) -> Estimate:
     """Of the undisturbed blocks. The same samples give the same numbers."""
     quads = log_ratios(samples_a, samples_b)
     quads = quads[[block not in disturbed for block in range(len(quads))]]
     if len(quads) < FEWEST_BLOCKS:
         return Estimate(None, None, None, None, "inconclusive", f"{len(quads)} undisturbed blocks, {FEWEST_BLOCKS} are needed")
-    low, high = interval(quads, question.confidence)
+    low, high = interval(quads, pair_config.confidence)
     half = (high - low) / 2
-    spread = half / float(stats.t.isf((1 - question.confidence) / 2, len(quads) - 1))
+    spread = half / float(stats.t.isf((1 - pair_config.confidence) / 2, len(quads) - 1))
     ratio, least, most = (math.exp(number) for number in (float(np.median(quads)), low, high))
-    return Estimate(ratio, least, most, smallest_seen(half, spread, question.delta), call(low, high, question.delta))
+    return Estimate(ratio, least, most, smallest_seen(half, spread, pair_config.delta), call(low, high, pair_config.delta))
 
 
 def interval(quads: np.ndarray, confidence: float) -> tuple[float, float]:

@@ -8,17 +8,17 @@ import pytest
 from scipy import stats
 
 from moe_harness.bench.compare import DIFFERENT, again, recurring
-from moe_harness.stats.paired import Estimate, Question, call, estimate, log_ratios
+from moe_harness.stats.paired import Estimate, PairConfig, call, estimate, log_ratios
 from moe_harness.tests.timing_noise import Drift, Samples, busy_spells, periodic, quiet, random_walk, sequential, series
 
 TRIALS = 120
-QUESTION = Question()
+PAIR_CONFIG = PairConfig()
 DRIFTS = [quiet, random_walk, busy_spells, periodic]
 
 
 def estimates(drift: Drift, effect: float, trials: int = TRIALS, **how: int | bool) -> list[Estimate]:
     rng = np.random.default_rng(7)
-    return [estimate(*series(rng, drift, effect, **how), QUESTION) for _ in range(trials)]  # type: ignore[arg-type]
+    return [estimate(*series(rng, drift, effect, **how), PAIR_CONFIG) for _ in range(trials)]  # type: ignore[arg-type]
 
 
 def share(found: list[bool]) -> float:
@@ -65,7 +65,7 @@ def moody(rng: np.random.Generator, blocks: int = 20, quads: int = 3) -> tuple[S
 def test_blocks_are_drawn_whole() -> None:
     rng = np.random.default_rng(3)
     taken = [moody(rng) for _ in range(TRIALS)]
-    right = [estimate(*samples, QUESTION) for samples in taken]
+    right = [estimate(*samples, PAIR_CONFIG) for samples in taken]
     wrong = [blockless(*samples) for samples in taken]
     assert share([found.low <= 1 <= found.high for found in right]) >= 0.92
     assert share([low <= 1 <= high for low, high in wrong]) < 0.9
@@ -118,18 +118,18 @@ def test_the_smallest_change_seen_is_seen_as_often_as_it_says(drift: Drift, quad
 
 def test_the_same_samples_give_the_same_answer() -> None:
     taken = series(np.random.default_rng(1), quiet)
-    assert estimate(*taken, QUESTION) == estimate(*taken, QUESTION)
+    assert estimate(*taken, PAIR_CONFIG) == estimate(*taken, PAIR_CONFIG)
 
 
 def test_disturbed_blocks_have_no_say() -> None:
     a, b = series(np.random.default_rng(1), quiet)
     spoilt = [[3 * sample for sample in block] if number < 12 else block for number, block in enumerate(b)]
-    assert estimate(a, spoilt, QUESTION).verdict == "slower"
-    assert estimate(a, spoilt, QUESTION, range(12)) == estimate(a[12:], b[12:], QUESTION)
+    assert estimate(a, spoilt, PAIR_CONFIG).verdict == "slower"
+    assert estimate(a, spoilt, PAIR_CONFIG, range(12)) == estimate(a[12:], b[12:], PAIR_CONFIG)
 
 
 def test_too_few_undisturbed_blocks_give_no_number() -> None:
-    found = estimate(*series(np.random.default_rng(1), quiet), QUESTION, range(13))
+    found = estimate(*series(np.random.default_rng(1), quiet), PAIR_CONFIG, range(13))
     assert (found.verdict, found.ratio) == ("inconclusive", None) and "7 undisturbed blocks" in found.note
 
 
@@ -166,11 +166,11 @@ def test_numbers_of_a_pair_record_follow_from_its_samples() -> None:
     rng = np.random.default_rng(5)
     (a, b), (c, d) = series(rng, quiet, 1.05), series(rng, quiet, 1.05)
     record = {"samples_a": a + c, "samples_b": b + d, "blocks": [20, 20], "disturbed": [3, 21], "delta": 0.02, "confidence": 0.95}
-    expected = recurring(estimate(a, b, QUESTION, [3]), estimate(c, d, QUESTION, [1]))
+    expected = recurring(estimate(a, b, PAIR_CONFIG, [3]), estimate(c, d, PAIR_CONFIG, [1]))
     assert again(record) == expected and expected.verdict == "slower"
 
 
 @pytest.mark.parametrize("wrong", [{"delta": 0.0}, {"delta": 1.0}, {"confidence": 1.0}, {"confidence": 0.3}])
 def test_questions_that_make_no_sense(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError):
-        Question(**wrong)
+        PairConfig(**wrong)

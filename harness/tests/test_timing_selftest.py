@@ -18,13 +18,13 @@ from moe_harness.bench.compare import Answer
 from moe_harness.bench.timing_selftest import PEERS, Trial, figures, reaches_the_bar
 from moe_harness.cli.app import application
 from moe_harness.cli.bench import pair_line
-from moe_harness.stats.paired import Estimate, Question
+from moe_harness.stats.paired import Estimate, PairConfig
 
 
 def trial(verdict: str, series: int = 1, peers: frozenset[str] = frozenset()) -> Trial:
     arms = Arm("a", lambda: None), Arm("b", lambda: None)
     taken = tuple(Series(arms, Plan(20, 1), 0, songs=[1.0] * 21) for _ in range(series))
-    return Trial(Answer(Estimate(1.05, 1.04, 1.06, 0.03, verdict), taken, Question()), peers)
+    return Trial(Answer(Estimate(1.05, 1.04, 1.06, 0.03, verdict), taken, PairConfig()), peers)
 
 
 def test_figures_count_what_they_say() -> None:

@@ -17,7 +17,7 @@ from moe_harness.implementations.interface import Unsupported
 
 
 @dataclass(frozen=True)
-class Trace:
+class RoutingTrace:
     """One of the two. `loads_E` is scaled to the tokens asked for; `ids_TK` is repeated from its beginning as often as needed."""
 
     name: str
@@ -36,7 +36,7 @@ class Trace:
         return place(apportion(self.loads_E, tokens * top_k, tokens), tokens, seed)
 
 
-def read(path: Path) -> Trace:
+def read(path: Path) -> RoutingTrace:
     """Raises ValueError that names the file and what is wrong with it."""
     try:
         found = _arrays(path)
@@ -51,10 +51,10 @@ def read(path: Path) -> Trace:
     if kind == "loads":
         if not array.any():
             raise ValueError(f"{path}: all loads are zero")
-        return Trace(path.name, loads_E=array.astype(np.int64))
+        return RoutingTrace(path.name, loads_E=array.astype(np.int64))
     if (np.diff(np.sort(array, axis=-1), axis=-1) == 0).any():
         raise ValueError(f"{path}: a token has an expert twice")
-    return Trace(path.name, ids_TK=array.astype(np.int64))
+    return RoutingTrace(path.name, ids_TK=array.astype(np.int64))
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from moe_harness.bench.traffic import Work
 
 
 @dataclass(frozen=True)
-class Limit:
+class Roofline:
     """The shortest time that the work allows: the longer of operations over the rate of products and bytes over the rate of reading.
 
     `flops_per_s` None: nobody multiplies this dtype here, so that bytes alone limit. `share`: that time over the measured one; near 1
@@ -27,7 +27,7 @@ class Limit:
         return dict(vars(self))
 
 
-def limit(work: Work, place: Place, measured: float, cold: bool = False) -> Limit:
+def roofline(work: Work, place: Place, measured: float, cold: bool = False) -> Roofline:
     """`measured`: seconds of a round. The reads are held against a buffer as large as what they can come from: the bytes of a round, or,
     where the calls of a round read the same weights again, all the weights. `cold`: against one that no cache holds."""
     source = min(work.bytes, work.weights) if work.weights else work.bytes
@@ -35,4 +35,4 @@ def limit(work: Work, place: Place, measured: float, cold: bool = False) -> Limi
     compute = work.flops / place.flops_per_s if place.flops_per_s else 0.0
     reading = work.bytes / bytes_per_s
     seconds = max(compute, reading)
-    return Limit(place.flops_per_s, bytes_per_s, seconds, seconds / measured, "compute" if compute > reading else "bandwidth")
+    return Roofline(place.flops_per_s, bytes_per_s, seconds, seconds / measured, "compute" if compute > reading else "bandwidth")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moe_harness.bench.routing_trace import read
 from moe_harness.bench.skew import pin
-from moe_harness.bench.trace import read
 from moe_harness.implementations.interface import RoutingSpec, Unsupported
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from moe_harness.bench import machine, peak
-from moe_harness.bench.limit import limit
 from moe_harness.bench.machine import GEMM, LARGEST, SMALLEST, best_time, buffer_size
 from moe_harness.bench.place import Place
+from moe_harness.bench.roofline import roofline
 from moe_harness.bench.traffic import Work
 
 MB = 1 << 20
@@ -23,15 +23,15 @@ def work(flops: int, moved: int, weights: int = 10**6) -> Work:
 
 def test_the_longer_of_both_times_is_the_limit():
     place = Place(500.0, lambda size: 1000.0)
-    by_bytes = limit(work(flops=1000, moved=4000), place, measured=8.0)
+    by_bytes = roofline(work(flops=1000, moved=4000), place, measured=8.0)
     assert (by_bytes.seconds, by_bytes.share, by_bytes.by) == (4.0, 0.5, "bandwidth")
-    by_compute = limit(work(flops=3000, moved=4000), place, measured=8.0)
+    by_compute = roofline(work(flops=3000, moved=4000), place, measured=8.0)
     assert (by_compute.seconds, by_compute.share, by_compute.by) == (6.0, 0.75, "compute")
     assert by_compute.to_record() == {"flops_per_s": 500.0, "bytes_per_s": 1000.0, "seconds": 6.0, "share": 0.75, "by": "compute"}
 
 
 def test_where_nobody_multiplies_this_dtype_bytes_alone_limit():
-    found = limit(work(flops=10**9, moved=4000), Place(None, lambda size: 1000.0), measured=8.0)
+    found = roofline(work(flops=10**9, moved=4000), Place(None, lambda size: 1000.0), measured=8.0)
     assert found.flops_per_s is None and found.by == "bandwidth" and found.share == 0.5
 
 
@@ -43,9 +43,9 @@ def test_reads_are_held_against_a_buffer_of_what_they_can_come_from():
         return 1000.0
 
     place = Place(None, read)
-    limit(work(0, moved=3 * MB, weights=100 * MB), place, 1.0)
-    limit(work(0, moved=900 * MB, weights=5 * MB), place, 1.0)
-    limit(work(0, moved=3 * MB, weights=5 * MB), place, 1.0, cold=True)
+    roofline(work(0, moved=3 * MB, weights=100 * MB), place, 1.0)
+    roofline(work(0, moved=900 * MB, weights=5 * MB), place, 1.0)
+    roofline(work(0, moved=3 * MB, weights=5 * MB), place, 1.0, cold=True)
     assert asked == [3 * MB, 5 * MB, LARGEST]
 
 

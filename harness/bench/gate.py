@@ -12,6 +12,7 @@ from moe_harness.bench.models import layer_cases
 from moe_harness.implementations.interface import Model
 from moe_harness.judge.limit import Blind
 from moe_harness.judge.verdict import Verdict
+from moe_harness.records.status import Status
 from moe_harness.suite.against_oracle import judge_routing_inside, judge_traces
 from moe_harness.suite.drivers import Trace, prefill_and_decode, request
 from moe_harness.suite.subject import Subject
@@ -42,9 +43,9 @@ def _ask(subject: Subject, model: Model, whom: str) -> tuple[list[dict[str, Any]
     try:
         _judge(subject, model, verdict)
     except AssertionError as wrong:  # a Violation, or routing that is none
-        closed = {"status": "VOID", "reason": f"no number: {whom} is wrong: {wrong}"}
+        closed = {"status": Status.VOID, "reason": f"no number: {whom} is wrong: {wrong}"}
     except Blind as blind:
-        closed = {"status": "VOID", "reason": f"no number: {whom} cannot be judged: {blind}"}
+        closed = {"status": Status.VOID, "reason": f"no number: {whom} cannot be judged: {blind}"}
     return verdict.to_record()["metrics"], closed
 
 

@@ -12,6 +12,7 @@ from moe_harness.bench.timing import Timing
 from moe_harness.bench.traffic import Work
 from moe_harness.implementations.interface import Gauge
 from moe_harness.implementations.worker import WorkerBackend
+from moe_harness.records.status import Status
 from moe_harness.suite.subject import Subject
 
 
@@ -27,7 +28,7 @@ def measure(
     more round, which is not timed; of a backend in another process it is not known here."""
     timing.run(step, prepare, tokens, work=work.to_record() if work else None, **parameters)
     record, subject = timing.record, timing.subject
-    if not record.get("samples") or record.get("status", "PASS") != "PASS":
+    if not record.get("samples") or record.get("status", Status.PASS) != Status.PASS:
         return
     if not isinstance(subject.backend, WorkerBackend):
         if prepare:

@@ -14,6 +14,7 @@ from moe_harness.bench.same_work import sameness
 from moe_harness.bench.timing import described, load
 from moe_harness.bench.workload import Workload
 from moe_harness.implementations.interface import Model
+from moe_harness.records.status import Status
 from moe_harness.stats.paired import PairConfig
 from moe_harness.stats.quantiles import percentiles
 from moe_harness.suite.subject import Subject
@@ -69,7 +70,7 @@ class PairTiming:
         base = Asked(self._request.base, load(self._request.base))
         self._request.ask(base)
         if base.workload is None:  # it found something that must not be timed
-            self._close({"status": "VOID", "reason": f"{base.subject.backend.name}: {base.record['reason']}"})
+            self._close({"status": Status.VOID, "reason": f"{base.subject.backend.name}: {base.record['reason']}"})
             return
         challenger = Asked(self.subject, self.model)
         challenger.run(step, prepare, tokens, work, **parameters)
@@ -83,7 +84,7 @@ class PairTiming:
         self._benchmark.group = f"{self.record['workload']} {self.subject.case.name} {self.subject.dtype}"
         if not self._benchmark.enabled:
             self._benchmark.pedantic(b.once)
-            self._close({"status": "UNSUPPORTED", "reason": "timing is switched off (--benchmark-disable)"})
+            self._close({"status": Status.UNSUPPORTED, "reason": "timing is switched off (--benchmark-disable)"})
             return
         self._tell(self._compared(a, b), first_calls)
         self._gated_after(a, b)
@@ -103,8 +104,8 @@ class PairTiming:
 
     def _open(self, a: Workload, b: Workload, found: list[dict[str, Any]]) -> bool:
         for each, said in zip((a, b), found, strict=True):
-            if said.get("status") == "VOID":
-                self._close({"status": "VOID", "reason": f"{each.subject.backend.name}: {said['reason']}"})
+            if said.get("status") == Status.VOID:
+                self._close({"status": Status.VOID, "reason": f"{each.subject.backend.name}: {said['reason']}"})
                 return False
         return True
 
@@ -112,7 +113,7 @@ class PairTiming:
         found = sameness(a, b)
         self.pair["sameness"] = asdict(found)
         if found.difference:
-            self._close({"status": "VOID", "reason": f"not the same work: {found.difference}"})
+            self._close({"status": Status.VOID, "reason": f"not the same work: {found.difference}"})
         return not found.difference
 
     def _close(self, ending: dict[str, Any]) -> None:
@@ -139,7 +140,7 @@ class PairTiming:
 
     def _tell(self, answer: Answer, first_calls: list[float]) -> None:
         """Puts the answer into both records and into pytest-benchmark's."""
-        self.pair |= {**answer.to_record(), "first_call_s": first_calls, "status": "PASS"}
+        self.pair |= {**answer.to_record(), "first_call_s": first_calls, "status": Status.PASS}
         samples = [sample for block in answer.series[-1].samples[1] for sample in block]
         about = {"first_call_s": first_calls[1], "warmup": self.pair["warmup"][1], "steady": self.pair["steady"][1]}
         self.record |= {"samples": samples, "percentiles": percentiles(samples), **about}
@@ -147,6 +148,6 @@ class PairTiming:
         if final.verdict == "slower":
             assert final.ratio and final.low and final.high
             share = f"{final.ratio - 1:+.1%} [{final.low - 1:+.1%}, {final.high - 1:+.1%}]"
-            self._close({"status": "FAIL", "reason": f"slower than {self.pair['a']}: {share}, in two series of blocks"})
+            self._close({"status": Status.FAIL, "reason": f"slower than {self.pair['a']}: {share}, in two series of blocks"})
         shown = {name: self.pair[name] for name in ("a", "b", "ratio", "low", "high", "confidence", "delta", "mde", "verdict")}
         self._benchmark.extra_info.update(shown, tokens=self.record["tokens"], percentiles=self.record["percentiles"])

@@ -10,6 +10,7 @@ from moe_harness.bench.conversion import DIRECTIONS, conversion
 from moe_harness.bench.measure import measure
 from moe_harness.bench.timing import Timing
 from moe_harness.implementations.interface import Unsupported
+from moe_harness.records.status import Status
 from moe_harness.suite.subject import Subject
 
 WIDE = pytest.mark.asked("wide")
@@ -29,4 +30,4 @@ def test_conversion(subject: Subject, timing: Timing, tmp_path: Path, direction:
     except Unsupported:  # without a way back it is the gate that judges what was converted, where the model is loaded from it
         changed = ""
     if changed:
-        timing.record |= {"samples": [], "status": "VOID", "reason": f"no number: the round trip is not bit for bit: {changed}"}
+        timing.record |= {"samples": [], "status": Status.VOID, "reason": f"no number: the round trip is not bit for bit: {changed}"}

@@ -14,6 +14,7 @@ from moe_harness.bench.skew import SKEWS, pin
 from moe_harness.bench.states import hidden_states, probe_of
 from moe_harness.bench.timing import Timing
 from moe_harness.implementations.interface import PinnedRouting
+from moe_harness.records.status import Status
 from moe_harness.suite.options import spec_of
 from moe_harness.suite.subject import Subject
 
@@ -32,7 +33,7 @@ def test_skew(subject: Subject, timing: Timing, request: pytest.FixtureRequest, 
     chosen = pin(skew, tokens, config.routing, trace=read(Path(given)) if given else None)
     work = traffic.moe_block(config, subject.dtype, tokens, chosen.loads_E)
     if reason := pins.broken(subject, probe):
-        timing.record |= {"status": "VOID", "reason": f"no number: {reason}"}
+        timing.record |= {"status": Status.VOID, "reason": f"no number: {reason}"}
         return
     x_TD, pinned = hidden_states(subject, tokens), PinnedRouting(chosen.ids_TK[None])
     measure(

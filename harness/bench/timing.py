@@ -13,6 +13,7 @@ from moe_harness.bench.gate import gate, gate_after
 from moe_harness.bench.warmup import warm_up
 from moe_harness.bench.workload import Workload
 from moe_harness.implementations.interface import Model
+from moe_harness.records.status import Status
 from moe_harness.stats.quantiles import percentiles
 from moe_harness.suite.subject import Subject
 
@@ -50,13 +51,13 @@ class Timing:
         arm = workload.arm()
         first_call_s = arm.time()  # before the gate, whose calls would be the first ones
         self.record |= gate(self.subject, self.model)
-        if self.record.get("status") == "VOID":
+        if self.record.get("status") == Status.VOID:
             return
         self._benchmark.group = f"{self.record['workload']} {self.subject.case.name} {self.subject.dtype}"
         self._benchmark.extra_info.update(backend=self.subject.backend.name, tokens=tokens, **workload.parameters)
         if not self._benchmark.enabled:
             self._benchmark.pedantic(arm.time)
-            self.record |= {"status": "UNSUPPORTED", "reason": "timing is switched off (--benchmark-disable)"}
+            self.record |= {"status": Status.UNSUPPORTED, "reason": "timing is switched off (--benchmark-disable)"}
             return
         self.record |= {"first_call_s": first_call_s, **self._timed(arm)}
         self._finish()
@@ -77,7 +78,7 @@ class Timing:
     def _finish(self) -> None:
         """The gate again, and what pytest-benchmark's JSON says beside its own figures."""
         self.record |= gate_after(self.subject, self.model)
-        if self.record.get("status") == "VOID":
+        if self.record.get("status") == Status.VOID:
             self._benchmark.has_error = True  # keeps the number out of pytest-benchmark's tables and files
             self.record |= {"samples": [], "percentiles": {}}
             return

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from moe_harness.cli.options import OUT, Out, takes_spec
+from moe_harness.records.status import Status
 from moe_harness.suite.run_spec import RunSpec
 
 
@@ -53,7 +54,7 @@ def _show_pairs(run: Path) -> None:
 def pair_line(record: dict[str, Any]) -> str:
     """Who against whom on what, the answer, and how small a change would have been seen."""
     what = f"{record['b']} against {record['a']}, {record['workload']} {record['case']} {record['dtype']}"
-    if record["status"] not in ("PASS", "FAIL"):
+    if record["status"] not in (Status.PASS, Status.FAIL):
         return f"{what}: {record['status']} {record['reason']}"
     if record["ratio"] is None:
         return f"{what}: {record['verdict']}, {record['note']}"

@@ -16,6 +16,7 @@ from moe_harness.kernel.cases import Case
 from moe_harness.kernel.locate import locate, ranges
 from moe_harness.kernel.noise import limits
 from moe_harness.kernel.weights import Weights
+from moe_harness.records.status import Status
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def judge(case: Case, expected: Expected, results: Sequence[KernelResult]) -> Li
     tokens = sum(len(call.x_TD) for call in case.calls)
     every = (*worst.values(), *_repeat(case, results))
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-    return Line(case.name, case.group, case.about, "FAIL" if reasons else "PASS", "".join(reasons[:1]) + more, every, tokens)
+    return Line(case.name, case.group, case.about, Status.FAIL if reasons else Status.PASS, "".join(reasons[:1]) + more, every, tokens)
 
 
 def count(tokens: int) -> str:

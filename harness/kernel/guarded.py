@@ -15,6 +15,7 @@ from moe_harness.implementations.kernels.loading import load_kernel
 from moe_harness.implementations.worker.bond import end_with_parent, ending
 from moe_harness.kernel.check import Line
 from moe_harness.kernel.run import Suite, asked, run
+from moe_harness.records.status import Status
 
 DEATHS = 3  # in a row; then the rest is not asked any more
 # After such an error every later call in the same process fails too, whatever it asks.
@@ -47,7 +48,7 @@ def guarded(order: Order) -> Iterator[Line]:
         yield Line(*names[lines], status, reason)
         lines, deaths = lines + 1, deaths + 1
         if deaths == DEATHS:
-            yield from (Line(*name, "CRASHED", f"not asked: the process had died {DEATHS} times in a row") for name in names[lines:])
+            yield from (Line(*name, Status.CRASHED, f"not asked: the process had died {DEATHS} times in a row") for name in names[lines:])
             return
 
 
@@ -85,9 +86,9 @@ class _Child:
     def death(self) -> tuple[str, str]:
         """(status, reason)."""
         if self._hung:
-            return "TIMEOUT", f"no answer within {self._timeout:g} s"
+            return Status.TIMEOUT, f"no answer within {self._timeout:g} s"
         self._process.join()
-        return "CRASHED", f"the process {ending(self._process.exitcode or 0)}"
+        return Status.CRASHED, f"the process {ending(self._process.exitcode or 0)}"
 
     def _next(self) -> Any:
         """A message, or None where there will be none."""
@@ -112,7 +113,7 @@ def _serve(order: Order, skip: int, send: Connection) -> None:
     send.send([(case.name, case.group, case.about) for case in cases])
     for line in run(kernel, order.suite, cases[skip:]):
         send.send(line)
-        if line.status == "CRASHED" and any(words in line.reason for words in STICKY):
+        if line.status == Status.CRASHED and any(words in line.reason for words in STICKY):
             break  # the next case gets a fresh process
     sys.stdout.flush()
     send.send("end")

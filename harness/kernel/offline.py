@@ -16,6 +16,7 @@ from moe_harness.kernel.cases import Case
 from moe_harness.kernel.check import Line, expect, judge
 from moe_harness.kernel.export import INPUTS, OUTPUTS, read_manifest, shape_of
 from moe_harness.kernel.weights import DrawnWeights
+from moe_harness.records.status import Status
 
 Read = Callable[[str], np.ndarray]
 NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
@@ -52,7 +53,7 @@ def _line(calls: list[dict[str, Any]], weights: DrawnWeights, inputs: Any, outpu
     case = _case(calls, inputs)
     missing = [call["name"] for call in calls if call["name"] not in outputs.keys()]  # noqa: SIM118  not a mapping
     if missing:
-        return Line(case.name, case.group, case.about, "FAIL", f"no output named {', '.join(missing)}")
+        return Line(case.name, case.group, case.about, Status.FAIL, f"no output named {', '.join(missing)}")
     results = [_result(call["name"], outputs, dtype) for call in calls]
     return judge(case, expect(case, weights, dtype), results)
 
@@ -80,4 +81,4 @@ def _result(name: str, outputs: Any, dtype: str) -> KernelResult:
 def _strangers(manifest: dict[str, Any], outputs: Any) -> Iterator[Line]:
     known = {call["name"] for call in manifest["calls"]}
     for name in sorted(set(outputs.keys()) - known):
-        yield Line(name, "strangers", "a tensor in the outputs", "FAIL", "no call has this name")
+        yield Line(name, "strangers", "a tensor in the outputs", Status.FAIL, "no call has this name")

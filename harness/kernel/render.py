@@ -10,7 +10,7 @@ from moe_harness.judge.metric import Metric
 from moe_harness.kernel.check import Line
 from moe_harness.records.environment import environment
 from moe_harness.records.plain import json_safe
-from moe_harness.records.record import FAILING
+from moe_harness.records.status import FAILING, Status
 
 SHOWN = 2  # lines of a group that did not pass, in Markdown
 SEEN = "moe-harness torch transformers triton numpy".split()
@@ -32,10 +32,13 @@ class Verdict:
     @property
     def passed(self) -> bool:
         """Nothing failed, and something was judged."""
-        return not self.failing and any(line.status == "PASS" for line in self.lines)
+        return not self.failing and any(line.status == Status.PASS for line in self.lines)
 
     def sentence(self) -> str:
-        count = {status: sum(line.status == status for line in self.lines) for status in ("PASS", "FAIL", "CRASHED", "UNSUPPORTED")}
+        count = {
+            status: sum(line.status == status for line in self.lines)
+            for status in (Status.PASS, Status.FAIL, Status.CRASHED, Status.UNSUPPORTED)
+        }
         counts = ", ".join(f"{number} {status}" for status, number in count.items() if number) or "nothing judged"
         names = [line.name for line in self.failing]
         only = f" ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})" if names and len(names) < len(self.lines) else ""
@@ -76,7 +79,7 @@ def markdown(verdict: Verdict) -> str:
 
 def _group_rows(group: str, lines: Sequence[Line]) -> list[str]:
     members = [line for line in lines if line.group == group]
-    passed, others = ([line for line in members if (line.status == "PASS") is good] for good in (True, False))
+    passed, others = ([line for line in members if (line.status == Status.PASS) is good] for good in (True, False))
     rows = [f"| `{line.name}` | {line.status} | {_cell(line.reason)} |" for line in others[:SHOWN]]
     if rest := others[SHOWN:]:
         rows.append(

@@ -12,6 +12,7 @@ from moe_harness.kernel.cases import Case, small_cases, true_cases
 from moe_harness.kernel.check import Line, expect, judge
 from moe_harness.kernel.shapes import TRUE, Shape, small_shapes, true_shape
 from moe_harness.kernel.weights import Weights, drawn, palette
+from moe_harness.records.status import Status
 
 HEADROOM = 1.5  # what the kernel itself and float64 products of the oracle may need, over the weights
 
@@ -73,9 +74,9 @@ def ask(kernel: MoEKernel, case: Case, weights: Weights, dtype: str) -> Line:
     try:
         results = kernel.run(case.calls)
     except Unsupported as error:
-        return Line(case.name, case.group, case.about, "UNSUPPORTED", str(error))
+        return Line(case.name, case.group, case.about, Status.UNSUPPORTED, str(error))
     except Exception as error:
-        return Line(case.name, case.group, case.about, "CRASHED", _in_one_line(error))
+        return Line(case.name, case.group, case.about, Status.CRASHED, _in_one_line(error))
     return judge(case, expect(case, weights, dtype), results)
 
 

@@ -17,7 +17,7 @@ from moe_harness.records.expected import merged
 from moe_harness.records.metric import finite, judged, metrics_of, worst_metric
 from moe_harness.records.raw import RawRun, read_raw
 from moe_harness.records.shard import shards
-from moe_harness.records.status import NOT_RUN
+from moe_harness.records.status import Status
 
 Record = Mapping[str, Any]
 
@@ -190,9 +190,9 @@ def _once(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """What a pair's benchmark says by itself (VOID, no device, or FAIL where slower is one) is not said twice: such a pair is left out, or
     counts as measured where it has an answer."""
     ended = {row["node"]: row["status"] for row in rows if row["kind"] == "bench"}
-    twice = [row["kind"] == "pair" and row["status"] != "PASS" and row["status"] == ended.get(row["node"]) for row in rows]
+    twice = [row["kind"] == "pair" and row["status"] != Status.PASS and row["status"] == ended.get(row["node"]) for row in rows]
     kept = [(row, again) for row, again in zip(rows, twice, strict=True) if not again or row["facts"].get("ratio") is not None]
-    return [row | {"status": "PASS"} if again else row for row, again in kept]
+    return [row | {"status": Status.PASS} if again else row for row, again in kept]
 
 
 def _row(run: Run, record: Record) -> dict[str, Any]:
@@ -227,14 +227,14 @@ def _identity(run: Run, record: Record, check: str, kind: str) -> dict[str, Any]
 def _gated(row: dict[str, Any]) -> dict[str, Any]:
     """A speed counts only with a judged gate on the timed object, open before and after, and with times: one without is VOID, whatever
     its record says."""
-    if row["kind"] != "bench" or row["status"] != "PASS":
+    if row["kind"] != "bench" or row["status"] != Status.PASS:
         return row
     if not any(judged(metric) for metric in row["metrics"]):
-        return row | {"status": "VOID", "reason": "no conformance gate was recorded for the timed object"}
+        return row | {"status": Status.VOID, "reason": "no conformance gate was recorded for the timed object"}
     if row["ratio"] is not None and row["ratio"] > 1:
-        return row | {"status": "VOID", "reason": f"the gate of the timed object is shut: {row['metric']} is over its bound"}
+        return row | {"status": Status.VOID, "reason": f"the gate of the timed object is shut: {row['metric']} is over its bound"}
     if not row["samples"] or None in row["samples"]:
-        return row | {"status": "VOID", "reason": "a time is missing or not a number"}
+        return row | {"status": Status.VOID, "reason": "a time is missing or not a number"}
     return row
 
 
@@ -242,7 +242,7 @@ def _not_run(run: Run, item: Record, titles: Mapping[str, str]) -> dict[str, Any
     check = str(item.get("check") or "").removeprefix("BENCH-")
     kind = "check" if _CHECK_ID.match(check) else "bench"
     row = dict.fromkeys(COLUMNS[1:]) | _identity(run, item, check, kind)
-    row |= {"status": NOT_RUN, "title": titles.get(check) or str(item.get("title") or "")}
+    row |= {"status": Status.NOT_RUN, "title": titles.get(check) or str(item.get("title") or "")}
     row |= dict.fromkeys(("execution", "execution_note", "grade", "metric", "parameters", "reproduce", "capsule"), "")
     reason = "planned, but no record" if run.ended else "planned, but the run was killed or is not over"
     if run.ended and (budget := finite(run.requested.get("budget"))) is not None:

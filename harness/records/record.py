@@ -49,8 +49,7 @@ from typing import Any
 
 from moe_harness.records.plain import json_safe
 from moe_harness.records.shard import Shard, shards
-from moe_harness.records.statuses import BENCH_STATUSES, CHECK_STATUSES
-from moe_harness.records.statuses import FAILING as FAILING  # whoever reads records asks for it
+from moe_harness.records.status import BENCH_STATUSES, CHECK_STATUSES
 from moe_harness.records.whole import writing
 
 SCHEMA = 1

@@ -11,8 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from moe_harness.records.frame import KINDS, Frame
-from moe_harness.records.record import FAILING
-from moe_harness.records.status import rank
+from moe_harness.records.status import FAILING, Status, rank
 from moe_harness.report.compare.diff import since
 from moe_harness.report.heatmap import grid_of
 from moe_harness.report.order import Labels, place_key, short_dtype, topic_key
@@ -64,7 +63,7 @@ def groups(frame: Frame) -> tuple[Group, ...]:
     """The failing rows but for VOID ones, new failures first."""
     labels, found = Labels(frame), dict[tuple[str, str, str], list[Row]]()
     for row in failures(frame):
-        if row["status"] != "VOID":
+        if row["status"] != Status.VOID:
             found.setdefault((row["status"], row["check"], labels(row)), []).append(row)
     compared = since(frame)
     new = None if compared is None else compared.new

@@ -7,8 +7,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from moe_harness.records.expected import stale_notes
 from moe_harness.records.frame import Frame, Run
-from moe_harness.records.record import FAILING
-from moe_harness.records.status import NOT_RUN
+from moe_harness.records.status import FAILING, Status
 from moe_harness.report.profile import conformances
 from moe_harness.report.text import multiple, number
 from moe_harness.report.verdict import run_notes
@@ -54,9 +53,9 @@ def _case(suite: Element, row: dict[str, Any]) -> None:
     if row["status"] in FAILING:
         failure = SubElement(case, "failure", type=row["status"], message=f"{row['status']}: {row['reason']}")
         failure.text = "\n".join(filter(None, (row["reason"], _measured(row), row["reproduce"])))
-    elif row["status"] == NOT_RUN:
+    elif row["status"] == Status.NOT_RUN:
         SubElement(case, "error", type="INCOMPLETE", message=row["reason"])
-    elif row["status"] != "PASS":
+    elif row["status"] != Status.PASS:
         SubElement(case, "skipped", type=row["status"], message=f"{row['status']}: {row['reason']}")
 
 

@@ -72,7 +72,7 @@ def _backends(frame: Frame) -> str:
     labels, counted = Labels(frame), dict[tuple[str, str, str], Counter[str]]()
     for row in sorted(frame.of("check"), key=place_key):
         counted.setdefault((labels(row), row["case"], row["dtype"]), Counter())[row["status"]] += 1
-    names = [status.name for status in reversed(STATUSES) if any(status.name in counts for counts in counted.values())]
+    names = [status for status in reversed(STATUSES) if any(status in counts for counts in counted.values())]
     lines = [(*place, *(str(counts[name]) for name in names)) for place, counts in counted.items()]
     return _table("Checks", ("Backend", "Case", "dtype", *names), lines)
 

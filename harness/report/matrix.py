@@ -10,7 +10,7 @@ from itertools import accumulate, groupby
 from typing import Any
 
 from moe_harness.records.frame import Frame
-from moe_harness.records.status import PARTLY, STATUSES, Status, status, worst
+from moe_harness.records.status import STATUSES, Status, worst
 from moe_harness.report.failures import anchors, groups
 from moe_harness.report.order import TOPICS, Labels, place_key, short_dtype, topic_key
 
@@ -188,17 +188,17 @@ def _cell(rows: Sequence[Mapping[str, Any]], found: Mapping[str, str]) -> Cell:
     counts = Counter(row["status"] for row in rows)
     shown = of_cell(counts)
     execution = min((row["execution"] for row in rows if row["execution"] in EXECUTIONS), key=EXECUTIONS.index, default="")
-    tally = ", ".join(f"{counts[s.name]} {s.name}" for s in STATUSES if s.name in counts)
+    tally = ", ".join(f"{counts[status]} {status}" for status in STATUSES if status in counts)
     places = list(dict.fromkeys(" ".join(filter(None, (row["place"], row["case"], row["dtype"]))) for row in rows))
     where = "; ".join([*places[:4], *["…"] * (len(places) > 4)])
     tip = f"{rows[0]['check']}: {tally} ({where}{', ' * bool(execution)}{execution})"
-    anchor = next((found[row["id"]] for row in rows if row["id"] in found and row["status"] == shown.name), "")
-    return Cell(shown.symbol, shown.tone, execution, tip, anchor, counts["UNSUPPORTED" if shown is PARTLY else shown.name])
+    anchor = next((found[row["id"]] for row in rows if row["id"] in found and row["status"] == shown), "")
+    return Cell(shown.symbol, shown.tone, execution, tip, anchor, counts[Status.UNSUPPORTED if shown is Status.PARTLY else shown])
 
 
 def of_cell(counts: Mapping[str, int]) -> Status:
     """The worst, but of passes beside declared gaps both."""
-    return PARTLY if set(counts) == {"PASS", "UNSUPPORTED"} else status(worst(counts))
+    return Status.PARTLY if set(counts) == {Status.PASS, Status.UNSUPPORTED} else Status(worst(counts))
 
 
 def _panels(lines: Sequence[Line], most: int) -> tuple[tuple[Topic, ...], ...]:

@@ -8,10 +8,11 @@ from typing import Any
 
 from moe_harness.records.frame import Frame
 from moe_harness.records.metric import finite
+from moe_harness.records.status import Status
 from moe_harness.report.order import place_key
 
 PAIRED = ("slower", "undecided", "equivalent", "faster")  # in this order on the page
-_MEASURED = ("PASS", "FAIL")  # FAIL: slower, where that was not to be
+_MEASURED = (Status.PASS, Status.FAIL)  # FAIL: slower, where that was not to be
 _WORDS = {"slower": "slower", "faster": "faster", "equivalent": "equivalent", "inconclusive": "undecided"}
 
 
@@ -50,7 +51,7 @@ def pair_of(row: Mapping[str, Any]) -> Pair:
 
 def pairs(frame: Frame) -> list[Pair]:
     """All pairs that were timed or are VOID, by verdict, then by workload and place."""
-    found = [pair_of(row) for row in frame.of("pair", *_MEASURED, "VOID")]
+    found = [pair_of(row) for row in frame.of("pair", *_MEASURED, Status.VOID)]
     return sorted(found, key=_key)
 
 

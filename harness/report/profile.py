@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_harness.records.frame import Frame, Run
-from moe_harness.records.status import rank
+from moe_harness.records.status import Status, rank
 from moe_harness.report.order import Labels
 
 NAMED = 8  # clauses that a sentence names
@@ -67,6 +67,6 @@ def _gaps(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Nothing but PASS conforms: neither a declared gap, nor too little evidence, nor a known failure."""
     found: dict[str, str] = {}
     for row in rows:
-        if row["status"] != "PASS":
+        if row["status"] != Status.PASS:
             found[row["check"]] = min(found.get(row["check"], row["status"]), row["status"], key=rank)
     return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_harness.records.frame import Frame
+from moe_harness.records.status import Status
 from moe_harness.report.compare.diff import since
 from moe_harness.report.order import Labels, place_key, short_dtype
 from moe_harness.report.pairs import pairs
@@ -36,13 +37,13 @@ def _where(frame: Frame, row: Mapping[str, Any]) -> str:
 
 def _void(frame: Frame) -> Iterator[Alert]:
     """What is VOID for one reason at one place, together: a wrong model is wrong in every workload."""
-    rows = [row for kind in ("bench", "pair") for row in frame.of(kind, "VOID")]
+    rows = [row for kind in ("bench", "pair") for row in frame.of(kind, Status.VOID)]
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: (place_key(row), row["check"], row["id"])):
         found.setdefault((_where(frame, row), row["reason"]), []).append(row)
     for (where, reason), members in found.items():
         names = [f"{row['check']} {row['parameters']}" if len(members) == 1 else row["check"] for row in members]
-        yield Alert("VOID", ", ".join(dict.fromkeys(names)), where, reason, members[0]["reproduce"])
+        yield Alert(Status.VOID, ", ".join(dict.fromkeys(names)), where, reason, members[0]["reproduce"])
 
 
 def _in_pairs(frame: Frame) -> Iterator[Alert]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from moe_harness.records.frame import Frame
 from moe_harness.records.metric import finite
-from moe_harness.records.status import SKIPPED
+from moe_harness.records.status import SKIPPED, Status
 from moe_harness.stats.interval import SMALLEST, median_interval
 
 PEER = "hf"  # the reference implementation's backends: hf, hf:eager, hf:grouped_mm, ...
@@ -70,7 +70,7 @@ def _key(speed: Speed) -> tuple[Any, ...]:
 
 def _measured(row: Mapping[str, Any]) -> Speed:
     speed = Speed(row, (row["check"], row["case"], row["dtype"], row["parameters"] or "", row["machine"]))
-    if row["status"] != "PASS":
+    if row["status"] != Status.PASS:
         return speed
     samples = row["samples"]
     median, low, high = median_interval(samples)

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from moe_harness.records.frame import Frame
+from moe_harness.records.status import Status
 from moe_harness.report.speed import Speed, speeds
 
 COLUMNS = (
@@ -30,7 +31,7 @@ def table(frame: Frame) -> str:
 
 
 def _row(row: dict[str, Any], speed: Speed | None) -> dict[str, Any]:
-    facts = _json(row["facts"]) if row["status"] == "PASS" else ""
+    facts = _json(row["facts"]) if row["status"] == Status.PASS else ""
     row = row | {"metrics": _json([vars(metric) for metric in row["metrics"]]), "evidence": _json(row["evidence"]), "facts": facts}
     if speed is None or speed.median is None:
         return row | {"tokens": None}

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from moe_harness.records.expected import stale_notes, unasked_notes
 from moe_harness.records.frame import Frame, Run
-from moe_harness.records.record import FAILING
-from moe_harness.records.status import NOT_RUN, SKIPPED, STATUSES
+from moe_harness.records.status import FAILING, SKIPPED, STATUSES, Status
 from moe_harness.report.compilation import host_notes
 from moe_harness.report.grades import grade_notes
 from moe_harness.report.pairs import PAIRED, pair_of
@@ -70,35 +69,35 @@ def count(frame: Frame) -> dict[str, int]:
     """Rows by outcome. "passed" counts checks, "measured" speeds that conform, PAIRED what was timed in turn; "failed" counts all kinds."""
     status, kind = frame.rows["status"], frame.rows["kind"]
     counts = {
-        "passed": int(((status == "PASS") & (kind == "check")).sum()),
-        "failed": int(status.isin([name for name in FAILING if name != "VOID"]).sum()),
-        "inconclusive": int((status == "INCONCLUSIVE").sum()),
-        "void": int((status == "VOID").sum()),
-        "not run": int((status == NOT_RUN).sum()),
-        "known": int((status == "KNOWN").sum()),
+        "passed": int(((status == Status.PASS) & (kind == "check")).sum()),
+        "failed": int(status.isin([name for name in FAILING if name != Status.VOID]).sum()),
+        "inconclusive": int((status == Status.INCONCLUSIVE).sum()),
+        "void": int((status == Status.VOID).sum()),
+        "not run": int((status == Status.NOT_RUN).sum()),
+        "known": int((status == Status.KNOWN).sum()),
         **{name.lower(): int((status == name).sum()) for name in SKIPPED},
-        "measured": int(((status == "PASS") & (kind == "bench")).sum()),
+        "measured": int(((status == Status.PASS) & (kind == "bench")).sum()),
         **_paired(frame),
     }
-    assert sum(counts.values()) == len(frame.rows), f"a status outside {[s.name for s in STATUSES]}"
+    assert sum(counts.values()) == len(frame.rows), f"a status outside {', '.join(STATUSES)}"
     return counts
 
 
 def _paired(frame: Frame) -> dict[str, int]:
     """Pairs by what came of them, where there are any."""
-    pairs = [pair_of(row).verdict for row in frame.of("pair", "PASS")]
+    pairs = [pair_of(row).verdict for row in frame.of("pair", Status.PASS)]
     return {name: pairs.count(name) for name in PAIRED} if pairs else {}
 
 
 def _lacks_device(frame: Frame, run: Run) -> bool:
     """`--require device`: an emulated or unavailable backend is no device."""
     rows = frame.rows[frame.rows["run"] == run.run_id]
-    lacking = (rows["status"] == "UNAVAILABLE") | (rows["execution"] == "emulated")
+    lacking = (rows["status"] == Status.UNAVAILABLE) | (rows["execution"] == "emulated")
     return run.requested.get("require") == "device" and bool(lacking.any())
 
 
 def _incomplete(frame: Frame) -> bool:
-    return bool((frame.rows["status"] == NOT_RUN).any()) or any(_unfinished(frame, run) for run in frame.runs)
+    return bool((frame.rows["status"] == Status.NOT_RUN).any()) or any(_unfinished(frame, run) for run in frame.runs)
 
 
 def _unfinished(frame: Frame, run: Run) -> str | None:
@@ -111,7 +110,7 @@ def _unfinished(frame: Frame, run: Run) -> str | None:
         return f"was interrupted (pytest exit status {interrupted[0]})"
     if rows.empty:
         return "judged nothing"
-    if 1 in run.exit_statuses and rows["status"].isin(["PASS", *SKIPPED]).all():
+    if 1 in run.exit_statuses and rows["status"].isin([Status.PASS, *SKIPPED]).all():
         return "ended with failed tests that left no failing record"
     return None
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moe_harness.records.record import FAILING
+from moe_harness.records.status import FAILING
 
 SHOWN, WIDTH = 20, 160
 

@@ -24,7 +24,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-EXCUSABLE = ("FAIL", "CRASHED", "TIMEOUT")
+from moe_harness.records.status import Status
+
+EXCUSABLE = (Status.FAIL, Status.CRASHED, Status.TIMEOUT)
 _REQUIRED = ("check", "signature", "reason", "url", "expires")
 _PATTERNS = ("backend", "case", "dtype")
 
@@ -119,14 +121,14 @@ def _bad_signature(value: str) -> str | None:
 def judge(entries: Sequence[Expectation], identity: Mapping[str, Any], status: str, reason: str, today: date | None = None) -> Outcome:
     """What the entries make of a check that ended with `status` and `reason`. A gap or too little evidence stays what it is."""
     covering = [entry for entry in entries if entry.covers(identity)]
-    if not covering or status not in (*EXCUSABLE, "PASS"):
+    if not covering or status not in (*EXCUSABLE, Status.PASS):
         return Outcome(status, reason)
-    if status == "PASS":
-        return Outcome("FAIL", f"unexpected pass: the check passes, so remove or narrow {_sources(covering)}")
+    if status == Status.PASS:
+        return Outcome(Status.FAIL, f"unexpected pass: the check passes, so remove or narrow {_sources(covering)}")
     matching = [entry for entry in covering if entry.signature.search(reason)]
     valid = [entry for entry in matching if (today or _today()) <= entry.expires]
     if valid:
-        return Outcome("KNOWN", f"{valid[0].reason} ({valid[0].url}, until {valid[0].expires}): {reason}", valid[0].to_record())
+        return Outcome(Status.KNOWN, f"{valid[0].reason} ({valid[0].url}, until {valid[0].expires}): {reason}", valid[0].to_record())
     if matching:
         return Outcome(status, f"expired on {max(entry.expires for entry in matching)}: {_sources(matching)}: {reason}")
     signatures = " or ".join(repr(entry.signature.pattern) for entry in covering)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from moe_harness.records.record import FAILING
+from moe_harness.records.status import FAILING, Status
 from moe_harness.run import adopters, workers
 from moe_harness.run.expectations import Outcome
 from moe_harness.suite.options import spec_of
@@ -15,7 +15,7 @@ from moe_harness.suite.options import spec_of
 VERDICT: pytest.StashKey[Any] = pytest.StashKey()
 BENCH: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 PAIR: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
-SKIPPED = ("UNSUPPORTED", "UNAVAILABLE", "INCONCLUSIVE")  # for pytest
+SKIPPED = (Status.UNSUPPORTED, Status.UNAVAILABLE, Status.INCONCLUSIVE)  # for pytest
 
 
 def identify(item: pytest.Item) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def outcome(item: pytest.Item, call: pytest.CallInfo[None]) -> Outcome:
 
 def outcome_of_death(config: pytest.Config, identity: dict[str, Any], node: Any) -> Outcome:
     """That of the check in which one of xdist's workers died."""
-    return adopters.judge(config, identity, "CRASHED", workers.death(node))
+    return adopters.judge(config, identity, Status.CRASHED, workers.death(node))
 
 
 def _classify(item: pytest.Item, call: pytest.CallInfo[None]) -> tuple[str, str]:
@@ -50,13 +50,13 @@ def _classify(item: pytest.Item, call: pytest.CallInfo[None]) -> tuple[str, str]
 
     error, benchmark = call.excinfo.value if call.excinfo else None, item.stash.get(BENCH, None)
     if error is None and benchmark is not None:
-        return benchmark.get("status", "PASS"), benchmark.get("reason", "")
+        return benchmark.get("status", Status.PASS), benchmark.get("reason", "")
     return classify(error, item.stash.get(VERDICT, None), item.get_closest_marker("workload") is not None)
 
 
 def misses_device(config: pytest.Config, outcome: Outcome) -> bool:
     """Whether the check is a gap that --require device does not allow."""
-    return spec_of(config).require == "device" and outcome.status == "UNAVAILABLE"
+    return spec_of(config).require == "device" and outcome.status == Status.UNAVAILABLE
 
 
 def show(item: pytest.Item, report: pytest.TestReport, outcome: Outcome) -> None:
@@ -67,7 +67,7 @@ def show(item: pytest.Item, report: pytest.TestReport, outcome: Outcome) -> None
         report.outcome, report.longrepr = "failed", outcome.reason
     elif outcome.status in FAILING:
         report.outcome, report.longrepr = "failed", report.longrepr or outcome.reason
-    elif outcome.status == "KNOWN":
+    elif outcome.status == Status.KNOWN:
         adopters.excuse(report, outcome.reason)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from moe_harness.records.record import Recorder, new_run_id
 from moe_harness.records.shard import shards
+from moe_harness.records.status import Status
 from moe_harness.run import adopters, console, workers
 from moe_harness.run.expectations import Outcome
 from moe_harness.run.outcome import (
@@ -31,7 +32,7 @@ from moe_harness.suite.options import spec_of
 
 _STATE: pytest.StashKey[_State] = pytest.StashKey()
 _RUN_DIRECTORY = pytest.StashKey[Path]()
-LEAVING = ("FAIL", "CRASHED")  # a capsule
+LEAVING = (Status.FAIL, Status.CRASHED)  # a capsule
 
 
 class _State:
@@ -164,7 +165,7 @@ def conclude_crash(node: Any, nodeid: str, report: pytest.TestReport, requested:
         return
     ended = outcome_of_death(node.config, identity, node)
     report.longrepr = ended.reason
-    if ended.status == "KNOWN":
+    if ended.status == Status.KNOWN:
         adopters.excuse(report, ended.reason)
     about = {"execution": "", "execution_note": "", "reproduce": reproduce(node.config, identity), "metrics": [], "evidence": {}}
     _open(node.config, requested).recorder.write("check", **identity, **about, **vars(ended))
@@ -195,7 +196,7 @@ def seal_up(config: pytest.Config) -> None:
 
 def _device_missing(config: pytest.Config) -> bool:
     if workers.is_controller(config) and spec_of(config).require == "device":
-        return any(record["status"] == "UNAVAILABLE" for record in workers.judged(run_directory(config)))
+        return any(record["status"] == Status.UNAVAILABLE for record in workers.judged(run_directory(config)))
     return _STATE in config.stash and config.stash[_STATE].device_missing
 
 

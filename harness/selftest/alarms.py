@@ -15,6 +15,7 @@ from moe_harness.checks.in_process import checks_of
 from moe_harness.emulator.seams import HONEST
 from moe_harness.mutants.catalogue import HONEST_VARIANTS
 from moe_harness.mutants.entry import Honest
+from moe_harness.records.status import Status
 from moe_harness.selftest.trial import Ending, Trial
 
 # The clauses whose verdict hangs on a bound for rounding errors, on data that a seed moves. Left out: what is asked bit for bit, of
@@ -79,8 +80,8 @@ def rounding_checks(family: str, dtype: str, costly: bool) -> tuple[str, ...]:
 
 def outcome(trial: Trial, endings: Sequence[Ending]) -> Run:
     alarms = tuple(f"{ending.check}: {ending.reason.splitlines()[0]}" for ending in endings if ending.failed)
-    undecided = tuple(ending.check for ending in endings if ending.status == "INCONCLUSIVE")
-    judged = sum(ending.status == "PASS" or ending.failed for ending in endings)
+    undecided = tuple(ending.check for ending in endings if ending.status == Status.INCONCLUSIVE)
+    judged = sum(ending.status == Status.PASS or ending.failed for ending in endings)
     return Run(trial.subject.partition("#")[0], trial.seed, trial.case, trial.dtype, judged, alarms, undecided)
 
 

@@ -31,7 +31,7 @@ from moe_harness.diagnosis.stage import Stage, acting, explain_by_check
 from moe_harness.judge.exhibit import RECORD, Exhibit
 from moe_harness.mutants.catalogue import FAULTS, SEEDED_KINDS, backend, collisions, entry
 from moe_harness.mutants.entry import Fault
-from moe_harness.records.statuses import FAILING
+from moe_harness.records.status import FAILING
 from moe_harness.repro.capsule import Capsule
 from moe_harness.repro.fit import fitted
 from moe_harness.selftest.trial import room

@@ -9,11 +9,19 @@ from moe_harness.cases.cases import named_cases
 from moe_harness.checks.in_process import Check, checks_of, suite
 from moe_harness.mutants.catalogue import FAULTS
 from moe_harness.mutants.entry import Fault
-from moe_harness.records.statuses import FAILING
+from moe_harness.records.status import FAILING, Status
 from moe_harness.selftest.trial import Ending, Trial
 
 DTYPES = ("float32", "bfloat16")
-GRAVITY = ("FAIL", "CRASHED", "TIMEOUT", "UNAVAILABLE", "INCONCLUSIVE", "UNSUPPORTED", "PASS")  # of several endings the first counts
+GRAVITY = (
+    Status.FAIL,
+    Status.CRASHED,
+    Status.TIMEOUT,
+    Status.UNAVAILABLE,
+    Status.INCONCLUSIVE,
+    Status.UNSUPPORTED,
+    Status.PASS,
+)  # of several endings the first counts
 
 
 @dataclass
@@ -38,7 +46,7 @@ class Fate:
     def by_crash_alone(self) -> bool:
         """It dies, but of no judgement."""
         found = self.killers().values()
-        return bool(found) and "FAIL" not in found
+        return bool(found) and Status.FAIL not in found
 
     @property
     def escaped(self) -> list[str]:

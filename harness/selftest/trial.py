@@ -11,7 +11,7 @@ from typing import Any
 
 from moe_harness.cases.cases import named_cases
 from moe_harness.checks.in_process import Check, suite
-from moe_harness.records.statuses import FAILING
+from moe_harness.records.status import FAILING
 from moe_harness.selftest.subjects import backend
 from moe_harness.suite.subject import Subject, Workshop
 

@@ -6,6 +6,7 @@ import pytest
 
 from moe_harness.judge.limit import Blind
 from moe_harness.judge.verdict import Inconclusive, Verdict
+from moe_harness.records.status import Status
 
 SHOWN = 2000  # characters of a reason that a report can show
 
@@ -21,9 +22,13 @@ def _of_error(error: BaseException, benchmark: bool) -> tuple[str, str]:
         error = error.exceptions[0]
     reason = str(error).strip() or type(error).__name__
     if isinstance(error, pytest.skip.Exception):
-        return ("UNSUPPORTED", reason) if benchmark else ("CRASHED", f"untyped skip, which says neither what is missing nor why: {reason}")
+        return (
+            (Status.UNSUPPORTED, reason)
+            if benchmark
+            else (Status.CRASHED, f"untyped skip, which says neither what is missing nor why: {reason}")
+        )
     status = _status(error)
-    return status, _with_notes(reason if status != "CRASHED" else f"{type(error).__name__}: {reason}", error)
+    return status, _with_notes(reason if status != Status.CRASHED else f"{type(error).__name__}: {reason}", error)
 
 
 def _status(error: BaseException) -> str:
@@ -32,23 +37,23 @@ def _status(error: BaseException) -> str:
     from moe_harness.suite.subject import Unavailable
 
     kinds: tuple[tuple[type[BaseException], str], ...] = (
-        (Unsupported, "UNSUPPORTED"),
-        (Unavailable, "UNAVAILABLE"),
-        (Inconclusive, "INCONCLUSIVE"),
-        (Blind, "INCONCLUSIVE"),
-        (AssertionError, "FAIL"),
-        (WorkerTimeout, "TIMEOUT"),
+        (Unsupported, Status.UNSUPPORTED),
+        (Unavailable, Status.UNAVAILABLE),
+        (Inconclusive, Status.INCONCLUSIVE),
+        (Blind, Status.INCONCLUSIVE),
+        (AssertionError, Status.FAIL),
+        (WorkerTimeout, Status.TIMEOUT),
     )
-    return next((status for kind, status in kinds if isinstance(error, kind)), "CRASHED")
+    return next((status for kind, status in kinds if isinstance(error, kind)), Status.CRASHED)
 
 
 def _of_silence(verdict: Verdict | None) -> tuple[str, str]:
     """A check that raised nothing passes only if it judged something, on evidence of which it asked for a least amount."""
     if verdict is None or not any(metric.bound is not None for metric in verdict.metrics.values()):
-        return "INCONCLUSIVE", "nothing was judged"
+        return Status.INCONCLUSIVE, "nothing was judged"
     if not any(floor > 0 for floor in verdict.floors.values()):
-        return "INCONCLUSIVE", "no evidence was required: the check asks for no least number of tokens, calls or the like"
-    return "PASS", ""
+        return Status.INCONCLUSIVE, "no evidence was required: the check asks for no least number of tokens, calls or the like"
+    return Status.PASS, ""
 
 
 def _with_notes(reason: str, error: BaseException) -> str:

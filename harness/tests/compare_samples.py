@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moe_harness.records.record import FAILING
-from moe_harness.records.status import rank
+from moe_harness.records.status import FAILING, rank
 from moe_harness.tests.report_samples import bench, check, write_run
 
 Question = tuple[str, str, str, str]  # check, backend, dtype, variant

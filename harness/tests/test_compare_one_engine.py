@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from moe_harness.cli.app import application
 from moe_harness.records.frame import Frame
-from moe_harness.records.record import FAILING
+from moe_harness.records.status import FAILING
 from moe_harness.report.compare.baseline import base_of
 from moe_harness.report.compare.diff import Diff, compare
 from moe_harness.tests.compare_samples import Question, Simulated, expected, simulated

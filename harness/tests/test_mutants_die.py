@@ -14,7 +14,8 @@ from moe_harness.checks import clauses
 from moe_harness.checks.in_process import Check, checks_of, suite
 from moe_harness.mutants.catalogue import FAULTS, HONEST_VARIANTS, SPECIFICATION, backend
 from moe_harness.mutants.entry import Fault, Honest
-from moe_harness.records.record import FAILING, read_run
+from moe_harness.records.record import read_run
+from moe_harness.records.status import FAILING
 from moe_harness.run.launch import pytest_command
 from moe_harness.selftest.kills import Fate, aimed
 from moe_harness.selftest.trial import Trial, hold

@@ -28,7 +28,7 @@ def one(name: str = "ROUTE-01", backend: str = "native", case: str = "mixtral", 
 
 
 def test_the_worst_status_is_any_failure_and_a_gap_is_worse_than_a_pass():
-    names = [item.name for item in STATUSES]
+    names = list(STATUSES)
     assert worst(reversed(names)) == "FAIL"
     assert worst(["PASS", "UNSUPPORTED"]) == "UNSUPPORTED"
     assert worst(["PASS", "PASS"]) == "PASS"

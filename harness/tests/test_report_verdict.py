@@ -65,7 +65,7 @@ def test_exit_code_of_each_benchmark_status(tmp_path: Path, status: str):
 
 
 def test_every_status_of_a_record_has_a_meaning():
-    assert {status.name for status in STATUSES} == {*CHECK_STATUSES, *BENCH_STATUSES, "NOT RUN"}
+    assert set(STATUSES) == {*CHECK_STATUSES, *BENCH_STATUSES, "NOT RUN"}
     assert len({status.symbol for status in STATUSES}) == len(STATUSES)
 
 

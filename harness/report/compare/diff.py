@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from moe_harness.records.frame import Frame
-from moe_harness.records.record import FAILING
+from moe_harness.records.status import FAILING, Status
 from moe_harness.report.compare.baseline import base_of
 from moe_harness.report.compare.identity import Key, Row, by_key
 from moe_harness.report.compare.outcomes import Outcome, outcomes
@@ -115,7 +115,7 @@ def compare(base: Frame, run: Frame, margin: float = MARGIN, gate_speed: bool = 
     moved, speeds = outcomes(before, after), speed_changes(before, after, margin)
     same = not any(each.moves_speed for each in around)
     gating = [change for change in speeds if change.verdict == "slower" and (gate_speed or (same and change.recurs))]
-    void = [outcome for outcome in moved if outcome.after == "VOID"]
+    void = [outcome for outcome in moved if outcome.after == Status.VOID]
     pairs = pair_changes(*([pair for each in side.runs for pair in each.pairs] for side in (base, run)))
     sides = (Side(base, before), Side(run, after))
     return Diff(*sides, tuple(around), tuple(moved), tuple(speeds), tuple(pairs), tuple(void), tuple(gating))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from moe_harness.records.record import FAILING
-from moe_harness.records.status import NOT_RUN, rank
+from moe_harness.records.status import FAILING, Status, rank
 from moe_harness.report.compare.identity import Key, Row
 
 KINDS = ("new failure", "vanished", "not run", "status changed", "fixed", "newly asked", "still failing")  # most pressing first
@@ -54,8 +53,8 @@ def _kind(before: str, after: str) -> str:
         return ""
     if after == ABSENT:
         return "vanished"
-    if after == NOT_RUN:
+    if after == Status.NOT_RUN:
         return "not run"
     if before == ABSENT:
         return "newly asked"
-    return "fixed" if before in FAILING and after == "PASS" else "status changed"
+    return "fixed" if before in FAILING and after == Status.PASS else "status changed"

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from moe_harness.records.status import Status
+
 Pair = Mapping[str, Any]
 _SAME = ("workload", "case", "dtype", "a", "b")
 
@@ -35,5 +37,5 @@ def _name(pair: Pair) -> str:
 
 
 def _verdict(pair: Pair) -> str:
-    status = str(pair.get("status") or "PASS")
-    return status if status != "PASS" else str(pair.get("verdict") or "")
+    status = str(pair.get("status") or Status.PASS)
+    return status if status != Status.PASS else str(pair.get("verdict") or "")

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from moe_harness.records.status import Status
+
 Record = Mapping[str, Any]
 CONFIDENCE = 0.95
 
@@ -51,15 +53,15 @@ def status(record: Record) -> str:
         return str(record.get("status"))
     recorded, timed = str(record.get("status")), record.get("type") == "bench"
     metrics = metrics_of(record)
-    if recorded in ("PASS", "INCONCLUSIVE", "UNSUPPORTED", "UNAVAILABLE") and violated(metrics):
-        return "VOID" if timed else "FAIL"
-    if recorded == "PASS" and timed:
-        return "PASS" if judged(metrics) and finite_samples(record) else "VOID"
-    if recorded == "PASS" and not judged(metrics):
-        return "INCONCLUSIVE"
-    if recorded == "KNOWN" and "expected" in record and not record["expected"]:
-        return "FAIL"
-    return "PASS" if recorded == "FAIL" and not record.get("reason") and not violated(metrics) else recorded
+    if recorded in (Status.PASS, Status.INCONCLUSIVE, Status.UNSUPPORTED, Status.UNAVAILABLE) and violated(metrics):
+        return Status.VOID if timed else Status.FAIL
+    if recorded == Status.PASS and timed:
+        return Status.PASS if judged(metrics) and finite_samples(record) else Status.VOID
+    if recorded == Status.PASS and not judged(metrics):
+        return Status.INCONCLUSIVE
+    if recorded == Status.KNOWN and "expected" in record and not record["expected"]:
+        return Status.FAIL
+    return Status.PASS if recorded == Status.FAIL and not record.get("reason") and not violated(metrics) else recorded
 
 
 def told_once(records: Sequence[Record]) -> list[Record]:
@@ -67,9 +69,9 @@ def told_once(records: Sequence[Record]) -> list[Record]:
     an answer."""
     ended = [record for record in records if record["type"] in ("check", "bench", "pair")]
     said = {str(record["node"]): record["status"] for record in ended if record["type"] == "bench"}
-    twice = [r["type"] == "pair" and r["status"] != "PASS" and r["status"] == said.get(str(r.get("node"))) for r in ended]
+    twice = [r["type"] == "pair" and r["status"] != Status.PASS and r["status"] == said.get(str(r.get("node"))) for r in ended]
     kept = [(record, again) for record, again in zip(ended, twice, strict=True) if not again or record.get("ratio") is not None]
-    return [{**record, "status": "PASS"} if again else record for record, again in kept]
+    return [{**record, "status": Status.PASS} if again else record for record, again in kept]
 
 
 def finite_samples(record: Record) -> list[float]:
@@ -106,7 +108,7 @@ def row(record: Record) -> dict[str, Any]:
     worst = max(judged(metrics_of(record)), key=severity, default=None)
     if worst is not None:
         found |= {"value": number(worst["value"]), "bound": number(worst["bound"]), "ratio": severity(worst)}
-    if record.get("type") == "bench" and found["status"] == "PASS":
+    if record.get("type") == "bench" and found["status"] == Status.PASS:
         found |= _speed(record)
     return found
 

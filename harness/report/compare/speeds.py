@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from moe_harness.records.status import Status
 from moe_harness.report.compare.identity import Key, Row
 from moe_harness.stats.unpaired import FEWEST, Ratio, ratio_of_medians, verdict
 
@@ -43,7 +44,7 @@ def speed_changes(base: Mapping[Key, Sequence[Row]], run: Mapping[Key, Sequence[
 
 def _timed(rows: Sequence[Row]) -> list[Row]:
     """Rows with a speed: one that is VOID anywhere has none."""
-    return [row for row in rows if row["samples"]] if all(row["status"] == "PASS" for row in rows) else []
+    return [row for row in rows if row["samples"]] if all(row["status"] == Status.PASS for row in rows) else []
 
 
 def _change(key: Key, base: Sequence[Row], run: Sequence[Row], margin: float) -> SpeedChange:

@@ -8,12 +8,13 @@ from typing import Any
 
 from moe_harness.records.finding import Finding
 from moe_harness.records.frame import Frame
+from moe_harness.records.status import Status
 from moe_harness.report.compare import recompute
 from moe_harness.report.verdict import verdict
 
 Record = Mapping[str, Any]
 _KNOWN = ("passed", "failed", "inconclusive", "void", "not run", "known", "unsupported", "unavailable", "measured")
-_LABELS = {"FAIL": "failed", "CRASHED": "failed", "TIMEOUT": "failed", "VOID": "void"}
+_LABELS: dict[str, str] = {Status.FAIL: "failed", Status.CRASHED: "failed", Status.TIMEOUT: "failed", Status.VOID: "void"}
 
 
 def counts(runs: Sequence[Sequence[Record]]) -> Counter[str]:
@@ -29,7 +30,7 @@ def counts(runs: Sequence[Sequence[Record]]) -> Counter[str]:
 
 def _label(record: Record) -> str:
     status = recompute.status(record)
-    if status == "PASS":
+    if status == Status.PASS:
         return {"check": "passed", "bench": "measured"}.get(str(record["type"]), "pairs")
     return _LABELS.get(status, status.lower())
 

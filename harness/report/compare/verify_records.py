@@ -11,6 +11,7 @@ import numpy as np
 
 from moe_harness.records import finding
 from moe_harness.records.finding import Finding
+from moe_harness.records.status import Status
 from moe_harness.report.compare import recompute
 
 Record = Mapping[str, Any]
@@ -67,7 +68,7 @@ def _reason(record: Record) -> Iterator[Finding]:
     """A failure's reason states values and bounds: those of its metrics, to four digits."""
     metrics = {str(metric.get("name")): metric for metric in record.get("metrics") or ()}
     for name, value, bound in _STATED.findall(str(record.get("reason") or "")):
-        if record["status"] != "FAIL" or name not in metrics:
+        if record["status"] != Status.FAIL or name not in metrics:
             continue
         for field, stated in (("value", value), ("bound", bound)):
             if (held := f"{recompute.number(metrics[name].get(field)):.4g}") != stated:
@@ -156,7 +157,7 @@ def _ends(records: Sequence[Record]) -> Iterator[Finding]:
     """pytest's exit status 0 of all parts, and something that failed in one of them. CRASHED may be said of a machine that was lost, by
     one on which all went well."""
     ends = [record for record in records if record["type"] == "end"]
-    failed = [record for record in records if record["type"] in ("check", "bench") and record["status"] in ("FAIL", "VOID")]
+    failed = [record for record in records if record["type"] in ("check", "bench") and record["status"] in (Status.FAIL, Status.VOID)]
     if ends and failed and all(end["exit_status"] == 0 for end in ends):
         yield finding.of(ends[-1], "exit_status", 0, f"1: {len(failed)} failed, {failed[0]['node']} first")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from moe_harness.records.frame import Frame
+from moe_harness.records.status import Status
 from moe_harness.report import template
 from moe_harness.report.order import Labels, place_key
 from moe_harness.report.text import grouped, number
@@ -13,7 +14,7 @@ from moe_harness.report.trust import trust
 
 TITLE = "Evidence"
 ORDER = 70
-_JUDGED = ("PASS", "FAIL", "INCONCLUSIVE", "KNOWN")
+_JUDGED = (Status.PASS, Status.FAIL, Status.INCONCLUSIVE, Status.KNOWN)
 _SUMMED = ("tokens", "flips_excused")
 
 

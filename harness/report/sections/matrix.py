@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moe_harness.records.frame import Frame
-from moe_harness.records.status import PARTLY, STATUSES
+from moe_harness.records.status import STATUSES, Status
 from moe_harness.report import template
 from moe_harness.report.matrix import EXECUTIONS, Matrix, cells, matrix, overview
 
@@ -26,5 +26,5 @@ def legend(frame: Frame, shown: Matrix) -> dict[str, Any]:
     checks = frame.rows[frame.rows["kind"] == "check"]
     present = set(checks["status"])
     executions = [name for name in reversed(EXECUTIONS) if (checks["execution"] == name).any()]
-    partly = [PARTLY] if any(cell and cell.tone == PARTLY.tone for cell in cells(shown)) else []
-    return {"legend": partly + [status for status in reversed(STATUSES) if status.name in present], "executions": executions}
+    partly = [Status.PARTLY] if any(cell and cell.tone == Status.PARTLY.tone for cell in cells(shown)) else []
+    return {"legend": partly + [status for status in reversed(STATUSES) if status in present], "executions": executions}

@@ -8,13 +8,13 @@ from typing import Any
 
 from moe_harness.records.expected import link
 from moe_harness.records.frame import Frame
-from moe_harness.records.status import NOT_RUN, rank
+from moe_harness.records.status import Status, rank
 from moe_harness.report import template
 from moe_harness.report.order import Labels
 
 TITLE = "Not judged, and why"
 ORDER = 60
-KINDS = (NOT_RUN, "INCONCLUSIVE", "KNOWN", "UNAVAILABLE", "UNSUPPORTED")
+KINDS = (Status.NOT_RUN, Status.INCONCLUSIVE, Status.KNOWN, Status.UNAVAILABLE, Status.UNSUPPORTED)
 SHOWN = 60
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moe_harness.records.record import FAILING
-from moe_harness.records.status import rank
+from moe_harness.records.status import FAILING, Status, rank
 from moe_harness.report.order import short_dtype, topic_key
 
 Row = Mapping[str, Any]
@@ -32,7 +31,7 @@ def alone(rows: Mapping[str, Sequence[Row]]) -> list[Alone]:
     found: dict[tuple[str, str], list[tuple[Row, tuple[str, ...]]]] = {}
     for by_engine in worst.values():
         failing = [name for name, row in by_engine.items() if row["status"] in FAILING]
-        passing = tuple(sorted(name for name, row in by_engine.items() if row["status"] == "PASS"))
+        passing = tuple(sorted(name for name, row in by_engine.items() if row["status"] == Status.PASS))
         if len(failing) == 1 and passing:
             row = by_engine[failing[0]]
             found.setdefault((failing[0], row["check"]), []).append((row, passing))

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_harness.records.frame import Frame
-from moe_harness.records.record import FAILING
-from moe_harness.records.status import NOT_RUN
+from moe_harness.records.status import FAILING, Status
 from moe_harness.report.profile import conformances
 from moe_harness.report.site.engine import engine, version
 from moe_harness.report.verdict import run_notes
 
 NO_PROFILE = "all checks"
-_JUDGED = (*FAILING, "PASS", "INCONCLUSIVE", "KNOWN")
+_JUDGED = (*FAILING, Status.PASS, Status.INCONCLUSIVE, Status.KNOWN)
 
 
 @dataclass(frozen=True)
@@ -101,11 +100,11 @@ def _judged(rows: Sequence[Mapping[str, Any]], conforming: Sequence[bool], unfin
     failed, judged = sum(counts[name] for name in FAILING), sum(counts[name] for name in _JUDGED)
     if failed:
         return "red", f"{failed} of {judged} fail"
-    if counts[NOT_RUN] or unfinished:
+    if counts[Status.NOT_RUN] or unfinished:
         return "amber", "incomplete"
     if conforming:
         return ("green", "conforms") if all(conforming) else ("red", "does not conform")
     if not judged:
         return "amber", "nothing judged"
     passed = f"{counts['PASS']} of {len(rows)} pass"  # declared gaps are among the others: green must not hide them
-    return ("amber", f"{counts['INCONCLUSIVE']} inconclusive") if counts["INCONCLUSIVE"] else ("green", passed)
+    return ("amber", f"{counts['INCONCLUSIVE']} inconclusive") if counts[Status.INCONCLUSIVE] else ("green", passed)

@@ -11,6 +11,7 @@ from typing import Any
 
 from moe_harness.checks import clauses
 from moe_harness.records.record import Recorder
+from moe_harness.records.status import Status
 from moe_harness.run import expectations, workers
 from moe_harness.run.expectations import Expectation
 from moe_harness.run.fleet.cluster import Lost, connected, done, needs, require
@@ -58,7 +59,7 @@ def _settle(recorder: Recorder, known: list[Expectation], share: Share, number: 
     reason = answer.reason if isinstance(answer, Lost) else "the process died in this check or before it"
     for item in share.items:
         if item["node"] not in judged:
-            outcome = expectations.judge(known, item, "CRASHED", reason)
+            outcome = expectations.judge(known, item, Status.CRASHED, reason)
             recorder.write("check", **item, **UNSAID, **vars(outcome), grade="", duration_s=0.0, reproduce="")
     ended = {record["shard"] for record in written if record["type"] == "end"}
     return [name for name in names if name.startswith("records-") and name not in ended]

@@ -15,6 +15,8 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
+from moe_harness.records.status import Status
+
 KINDS = ("model", "kernel")
 NAMED = 8  # gaps that a sentence names
 _KEYS = {"kind", "released", "required"}
@@ -45,7 +47,7 @@ class Profile:
     def gaps(self, statuses: Mapping[str, str], dtype: str) -> dict[str, str]:
         """Of what the profile asks in `dtype`, everything that is not PASS: name -> status, "NOT RUN" where it has none."""
         asked = {name: statuses.get(name, "NOT RUN") for name in self.required if self.asks(name, dtype)}
-        return {name: status for name, status in asked.items() if status != "PASS"}
+        return {name: status for name, status in asked.items() if status != Status.PASS}
 
     def sentence(self, subject: str, gaps: Mapping[str, str]) -> str:
         """Whether a subject conforms, and if not, what is missing."""

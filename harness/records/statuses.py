@@ -1,5 +1,0 @@
-"""The words for how a check or a benchmark ended."""
-
-CHECK_STATUSES = ("PASS", "FAIL", "INCONCLUSIVE", "UNSUPPORTED", "UNAVAILABLE", "CRASHED", "TIMEOUT", "KNOWN")
-BENCH_STATUSES = ("PASS", "FAIL", "VOID", "UNSUPPORTED", "UNAVAILABLE", "CRASHED", "TIMEOUT", "KNOWN")
-FAILING = ("FAIL", "CRASHED", "TIMEOUT", "VOID")  # exit code 1

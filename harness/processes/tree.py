@@ -22,7 +22,7 @@ from pathlib import Path
 VARIABLE = "MOE_HARNESS_TREE"  # the marks of all commands that a process belongs to, separated by commas
 GRACE_S = 2.0  # between SIGTERM and SIGKILL
 KILL_S = 1.0  # for the kernel to end what was killed, and for processes that were started meanwhile
-FAREWELL_S = 1.0  # for the command itself, once its processes have ended
+FAREWELL_S = 3.0  # from a signal on, for the command itself
 LOOK_S = 0.5  # how often the guardian looks whether its command lives: a fork of it may hold the pipe open
 CANCELS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 TRACKER = b"multiprocessing.resource_tracker"
@@ -91,8 +91,9 @@ def guard(command: int, mark: str) -> None:
         if not heard:
             break
         if any(number in heard for number in CANCELS):
+            began = time.monotonic()
             end(mark)
-            if not _until(lambda: os.getppid() != command or _closed(), FAREWELL_S):
+            if not _until(lambda: os.getppid() != command or _closed(), began + FAREWELL_S - time.monotonic()):
                 os.kill(command, signal.SIGKILL)
             break
     end(mark)

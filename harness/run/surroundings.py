@@ -12,7 +12,6 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -29,10 +28,12 @@ _FULL = re.compile(rf"\b(?:Errno|os error) ({FULL})\b")
 
 
 def install(config: pytest.Config) -> None:
-    """Makes this process leave on SIGTERM, and when its terminal output cannot be written."""
+    """Makes this process leave when it is cancelled, and when its terminal output cannot be written."""
     if not _launched():
         return
-    signal.signal(signal.SIGTERM, lambda number, frame: _cancel(config, frame))
+    for number in tree.CANCELS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGINT is in xdist's workers, and SIGHUP under nohup
+            signal.signal(number, lambda number, frame: _cancel(config))
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:  # xdist's workers have none
         reporter._tw._file = _Output(reporter._tw._file, config)
@@ -84,8 +85,9 @@ def _code(number: int | None) -> int:
     return UNWRITABLE + (number if number and number <= LAST_ERRNO else 0)
 
 
-def _cancel(config: pytest.Config, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _cancel(config: pytest.Config) -> None:
+    for number in tree.CANCELS:  # once is enough
+        signal.signal(number, signal.SIG_IGN)
     _leave(config, CANCELLED)
 
 

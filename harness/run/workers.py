@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from moe_harness.implementations.worker.bond import ending
 from moe_harness.processes.threads import THREADS
 from moe_harness.records.record import RecordError, read_run
 
@@ -74,6 +73,8 @@ def exit_code(node: Any) -> int | None:
 
 def death(node: Any) -> str:
     """The sentence about a worker process that died."""
+    from moe_harness.implementations.worker.bond import ending
+
     code = exit_code(node)
     return f"the worker process {'died' if code is None else ending(code)} in this check"
 

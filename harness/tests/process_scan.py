@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 CLI = "from moe_harness.cli.app import main; main()"
@@ -37,13 +39,13 @@ class Command:
 
     def lives(self, words: str = "") -> list[str]:
         """The command lines, with these words in them, of the command's living processes, itself included."""
-        return [line for line in self._lines() if words in line]
+        return [line for _, line in self._found() if words in line]
 
-    def _lines(self) -> Iterator[str]:
+    def _found(self) -> Iterator[tuple[int, str]]:
         for path in Path("/proc").glob("[0-9]*"):
             try:
                 if self._mark.encode() in (path / "environ").read_bytes():
-                    yield (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    yield int(path.name), (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
 
@@ -63,5 +65,7 @@ class Command:
                 assert time.monotonic() - began < seconds, self.lives()
                 time.sleep(0.05)
             return code
-        finally:
-            self.process.kill()
+        finally:  # where the code under test did not
+            for pid, _ in self._found():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)

@@ -3,6 +3,7 @@ SIGTERM, a kernel, a pool, the ranks of a mesh. So it does where the command its
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import sys
@@ -164,3 +165,11 @@ def test_time_is_not_up_before_a_call_is_ready() -> None:
     command = [sys.executable, "-c", "import time; time.sleep(1)"]
     assert supervision.call(command, dict(os.environ), seconds=0.0, ready=lambda: False) == 0
     assert supervision.call(command, dict(os.environ), seconds=0.0, ready=lambda: True) is None
+
+
+def test_processes_are_a_leaf() -> None:
+    """What supervises imports nothing of the harness but its neighbours, and what guards nothing but the standard library."""
+    for path in Path(tree.__file__).parent.glob("*.py"):
+        names = [node.module or "" for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)]
+        allowed = () if path.name == "tree.py" else ("moe_harness.processes",)
+        assert not [name for name in names if name.startswith("moe_harness") and not name.startswith(allowed)], path

@@ -24,11 +24,6 @@ def during(call: Callable[[], object], device_peak: Callable[[], int | None] = l
     return {"host_peak_bytes": peak, "host_before_bytes": before, **found, "method": RESET if was_reset else SINCE_START}
 
 
-def available_bytes() -> int | None:
-    """Memory that can be had without swapping; None where the system does not tell."""
-    return _field(Path("/proc/meminfo"), "MemAvailable")
-
-
 def _reset() -> bool:
     try:
         (PROCESS / "clear_refs").write_text(RESET_PEAK)

@@ -404,7 +404,7 @@ VIOLATIONS = [
     (harness_never_imports_a_framework, "moe_harness.tests.test_x", "def f():\n    pytest.importorskip('transformers.models')"),
     (oracle_and_judge_are_pure, "moe_harness.oracle.model", "import pandas as pd"),
     (oracle_and_judge_are_pure, "moe_harness.judge.rounding", "from pathlib import Path"),
-    (oracle_and_judge_are_pure, "moe_harness.judge.rounding", "from moe_harness.implementations.checkpoint.weights import scatter"),
+    (oracle_and_judge_are_pure, "moe_harness.judge.rounding", "from moe_harness.implementations.families.weights import scatter"),
     (oracle_and_judge_are_pure, "moe_harness.judge.rounding", "from moe_harness.records.record import Record"),
     (oracle_and_judge_are_pure, "moe_harness.oracle.model", "def f(path):\n    return np.load(path)"),
     (oracle_and_judge_are_pure, "moe_harness.oracle.model", "def f(path):\n    return open(path)"),
@@ -428,7 +428,7 @@ VIOLATIONS = [
     (
         portable_modules_need_numpy_only,
         "moe_harness.implementations.worker.far",
-        "from moe_harness.implementations.checkpoint import weights",
+        "from moe_harness.implementations.families import weights",
     ),
     (portable_modules_need_numpy_only, "moe_harness.implementations.registry", "match x:\n    case 1: pass"),
     (portable_modules_need_numpy_only, "moe_harness.implementations.worker", "def f(a, b):\n    return zip(a, b, strict=True)"),
@@ -461,7 +461,7 @@ def test_every_rule_is_shown_to_fire():
 ALLOWED = [
     (
         "moe_harness.implementations.hf.backend",
-        "import torch\nfrom moe_harness.implementations.checkpoint import weights\nfrom . import config\nfrom .model import M",
+        "import torch\nfrom moe_harness.implementations.families import weights\nfrom . import config\nfrom .model import M",
     ),
     ("moe_harness.implementations.tests.test_x", "from moe_harness.implementations.hf.backend import backend\nimport transformers"),
     ("moe_harness.implementations.tests.test_x", "pytest.importorskip('torch')\ntorch = pytest.importorskip('torch')"),

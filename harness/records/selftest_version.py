@@ -7,7 +7,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parents[1]
 PACKAGES = "cases checks diagnosis emulator judge mutants oracle processes repro selftest suite".split()
-MODULES = ("records/plain.py", "records/status.py", "stats/tolerance.py")
+MODULES = tuple(f"records/{name}.py" for name in ("__init__", "plain", "status", "whole")) + ("stats/__init__.py", "stats/tolerance.py")
 
 
 def judging_files() -> list[Path]:

@@ -33,7 +33,10 @@ def _known(target: str, modules: dict) -> list[str]:
 
 def test_the_version_covers_all_that_checks_and_faults_import() -> None:
     files = {str(file.relative_to(HERE)) for file in judging_files()}
-    needed = {name.removeprefix("moe_harness.").replace(".", "/") for name in closure(tuple(f"moe_harness.{name}." for name in PACKAGES))}
+    needed = {
+        name.removeprefix("moe_harness.").replace(".", "/")
+        for name in closure(tuple(f"moe_harness.{name}." for name in PACKAGES if name != "selftest"))
+    }
     missing = {name for name in needed if not {f"{name}.py", f"{name}/__init__.py"} & files}
     assert len(needed) > 60 and not missing
 

@@ -12,6 +12,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +29,9 @@ LAST_S = 1.5  # beyond the grace, for the guardian to see to the rest
 def cancellable() -> Iterator[None]:
     """Makes SIGTERM, SIGHUP and SIGINT end the command and all processes under it: the first raises SystemExit with 143 (130 for SIGINT),
     later ones nothing. A signal that is ignored, as under nohup, stays ignored."""
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
     mark = secrets.token_hex(8)
     guardian = _guardian(mark)
     with _marked(mark), _handlers() as cancelled:
@@ -72,6 +76,8 @@ def _end(child: subprocess.Popen[bytes], mark: str) -> None:
 
 def _guardian(mark: str) -> subprocess.Popen[bytes] | None:
     """Started before the mark is set, so that it is not among those that it ends. None where no more processes may be started."""
+    if os.name != "posix":
+        return None
     command = [sys.executable, "-I", "-S", tree.__file__, str(os.getpid()), mark]
     nowhere = subprocess.DEVNULL
     try:
@@ -120,7 +126,7 @@ def _handlers() -> Iterator[list[int]]:
             raise SystemExit(130 if number == signal.SIGINT else CANCELLED)
 
     before = {number: signal.getsignal(number) for number in tree.CANCELS}
-    mine = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    mine = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]  # None: not set by Python
     for number in mine:
         signal.signal(number, cancel)
     try:

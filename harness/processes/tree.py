@@ -22,9 +22,9 @@ from pathlib import Path
 VARIABLE = "MOE_HARNESS_TREE"  # the marks of all commands that a process belongs to, separated by commas
 GRACE_S = 2.0  # between SIGTERM and SIGKILL
 KILL_S = 1.0  # for the kernel to end what was killed, and for processes that were started meanwhile
-FAREWELL_S = 3.0  # from a signal on, for the command itself
+FAREWELL_S = 1.5  # for the command itself, once its processes have ended
 LOOK_S = 0.5  # how often the guardian looks whether its command lives: a fork of it may hold the pipe open
-CANCELS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+CANCELS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name))  # no SIGHUP on Windows
 TRACKER = b"multiprocessing.resource_tracker"
 FAREWELL = 0  # the byte of a command that ended by itself; no signal has that number
 
@@ -90,10 +90,11 @@ def guard(command: int, mark: str) -> None:
             return
         if not heard:
             break
-        if any(number in heard for number in CANCELS):
-            began = time.monotonic()
+        if any(
+            number in heard for number in CANCELS if number != signal.SIGINT
+        ):  # Ctrl-C may be a debugger's; the command tells what it made of it
             end(mark)
-            if not _until(lambda: os.getppid() != command or _closed(), began + FAREWELL_S - time.monotonic()):
+            if not _until(lambda: os.getppid() != command or _closed(), FAREWELL_S):
                 os.kill(command, signal.SIGKILL)
             break
     end(mark)

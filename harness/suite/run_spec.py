@@ -209,7 +209,12 @@ class Option:
         elif self.is_pair:
             yield from (name, *value)
         else:
-            yield from ((f"{name}={value:g}",) if isinstance(value, float) else (name, str(value)))
+            yield from ((f"{name}={_number(value)}",) if isinstance(value, float) else (name, str(value)))
+
+
+def _number(value: float) -> str:
+    """All its digits, and no point where none is needed."""
+    return str(int(value)) if value.is_integer() else repr(value)
 
 
 @cache

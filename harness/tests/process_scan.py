@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,18 +17,24 @@ CLI = "from moe_harness.cli.app import main; main()"
 VARIABLE = "PROCESS_SCAN"
 
 
+def _heed_signals() -> None:
+    """A test run under nohup, or in the background of a shell, hands down that it ignores them."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Command:
-    """A started `python -c PROGRAM ARGUMENTS`, whose output goes into files of `directory`, and its temporary files into `tmp` there."""
+    """A started `python -c PROGRAM ARGUMENTS`, whose output goes into files of `directory`, and its temporary files into `tmp`."""
 
     def __init__(self, directory: Path, *arguments: str, program: str = CLI):
         self._mark, self._directory = secrets.token_hex(8), directory
-        self.tmp = directory / "tmp"
-        self.tmp.mkdir()
+        self.tmp = Path(tempfile.mkdtemp(prefix="scan-", dir="/tmp"))  # short: the path of a socket has at most 107 bytes
         own = {VARIABLE: self._mark, "TMPDIR": str(self.tmp), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", program, *arguments], cwd=directory, env=os.environ | own, stdout=out, stderr=err
-            )
+                [sys.executable, "-c", program, *arguments],
+                cwd=directory, env=os.environ | own, stdout=out, stderr=err, preexec_fn=_heed_signals,
+            )  # fmt: skip
 
     @property
     def out(self) -> str:

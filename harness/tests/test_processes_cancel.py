@@ -6,8 +6,10 @@ from __future__ import annotations
 import ast
 import os
 import signal
+import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -173,3 +175,25 @@ def test_processes_are_a_leaf() -> None:
         names = [node.module or "" for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)]
         allowed = () if path.name == "tree.py" else ("moe_harness.processes",)
         assert not [name for name in names if name.startswith("moe_harness") and not name.startswith(allowed)], path
+
+
+def test_a_ctrl_c_that_a_debugger_handles_ends_nothing(tmp_path: Path) -> None:
+    program = "import os, signal, time\nfrom moe_harness.processes.supervision import cancellable\nwith cancellable():\n"
+    program += "    signal.signal(signal.SIGINT, lambda *_: print('handled'))\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(4)\n"
+    command = Command(tmp_path, program=program)
+    assert command.process.wait(30) == 0 and "handled" in command.out
+
+
+def test_outside_the_main_thread_nothing_is_set_up() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(_enter).result() is True
+
+
+def _enter() -> bool:
+    with supervision.cancellable():
+        return tree.VARIABLE not in os.environ
+
+
+def test_the_plugin_can_be_imported_where_there_is_no_hangup_signal() -> None:
+    code = "import signal; del signal.SIGHUP; import moe_harness.run.plugin"
+    subprocess.run([sys.executable, "-c", code], check=True)

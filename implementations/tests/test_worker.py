@@ -13,6 +13,7 @@ from typing import Any, Dict
 import numpy as np
 import pytest
 
+from moe_harness import interface as public
 from moe_harness.implementations.interface import (
     Capabilities,
     CheckpointError,
@@ -287,7 +288,7 @@ def test_the_far_side_sees_our_package_and_nothing_installed_beside_it(tmp_path)
         (ours / "implementations" / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
         (ours / "implementations" / file.relative_to(source)).write_text(file.read_text("utf-8"))
     (ours / "__init__.py").write_text("")
-    (ours / "interface.py").write_text("")
+    (ours / "interface.py").write_text(Path(public.__file__).read_text("utf-8"))
     (site / "beside_it.py").write_text("")
     (work / "mine.py").write_text(SPY)
     script = (

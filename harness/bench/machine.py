@@ -16,7 +16,7 @@ from functools import cache
 
 import numpy as np
 
-from moe_harness.bench.peak import available_bytes
+from moe_harness.implementations.common.memory import available_bytes
 from moe_harness.records.environment import threads
 
 GEMM = 1536  # rows and columns: three float32 matrices of 9 MB; larger ones are no faster

@@ -24,11 +24,6 @@ def during(call: Callable[[], object], device_peak: Callable[[], int | None] = l
     return {"host_peak_bytes": peak, "host_before_bytes": before, **found, "method": RESET if was_reset else SINCE_START}
 
 
-def available_bytes() -> int | None:
-    """Memory that can be had without swapping; None where the system does not tell."""
-    return _field(Path("/proc/meminfo"), "MemAvailable")
-
-
 def _reset() -> bool:
     try:
         (PROCESS / "clear_refs").write_text(RESET_PEAK)
@@ -38,13 +33,9 @@ def _reset() -> bool:
 
 
 def _status(name: str) -> int | None:
-    return _field(PROCESS / "status", name)
-
-
-def _field(path: Path, name: str) -> int | None:
     """Bytes of a `name:  n kB` line."""
     try:
-        lines = path.read_text().splitlines()
+        lines = (PROCESS / "status").read_text().splitlines()
     except OSError:
         return None
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)

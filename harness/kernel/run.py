@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.implementations.common.memory import available_bytes
 from moe_harness.implementations.interface import InvalidInput, ModelConfig, MoEKernel, Unsupported
 from moe_harness.kernel.cases import Case, small_cases, true_cases
 from moe_harness.kernel.check import Line, expect, judge
@@ -87,18 +88,9 @@ def _in_one_line(error: Exception) -> str:
 def check_memory(shape: Shape, dtype: str, arrays: str) -> None:
     """Raises InvalidInput where the weights would not fit into the host's memory. A device's own is the kernel's affair."""
     size = numpy_dtype(dtype).itemsize + (4 if arrays == "numpy" else 0)
-    needed, free = HEADROOM * shape.parameters * size, _free_bytes()
+    needed, free = HEADROOM * shape.parameters * size, available_bytes()
     if free is not None and needed > free:
         raise InvalidInput(
             f"the true shape ({shape}) needs {needed / 1e9:.1f} GB of memory for its weights in {dtype} and {free / 1e9:.1f} GB are free; "
             "--no-true-shape judges at small shapes alone"
         )
-
-
-def _free_bytes() -> float | None:
-    """Memory that can be had without swapping; None where the system does not tell."""
-    try:
-        with open("/proc/meminfo") as lines:
-            return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None

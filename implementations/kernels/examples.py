@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moe_harness.implementations.common.torch.memory import free_bytes
 from moe_harness.implementations.interface import Unsupported
 
 
@@ -53,8 +52,8 @@ def hf_grouped_mm(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, w_gate_up: 
 def hf_batched_mm(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, w_gate_up: Tensor, w_down: Tensor) -> Tensor:
     """transformers' batched product, which copies the weights of every chosen expert for every token."""
     needed = topk_ids.numel() * (w_gate_up[0].nbytes + w_down[0].nbytes)
-    free = torch.cuda.mem_get_info()[0] if x.is_cuda else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > min(free / 2, 4e9):  # more would fit some machines, but not the time that a verdict has
+    free = free_bytes(x.device)
+    if needed > (4e9 if free is None else min(free / 2, 4e9)):  # more would fit some machines, but not the time that a verdict has
         raise Unsupported(f"batched_mm would copy {needed / 1e9:.1f} GB of weights for {len(x)} tokens")
     return _hf("batched_mm", w_gate_up, w_down)(x, topk_ids, topk_weights)
 

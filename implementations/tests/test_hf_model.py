@@ -259,6 +259,6 @@ def test_batched_mm_refuses_what_would_not_fit_in_memory(tmp_path: Path, monkeyp
     model, config = load(tmp_path, name="hf:batched_mm")
     x_TD = np.zeros((3, config.hidden_size), np.float32)
     assert model.moe_block(0, x_TD).shape == x_TD.shape
-    monkeypatch.setattr(memory, "_free_bytes", lambda device: 1000)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
     with pytest.raises(Unsupported, match="3 tokens"):
         model.moe_block(0, x_TD)

@@ -170,7 +170,7 @@ def test_weights_that_would_not_fit_in_memory_are_not_copied(
     """NxD's own rule takes no path that copies, for so few tokens."""
     tiny_checkpoint(tmp_path / "m", num_hidden_layers=1)
     model = load(tmp_path / "m", variant)
-    monkeypatch.setattr("moe_harness.implementations.common.torch.memory._free_bytes", lambda device: 1000)
+    monkeypatch.setattr("moe_harness.implementations.common.torch.memory.free_bytes", lambda device: 1000)
     ask = (ids(1, 5), np.array([5]), Request())
     if refuses:
         with pytest.raises(Unsupported, match=f"{variant} copies .* of expert weights for 16 tokens"):

@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import numpy as np
 
 from moe_harness.implementations import families
-from moe_harness.implementations.checkpoint.weights import assemble, by_target, canonical_shapes
+from moe_harness.implementations.families.weights import assemble, by_target, canonical_shapes
 from moe_harness.implementations.interface import (  # fmt: skip
     Capabilities,
     CheckpointError,

@@ -15,7 +15,7 @@ from typing import Any
 
 from moe_harness.cases.dtypes import numpy_dtype
 from moe_harness.cases.synthetic import synthesize
-from moe_harness.implementations.checkpoint.weights import parameter_counts
+from moe_harness.implementations.families.weights import parameter_counts
 from moe_harness.implementations.interface import Backend, ModelConfig, Unsupported
 from moe_harness.suite.subject import Subject, Unavailable
 from moe_harness.suite.watermark import compare

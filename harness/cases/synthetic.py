@@ -12,9 +12,9 @@ import numpy as np
 from moe_harness.cases.dtypes import numpy_dtype
 from moe_harness.implementations import families
 from moe_harness.implementations.checkpoint.checkpoint import CONFIG, HEAD
-from moe_harness.implementations.checkpoint.weights import Placement, stored_dtypes
 from moe_harness.implementations.checkpoint.writer import new_directory, write_json, write_tensors
 from moe_harness.implementations.families.family import hf_name
+from moe_harness.implementations.families.weights import Placement, stored_dtypes
 from moe_harness.implementations.interface import ModelConfig, RoutingSpec
 
 # Standard deviation of router logits. A flat router hides the order of weights, a peaked one hides the renormalise flag: use both.

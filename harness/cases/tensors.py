@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
-from moe_harness.implementations.checkpoint.weights import parameter_counts
+from moe_harness.implementations.families.weights import parameter_counts
 
 KEEP_BELOW = 50_000_000  # parameters; larger models are read again from disk on every use instead of filling the memory
 

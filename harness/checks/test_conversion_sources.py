@@ -15,8 +15,8 @@ from moe_harness.cases.dtypes import numpy_dtype
 from moe_harness.cases.synthetic import small, synthesize
 from moe_harness.implementations import families
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
-from moe_harness.implementations.checkpoint.weights import scatter
 from moe_harness.implementations.checkpoint.writer import write_checkpoint
+from moe_harness.implementations.families.weights import scatter
 from moe_harness.implementations.interface import DTYPES, CheckpointError, ModelConfig
 from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict

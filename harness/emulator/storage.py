@@ -10,9 +10,9 @@ import numpy as np
 from moe_harness.emulator.numerics import Array, Rounding
 from moe_harness.emulator.seams import Seams
 from moe_harness.implementations.checkpoint.checkpoint import CONFIG, Checkpoint
-from moe_harness.implementations.checkpoint.weights import Placement, identity_layout
 from moe_harness.implementations.checkpoint.writer import convert, copy_beside, new_directory, write_json, write_tensors
 from moe_harness.implementations.families.family import Family
+from moe_harness.implementations.families.weights import Placement, identity_layout
 from moe_harness.implementations.interface import CheckpointError, ModelConfig
 
 MARKER, FORMAT = "FORMAT", "canonical-1\n"

@@ -10,8 +10,8 @@ import numpy as np
 from moe_harness.cases.synthetic import synthesize
 from moe_harness.implementations import families
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
-from moe_harness.implementations.checkpoint.weights import scatter
 from moe_harness.implementations.checkpoint.writer import write_checkpoint
+from moe_harness.implementations.families.weights import scatter
 from moe_harness.implementations.interface import ModelConfig
 from moe_harness.judge.exhibit import MODEL, Exhibit
 

@@ -8,7 +8,7 @@ from math import comb, prod
 import numpy as np
 
 from moe_harness.implementations import families
-from moe_harness.implementations.checkpoint.weights import canonical_shapes
+from moe_harness.implementations.families.weights import canonical_shapes
 from moe_harness.implementations.interface import DTYPES, ModelConfig
 from moe_harness.judge.exhibit import BLOCK, MODEL, PREFIX, RECORD, ROUTER, SECOND, Exhibit, is_experts
 from moe_harness.judge.names import BLOCK as BLOCK_METRICS

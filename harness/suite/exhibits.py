@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from moe_harness.implementations.checkpoint.weights import parameter_counts
+from moe_harness.implementations.families.weights import parameter_counts
 from moe_harness.implementations.interface import ModelConfig, PinnedRouting, Routing
 from moe_harness.judge.exhibit import BLOCK, MODEL, ROUTER, SECOND, Exhibit, layer_tensors, one_layer_config
 from moe_harness.judge.limit import Limits

@@ -12,8 +12,8 @@ from moe_harness.cases.cases import Case
 from moe_harness.cases.dtypes import round_to
 from moe_harness.cases.synthetic import small, synthesize
 from moe_harness.implementations import families
-from moe_harness.implementations.checkpoint.weights import scatter
 from moe_harness.implementations.checkpoint.writer import write_checkpoint
+from moe_harness.implementations.families.weights import scatter
 from moe_harness.implementations.interface import ModelConfig
 from moe_harness.suite.subject import Subject
 

@@ -9,9 +9,9 @@ import numpy as np
 from moe_harness.cases.dtypes import numpy_dtype
 from moe_harness.implementations import families
 from moe_harness.implementations.checkpoint.checkpoint import CONFIG, HEAD, Checkpoint, read_config
-from moe_harness.implementations.checkpoint.weights import stored_dtypes
 from moe_harness.implementations.checkpoint.writer import write_checkpoint
 from moe_harness.implementations.families.family import hf_name
+from moe_harness.implementations.families.weights import stored_dtypes
 from moe_harness.implementations.interface import ModelConfig
 from moe_harness.judge.metric import Metric
 

@@ -12,7 +12,7 @@ from moe_harness.bench.layer_gate import judge_layer
 from moe_harness.bench.models import ensure, layer_cases, layer_config, needed_bytes
 from moe_harness.cases.cases import Case
 from moe_harness.cases.synthetic import small, synthesize
-from moe_harness.implementations.checkpoint.weights import canonical_shapes
+from moe_harness.implementations.families.weights import canonical_shapes
 from moe_harness.judge.verdict import Verdict, Violation
 from moe_harness.mutants.catalogue import backend
 from moe_harness.suite.subject import Subject, Unavailable, Workshop

@@ -10,7 +10,7 @@ import pytest
 from moe_harness.bench import traffic
 from moe_harness.bench.traffic import Work, forward, moe_block, router
 from moe_harness.cases.describe import read_model
-from moe_harness.implementations.checkpoint.weights import parameter_counts
+from moe_harness.implementations.families.weights import parameter_counts
 from moe_harness.implementations.interface import ModelConfig, RoutingSpec
 
 # One layer, D=4, F=3, E=2, K=1, V=5, H=2, N=1, P=2. Matrices for every token: q 4x4=16, k 2x4=8, v 8, o 16, router 2x4=8: 56. Three norms
@@ -89,7 +89,7 @@ def test_rounds_of_several_calls_add_up():
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_one_token_reads_the_active_parameters(name: str):
-    """But for the embedding's table, of which it reads one row. An independent count: implementations/checkpoint/weights.py."""
+    """But for the embedding's table, of which it reads one row. An independent count: implementations/families/weights.py."""
     config = read_model(name)
     E, K, L = config.routing.num_experts, config.routing.top_k, len(config.moe_layers)
     loads_LE = np.tile(np.arange(E) < K, (L, 1)).astype(int)

@@ -294,7 +294,7 @@ VIOLATIONS = [
     (harness_never_imports_a_framework, "moe_harness.tests.test_x", "def f():\n    pytest.importorskip('transformers.models')"),
     (oracle_and_judge_are_pure, "moe_harness.oracle.model", "import pandas as pd"),
     (oracle_and_judge_are_pure, "moe_harness.judge.rounding", "from pathlib import Path"),
-    (oracle_and_judge_are_pure, "moe_harness.judge.rounding", "from moe_harness.implementations.checkpoint.weights import scatter"),
+    (oracle_and_judge_are_pure, "moe_harness.judge.rounding", "from moe_harness.implementations.families.weights import scatter"),
     (oracle_and_judge_are_pure, "moe_harness.judge.rounding", "from moe_harness.records.record import Record"),
     (oracle_and_judge_are_pure, "moe_harness.oracle.model", "def f(path):\n    return np.load(path)"),
     (oracle_and_judge_are_pure, "moe_harness.oracle.model", "def f(path):\n    return open(path)"),

@@ -12,7 +12,7 @@ import pytest
 
 from moe_harness.cases.synthetic import small
 from moe_harness.diagnosis.rejudge import rejudge
-from moe_harness.implementations.checkpoint.weights import canonical_shapes
+from moe_harness.implementations.families.weights import canonical_shapes
 from moe_harness.implementations.interface import ModelConfig
 from moe_harness.judge.exhibit import BLOCK, RECORD, ROUTER, Exhibit
 from moe_harness.judge.limit import Limit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
 
-from moe_harness.implementations.checkpoint.weights import Placement, canonical_shapes
+from moe_harness.implementations.families.weights import Placement, canonical_shapes
 from moe_harness.implementations.interface import ModelConfig, RoutingSpec
 
 ATTENTION_NAMES = {"attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}

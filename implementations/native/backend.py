@@ -14,9 +14,9 @@ import numpy as np
 
 from moe_harness.implementations import families
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
-from moe_harness.implementations.checkpoint.weights import Placement, scatter
 from moe_harness.implementations.checkpoint.writer import convert
 from moe_harness.implementations.common.torch.gauge import TorchGauge
+from moe_harness.implementations.families.weights import Placement, scatter
 from moe_harness.implementations.interface import (
     DTYPES,
     Backend,

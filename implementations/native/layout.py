@@ -8,8 +8,8 @@ from typing import List, Set
 from safetensors import SafetensorError, safe_open
 
 from moe_harness.implementations.checkpoint.checkpoint import LayoutOf, hf_layout
-from moe_harness.implementations.checkpoint.weights import Placement, identity_layout
 from moe_harness.implementations.families.family import Family
+from moe_harness.implementations.families.weights import Placement, identity_layout
 from moe_harness.implementations.interface import ModelConfig
 
 MARK = "embed.weight"  # in every native directory, in no HF one

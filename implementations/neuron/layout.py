@@ -12,9 +12,9 @@ from typing import Dict, List, Tuple
 
 import numpy as np
 
-from moe_harness.implementations.checkpoint.weights import Placement, by_target
 from moe_harness.implementations.common.turned import put_turned
 from moe_harness.implementations.families.family import Family
+from moe_harness.implementations.families.weights import Placement, by_target
 from moe_harness.implementations.interface import ModelConfig, Unsupported
 from moe_harness.implementations.neuron.heads import EMPTY, Heads, spread
 from moe_harness.implementations.neuron.mesh import Mesh

@@ -11,8 +11,8 @@ import pytest
 
 from moe_harness.implementations import families
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
-from moe_harness.implementations.checkpoint.weights import parameter_counts, scatter
 from moe_harness.implementations.checkpoint.writer import write_checkpoint
+from moe_harness.implementations.families.weights import parameter_counts, scatter
 from moe_harness.implementations.tests.tiny import tiny_config, tiny_tensors
 
 torch = pytest.importorskip("torch")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
-from moe_harness.implementations.checkpoint.weights import identity_layout, scatter
 from moe_harness.implementations.checkpoint.writer import convert, copy_beside, new_directory, write_checkpoint, write_tensors
+from moe_harness.implementations.families.weights import identity_layout, scatter
 from moe_harness.implementations.interface import CheckpointError
 from moe_harness.implementations.tests.test_checkpoint_good import (
     INDEX,

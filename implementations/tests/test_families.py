@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_harness.implementations import families
-from moe_harness.implementations.checkpoint.weights import parameter_counts
 from moe_harness.implementations.families.config import ConfigError
+from moe_harness.implementations.families.weights import parameter_counts
 from moe_harness.implementations.interface import DTYPES, ModelConfig, RoutingSpec
 
 POSITIVE = st.floats(min_value=1e-30, max_value=1e30, allow_subnormal=False)

@@ -14,8 +14,8 @@ pytest.importorskip("transformers")
 
 from moe_harness.implementations import families, registry  # noqa: E402
 from moe_harness.implementations.checkpoint.checkpoint import HEAD, Checkpoint  # noqa: E402
-from moe_harness.implementations.checkpoint.weights import scatter  # noqa: E402
 from moe_harness.implementations.checkpoint.writer import write_checkpoint  # noqa: E402
+from moe_harness.implementations.families.weights import scatter  # noqa: E402
 from moe_harness.implementations.interface import CheckpointError, LoadSpec, Request  # noqa: E402
 from moe_harness.implementations.tests.tiny import tiny_checkpoint, tiny_config, tiny_tensors  # noqa: E402
 from moe_harness.implementations.tests.tiny_hf import one_thread  # noqa: E402, F401

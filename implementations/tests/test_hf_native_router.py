@@ -13,8 +13,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from moe_harness.implementations import families, registry  # noqa: E402
-from moe_harness.implementations.checkpoint.weights import scatter  # noqa: E402
 from moe_harness.implementations.checkpoint.writer import write_checkpoint  # noqa: E402
+from moe_harness.implementations.families.weights import scatter  # noqa: E402
 from moe_harness.implementations.interface import InvalidInput, LoadSpec, RouterBuilder, RouterWeights, Routing, RoutingSpec, Unsupported  # noqa: E402
 from moe_harness.implementations.tests.tiny import tiny_config, tiny_tensors  # noqa: E402
 from moe_harness.implementations.tests.tiny_hf import one_thread  # noqa: E402, F401

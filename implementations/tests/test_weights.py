@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_harness.implementations import families
-from moe_harness.implementations.checkpoint.weights import Placement, assemble, by_target, canonical_shapes, identity_layout, scatter
+from moe_harness.implementations.families.weights import Placement, assemble, by_target, canonical_shapes, identity_layout, scatter
 from moe_harness.implementations.interface import ModelConfig
 from moe_harness.implementations.tests.test_families import model_configs
 

@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 
 from moe_harness.implementations import families
-from moe_harness.implementations.checkpoint.weights import Shape, canonical_shapes, scatter, stored_dtypes
 from moe_harness.implementations.checkpoint.writer import write_checkpoint
+from moe_harness.implementations.families.weights import Shape, canonical_shapes, scatter, stored_dtypes
 from moe_harness.implementations.interface import ModelConfig, RoutingSpec
 
 COMMON: Dict[str, Any] = dict(

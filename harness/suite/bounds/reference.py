@@ -17,7 +17,7 @@ from moe_harness.cases.cases import Case
 from moe_harness.emulator.declared import FAMILIES
 from moe_harness.emulator.subject import SubjectBackend, SubjectModel
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
-from moe_harness.implementations.checkpoint.weights import parameter_counts
+from moe_harness.implementations.families.weights import parameter_counts
 from moe_harness.implementations.interface import LoadSpec, PinnedRouting, Request
 from moe_harness.judge.block import block_errors
 from moe_harness.judge.logits import logit_errors, median_kl, router_errors

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from moe_harness.implementations import families
-from moe_harness.implementations.checkpoint.safetensors_view import views
+from moe_harness.implementations.checkpoint.safetensors import views
 from moe_harness.implementations.families.config import ConfigError
 from moe_harness.implementations.families.family import Family
 from moe_harness.implementations.families.weights import Placement, assemble, by_target, canonical_shapes, stored_dtypes

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
-from moe_harness.implementations.checkpoint.safetensors_parts import Entry, Part, write_parts
+from moe_harness.implementations.checkpoint.safetensors import Entry, Part, write_parts
 from moe_harness.implementations.checkpoint.writer import copy_beside, new_directory, shard_files, write_index
 from moe_harness.implementations.neuron.directory import Directory, write_shard
 from moe_harness.implementations.neuron.layout import Local, Move, assemble, layout, pieces

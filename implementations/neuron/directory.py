@@ -16,8 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from moe_harness.implementations.checkpoint.checkpoint import CONFIG, SAFETENSORS_NAMES, parse_config, read_config
-from moe_harness.implementations.checkpoint.safetensors_parts import Entry, Part, write_parts
-from moe_harness.implementations.checkpoint.safetensors_view import views
+from moe_harness.implementations.checkpoint.safetensors import Entry, Part, views, write_parts
 from moe_harness.implementations.families.weights import stored_dtypes
 from moe_harness.implementations.interface import CheckpointError
 from moe_harness.implementations.neuron.layout import QKV, Local, layout, unfused

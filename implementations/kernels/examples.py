@@ -25,8 +25,8 @@ def torch_grouped_mm(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, w_gate_u
 
 def native(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, w_gate_up: Tensor, w_down: Tensor) -> Tensor:
     """This project's own: one expert after the other, each on the tokens that chose it."""
-    from moe_harness.implementations.native.experts import MLP, LoopExperts, combine, least_rows
     from moe_harness.implementations.native.linear import PlainLinear
+    from moe_harness.implementations.native.moe import MLP, LoopExperts, combine, least_rows
 
     experts = tuple(MLP(PlainLinear(gate_up), PlainLinear(down)) for gate_up, down in zip(w_gate_up, w_down))
     return combine(LoopExperts(experts, least_rows(x.dtype, x.device, False, x.shape[1], w_down.shape[2]))(x, topk_ids), topk_weights)

@@ -1,17 +1,16 @@
-"""Everybody who asks for free memory counts what caches would give back: after large files were read, hardly a page is unused."""
+"""Everybody here who asks for free memory counts what caches would give back: after large files were read, hardly a page is unused."""
 
 from __future__ import annotations
 
 import ast
 import os
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from moe_harness.bench.machine import LARGEST, buffer_size
 from moe_harness.implementations.common import memory
-from moe_harness.implementations.interface import InvalidInput, Unsupported
+from moe_harness.implementations.interface import InvalidInput
 from moe_harness.kernel.run import check_memory
 from moe_harness.kernel.shapes import Shape
 
@@ -41,29 +40,6 @@ def test_the_kernel_door_accepts_a_shape_that_fits(can_be_had: bool):
 
 def test_the_probe_of_memory_bandwidth_has_room(can_be_had: bool):
     assert (buffer_size(LARGEST) == LARGEST) == can_be_had
-
-
-def test_a_copy_of_expert_weights_is_accepted(can_be_had: bool):
-    torch = pytest.importorskip("torch")
-    check_copy = import_module("moe_harness.implementations.common.torch.memory").check_copy
-    if can_be_had:
-        check_copy("batched_mm", 1 << 30, 5, torch.device("cpu"))
-    else:
-        with pytest.raises(Unsupported, match="copies 1.1 GB"):
-            check_copy("batched_mm", 1 << 30, 5, torch.device("cpu"))
-
-
-def test_the_example_kernel_that_copies_weights_runs(can_be_had: bool):
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("transformers")
-    hf_batched_mm = import_module("moe_harness.implementations.kernels.examples").hf_batched_mm
-    x, ids, weights = torch.ones(3, 64), torch.tensor([[0, 1]] * 3), torch.full((3, 2), 0.5)
-    gate_up, down = torch.zeros(4, 128, 64), torch.zeros(4, 64, 64)
-    if can_be_had:
-        assert hf_batched_mm(x, ids, weights, gate_up, down).shape == x.shape
-    else:
-        with pytest.raises(Unsupported, match="would copy"):
-            hf_batched_mm(x, ids, weights, gate_up, down)
 
 
 def _asks(source: str) -> list[str]:

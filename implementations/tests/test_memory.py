@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from moe_harness.implementations.common import memory
 from moe_harness.implementations.common.memory import available_bytes
+from moe_harness.implementations.interface import Unsupported
 
 GB = 1 << 30
 
@@ -69,3 +71,36 @@ def test_a_system_that_does_not_tell_is_no_limit(host: Path, monkeypatch: pytest
     (host / "meminfo").unlink()
     monkeypatch.setattr(os, "sysconf", unknown)
     assert available_bytes() is None
+
+
+@pytest.fixture(params=["much", "little"])
+def can_be_had(request: pytest.FixtureRequest, host: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """64 GB or 1 kB can be had; in both cases no page is unused."""
+    if request.param == "little":
+        (host / "meminfo").write_text("MemFree: 1 kB\nMemAvailable: 1 kB\n")
+    told = os.sysconf
+    monkeypatch.setattr(os, "sysconf", lambda name: 0 if name == "SC_AVPHYS_PAGES" else told(name))
+    return request.param == "much"
+
+
+def test_a_copy_of_expert_weights_is_made_where_caches_would_give_way(can_be_had: bool):
+    torch = pytest.importorskip("torch")
+    check_copy = import_module("moe_harness.implementations.common.torch.memory").check_copy
+    if can_be_had:
+        check_copy("batched_mm", GB, 5, torch.device("cpu"))
+    else:
+        with pytest.raises(Unsupported, match="copies 1.1 GB"):
+            check_copy("batched_mm", GB, 5, torch.device("cpu"))
+
+
+def test_the_example_kernel_that_copies_weights_runs_where_caches_would_give_way(can_be_had: bool):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    hf_batched_mm = import_module("moe_harness.implementations.kernels.examples").hf_batched_mm
+    x, ids, weights = torch.ones(3, 64), torch.tensor([[0, 1]] * 3), torch.full((3, 2), 0.5)
+    gate_up, down = torch.zeros(4, 128, 64), torch.zeros(4, 64, 64)
+    if can_be_had:
+        assert hf_batched_mm(x, ids, weights, gate_up, down).shape == x.shape
+    else:
+        with pytest.raises(Unsupported, match="would copy"):
+            hf_batched_mm(x, ids, weights, gate_up, down)

@@ -33,13 +33,9 @@ def _reset() -> bool:
 
 
 def _status(name: str) -> int | None:
-    return _field(PROCESS / "status", name)
-
-
-def _field(path: Path, name: str) -> int | None:
     """Bytes of a `name:  n kB` line."""
     try:
-        lines = path.read_text().splitlines()
+        lines = (PROCESS / "status").read_text().splitlines()
     except OSError:
         return None
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)

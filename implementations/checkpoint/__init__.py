@@ -1,1 +1,1 @@
-"""HF checkpoints: strict reading, canonical weights, streamed writing."""
+"""HF checkpoints on disk: strict reading, streamed writing."""

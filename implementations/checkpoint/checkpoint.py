@@ -2,7 +2,7 @@
 
 Opening validates everything that can be told without reading weights (files, index, names, shapes, dtypes), and a stored head that must
 equal the embedding; a directory that opens has exactly the tensors its config asks for. Pickles are refused. Writing is
-`checkpoint_writer.py`.
+`writer.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from moe_harness.implementations import families
-from moe_harness.implementations.checkpoint.safetensors_view import views
+from moe_harness.implementations.checkpoint.safetensors import views
 from moe_harness.implementations.families.config import ConfigError
 from moe_harness.implementations.families.family import Family
 from moe_harness.implementations.families.weights import Placement, assemble, by_target, canonical_shapes, stored_dtypes

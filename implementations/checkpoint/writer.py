@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 import numpy as np
 
 from moe_harness.implementations.checkpoint.checkpoint import CONFIG, INDEX, SINGLE, Checkpoint
-from moe_harness.implementations.checkpoint.safetensors_writer import safetensors_file
+from moe_harness.implementations.checkpoint.safetensors import safetensors_file
 from moe_harness.implementations.interface import CheckpointError
 
 SHARD_BYTES = 1 << 30

@@ -1,43 +1,52 @@
-"""The memory of this machine that a process can still have. Standard library only."""
+"""Memory of the host that can be had without swapping, what caches would give back included: the one place that asks for it."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Optional
+from typing import Iterator, Optional
 
-MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
+CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def available_bytes() -> Optional[int]:
-    """Memory that can be had without swapping, within the limit of this process's container where there is one; None where the system does
-    not tell. Linux counts what its caches would give back (MemAvailable): unused pages alone are few after large files were read."""
-    found = [size for size in (_of_machine(), _of_container()) if size is not None]
-    return min(found, default=None)
+    """The least of what the system has and what the control groups of this process leave: in a container the system tells the host's. None
+    where nothing tells."""
+    system = _system()
+    return None if system is None else max(0, min([system, *_left_by_cgroups()]))
 
 
-def _of_machine() -> Optional[int]:
-    try:
-        lines = MEMINFO.read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return _unused()
-
-
-def _unused() -> Optional[int]:
-    """Unused pages, all that is known without /proc/meminfo."""
+def _system() -> Optional[int]:
+    """Linux says what it could give (proc_meminfo(5)); elsewhere unused pages are the most that a system tells."""
+    if MEMINFO.exists():
+        return _fields(MEMINFO, ":", unit=1024).get("MemAvailable")
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return None
 
 
-def _of_container() -> Optional[int]:
-    """Of cgroup v2: the limit without what is in use, files that the kernel would drop not counted as such."""
+def _left_by_cgroups() -> Iterator[int]:
+    """Room below the limit of the process's control group and of each above it (cgroup v2), files that nobody read lately not counted."""
+    paths = [line[3:] for line in _text(OWN_CGROUP).splitlines() if line.startswith("0::")]
+    own = CGROUPS / paths[0].lstrip("/") if paths else CGROUPS
+    for group in (own, *own.parents):
+        limit, used = _text(group / "memory.max").strip(), _text(group / "memory.current").strip()
+        if limit.isdigit() and used.isdigit():  # "max": no limit
+            yield int(limit) - int(used) + _fields(group / "memory.stat").get("inactive_file", 0)
+        if group == CGROUPS:
+            return
+
+
+def _fields(path: Path, end: str = "", unit: int = 1) -> dict[str, int]:
+    """Numbers of the lines `name<end> n ...`."""
+    rows = (line.split() for line in _text(path).splitlines())
+    return {row[0][: len(row[0]) - len(end)]: unit * int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
+
+
+def _text(path: Path) -> str:
     try:
-        limit = (CGROUP / "memory.max").read_text().strip()
-        used = int((CGROUP / "memory.current").read_text())
-        facts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        return None if limit == "max" else max(0, int(limit) - used + int(facts.get("inactive_file", 0)))
-    except (OSError, ValueError):
-        return None
+        return path.read_text()
+    except OSError:
+        return ""

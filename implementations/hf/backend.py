@@ -65,7 +65,7 @@ class HFBackend(TorchGauge):
     def from_hf(self, src: str, dst: str) -> None:
         """Loads `src` with transformers and saves it again, so that its fusing and unfusing of experts is exercised."""
         self._require()
-        from moe_harness.implementations.hf.convert import round_trip
+        from moe_harness.implementations.hf.loading import round_trip
 
         round_trip(src, dst, self.kernel)
 

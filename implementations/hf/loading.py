@@ -1,7 +1,9 @@
-"""From a directory to transformers' module: strict before, strict after."""
+"""From a directory to transformers' module, strict before and strict after; and conversion: transformers loads a directory and saves it
+again, in the dtype it was stored in."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from moe_harness.implementations.checkpoint.checkpoint import CONFIG, Checkpoint
+from moe_harness.implementations.checkpoint.checkpoint import CONFIG, INDEX, Checkpoint, parse_config, read_config
+from moe_harness.implementations.checkpoint.writer import copy_beside, new_directory
 from moe_harness.implementations.hf.model import HFModel, window
 from moe_harness.implementations.hf.quiet import quiet
-from moe_harness.implementations.hf.routers import router
+from moe_harness.implementations.hf.routing import router
 from moe_harness.implementations.interface import (
     DTYPES,
     CheckpointError,
@@ -140,3 +143,22 @@ def _attention(spec: LoadSpec) -> str:
 
 def _ids(value: int | list[int] | None) -> tuple[int, ...]:
     return () if value is None else (value,) if isinstance(value, int) else tuple(value)
+
+
+def round_trip(src: str | Path, dst: str | Path, kernel: str = "eager") -> None:
+    """Weights pass through transformers' module, whose experts are fused, and its `save_pretrained`, which takes them apart.
+
+    config.json and what lies beside it are the source's, byte for byte: transformers would add its defaults, rename keys and write a
+    generation_config.json that was not there. Raises CheckpointError and leaves no `dst` when the result does not open strictly.
+    """
+    _, config = parse_config(read_config(Path(src)), src)
+    with new_directory(dst) as scratch:
+        module, _ = open_module(src, config.dtype, "sdpa", kernel)
+        saved = scratch / "saved"
+        with quiet():
+            module.save_pretrained(saved)
+        for file in [*saved.glob("*.safetensors"), *saved.glob(INDEX)]:
+            file.replace(scratch / file.name)
+        shutil.rmtree(saved)
+        copy_beside(Path(src), scratch)
+        Checkpoint(scratch).close()

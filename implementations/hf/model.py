@@ -10,12 +10,11 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
+from moe_harness.implementations.common.torch.memory import check_copy
 from moe_harness.implementations.hf import inputs
 from moe_harness.implementations.hf.generation import generate
 from moe_harness.implementations.hf.inputs import Chunk, Slots
-from moe_harness.implementations.hf.memory import check_gather
-from moe_harness.implementations.hf.routing import RouterTap, moe_blocks
-from moe_harness.implementations.hf.tensors import hidden_states, host
+from moe_harness.implementations.hf.routing import RouterTap, hidden_states, moe_blocks
 from moe_harness.implementations.interface import (
     GenerationSpec,
     InvalidInput,
@@ -31,9 +30,21 @@ from moe_harness.implementations.interface import (
 EXPERT_COUNTS = ("num_experts", "num_local_experts")  # transformers' names for E
 
 
+def check_gather(module: PreTrainedModel, config: ModelConfig, tokens: int) -> None:
+    """batched_mm copies the gate_up weights of every selected expert for every token, T*K*2F*D elements at once. Raises Unsupported as
+    check_copy does."""
+    if module.config._experts_implementation == "batched_mm":
+        needed = tokens * config.routing.top_k * 2 * config.moe_intermediate_size * config.hidden_size * module.dtype.itemsize
+        check_copy("batched_mm", needed, tokens, module.device)
+
+
 def window(theirs: Any) -> int | None:
     """The sliding window of a transformers config: some have none, and Qwen2MoeConfig writes 0 for none."""
     return getattr(theirs, "sliding_window", None) or None
+
+
+def host(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.float().cpu().contiguous().numpy()
 
 
 class HFModel:

@@ -25,8 +25,8 @@ def torch_grouped_mm(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, w_gate_u
 
 def native(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, w_gate_up: Tensor, w_down: Tensor) -> Tensor:
     """This project's own: one expert after the other, each on the tokens that chose it."""
-    from moe_harness.implementations.native.experts import MLP, LoopExperts, combine, least_rows
     from moe_harness.implementations.native.linear import PlainLinear
+    from moe_harness.implementations.native.moe import MLP, LoopExperts, combine, least_rows
 
     experts = tuple(MLP(PlainLinear(gate_up), PlainLinear(down)) for gate_up, down in zip(w_gate_up, w_down))
     return combine(LoopExperts(experts, least_rows(x.dtype, x.device, False, x.shape[1], w_down.shape[2]))(x, topk_ids), topk_weights)
@@ -53,7 +53,7 @@ def hf_batched_mm(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, w_gate_up: 
     """transformers' batched product, which copies the weights of every chosen expert for every token."""
     needed = topk_ids.numel() * (w_gate_up[0].nbytes + w_down[0].nbytes)
     free = free_bytes(x.device)
-    if needed > min(free / 2, 4e9):  # more would fit some machines, but not the time that a verdict has
+    if needed > (4e9 if free is None else min(free / 2, 4e9)):  # more would fit some machines, but not the time that a verdict has
         raise Unsupported(f"batched_mm would copy {needed / 1e9:.1f} GB of weights for {len(x)} tokens")
     return _hf("batched_mm", w_gate_up, w_down)(x, topk_ids, topk_weights)
 

@@ -1,26 +1,34 @@
-"""Checkpoint -> network, streamed: one source tensor at a time goes into its region of one canonical tensor, cast and moved on the way."""
+"""Checkpoint -> network, streamed: one source tensor at a time goes into its region of one canonical tensor, cast and moved on the way. And
+routers by themselves, of families whose models are not here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Dict, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from moe_harness.implementations.checkpoint.checkpoint import HEAD, Checkpoint
-from moe_harness.implementations.common.torch.values import to_torch
-from moe_harness.implementations.interface import DTYPES, InvalidInput, LoadSpec, RoutingSpec, Unsupported
-from moe_harness.implementations.native.attention import Attention
+from moe_harness.implementations.common.torch.values import routing_of, states, to_torch
+from moe_harness.implementations.interface import DTYPES, InvalidInput, LoadSpec, RouterWeights, Routing, RoutingSpec, Unsupported
 from moe_harness.implementations.native.cache import KVCache
-from moe_harness.implementations.native.experts import MLP, Experts, GroupedExperts, LoopExperts, SharedExpert, least_rows
-from moe_harness.implementations.native.layout import layout_of
+from moe_harness.implementations.native.convert import layout_of
 from moe_harness.implementations.native.linear import Linear, can_pack, linear
 from moe_harness.implementations.native.model import NativeModel
-from moe_harness.implementations.native.network import Layer, MoE, Network
-from moe_harness.implementations.native.norm import ProjectionNorm, RMSNorm
-from moe_harness.implementations.native.rope import Rope
-from moe_harness.implementations.native.router import Router, logits_dtype
+from moe_harness.implementations.native.moe import (
+    MLP,
+    Experts,
+    GroupedExperts,
+    LoopExperts,
+    MoE,
+    Router,
+    SharedExpert,
+    least_rows,
+    logits_dtype,
+)
+from moe_harness.implementations.native.network import Attention, Layer, Network, ProjectionNorm, RMSNorm, Rope
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {"pack": ("auto", "true", "false"), "experts": ("auto", "loop", "grouped")}
 
@@ -176,3 +184,40 @@ class _Builder:
         for placement in checkpoint.placements(name):
             target[placement.region].copy_(to_torch(checkpoint.source(placement.source)))
         return target
+
+
+class NativeRouter:
+    """`Router` of the contract."""
+
+    def __init__(self, router: Router, hidden_size: int, plan: Plan):
+        self._router, self._hidden_size, self._plan = router, hidden_size, plan
+
+    @torch.inference_mode()
+    def route(self, x_TD: np.ndarray) -> Routing:
+        x = states(x_TD, self._hidden_size, self._plan.dtype, self._plan.device)
+        return routing_of([self._router(x)], np.ones(len(x), bool), self._router.spec)
+
+
+def build(spec: RoutingSpec, weights: RouterWeights, load: LoadSpec) -> NativeRouter:
+    """Raises Unsupported for scores that are not computed here, InvalidInput for weights that do not fit the spec or a bad LoadSpec."""
+    check_supported(spec)
+    plan = make_plan(load)
+    E, D = spec.num_experts, weights.weight_ED.shape[-1]
+    weight_ED = _tensor("weight", weights.weight_ED, (E, D)).to(plan.device, plan.dtype)
+    bias_E = _optional("bias", weights.bias_E, spec.router_bias, E)
+    correction_E = _optional("correction_bias", weights.correction_bias_E, spec.correction_bias, E)
+    bias_E = None if bias_E is None else bias_E.to(plan.device, plan.dtype)
+    correction_E = None if correction_E is None else correction_E.to(plan.device)
+    return NativeRouter(make_router(spec, plan, weight_ED, bias_E, correction_E), D, plan)
+
+
+def _optional(name: str, values_E: np.ndarray | None, wanted: bool, E: int) -> Tensor | None:
+    if wanted != (values_E is not None):
+        raise InvalidInput(f"router {name} is {'missing' if wanted else 'not part of the RoutingSpec'}")
+    return None if values_E is None else _tensor(name, values_E, (E,))
+
+
+def _tensor(name: str, values: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    if values.shape != shape:
+        raise InvalidInput(f"router {name} of shape {values.shape}, {shape} is expected")
+    return torch.from_numpy(np.array(values, np.float32))

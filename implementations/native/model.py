@@ -22,9 +22,9 @@ from moe_harness.implementations.interface import (
     StepOutput,
 )
 from moe_harness.implementations.native.cache import KVCache
-from moe_harness.implementations.native.loss import IGNORED, check_labels, cross_entropy
-from moe_harness.implementations.native.network import MoE, Network
-from moe_harness.implementations.native.packed import check_stream, valid_stream
+from moe_harness.implementations.native.moe import MoE
+from moe_harness.implementations.native.network import Network
+from moe_harness.implementations.native.packed import IGNORED, check_labels, check_stream, cross_entropy, valid_stream
 
 
 class NativeModel:

@@ -1,4 +1,5 @@
-"""Several sequences in one row: where each lies, and which queries see which keys."""
+"""Several sequences in one row: where each lies, and which queries see which keys; and the mean cross entropy over the labels that count,
+for which a batch runs as such a row."""
 
 from __future__ import annotations
 
@@ -7,10 +8,14 @@ from typing import Any, Iterator, List
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from moe_harness.implementations.common.batch import Batch, check_range, integers, place
 from moe_harness.implementations.interface import InvalidInput
-from moe_harness.implementations.native.blocks import Block, blocks
+from moe_harness.implementations.native.cache import Block, blocks
+
+IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -66,3 +71,22 @@ def check_stream(input_ids_T: Any, cu_seqlens: Any, vocab_size: int, max_length:
 def valid_stream(ids_BS: np.ndarray, valid_BS: np.ndarray) -> Stream:
     """A padded batch's valid tokens, row by row."""
     return Stream(ids_BS[valid_BS][None], np.concatenate(([0], valid_BS.sum(1).cumsum())))
+
+
+def check_labels(labels_BS: Any, valid_BS: np.ndarray, vocab_size: int) -> np.ndarray:
+    """int64, IGNORED also where a label, or the token before it, is a pad: there nothing was predicted. Raises InvalidInput: not integers
+    of the ids' shape, outside [0, V) and not IGNORED, or none left."""
+    labels_BS = integers("labels", labels_BS, 2)
+    if labels_BS.shape != valid_BS.shape:
+        raise InvalidInput(f"labels of shape {labels_BS.shape} for ids of shape {valid_BS.shape}")
+    predicted_BS = np.pad(valid_BS[:, 1:] & valid_BS[:, :-1], ((0, 0), (1, 0)))
+    kept_BS = np.where(predicted_BS, labels_BS, IGNORED)
+    if not (kept_BS != IGNORED).any():
+        raise InvalidInput("no label is left to take the loss over")
+    check_range(kept_BS[kept_BS != IGNORED], vocab_size, "label")
+    return kept_BS
+
+
+def cross_entropy(logits_TV: Tensor, labels_T: np.ndarray) -> float:
+    """Mean, in nats, in float32."""
+    return float(F.cross_entropy(logits_TV.float(), torch.from_numpy(labels_T).to(logits_TV.device)))

@@ -1,8 +1,7 @@
 """The Neuron backend as the registry sees it. Importing this module does not import torch.
 
-Reading order: loading (checkpoint -> modules; layout says which part of what), decoder, attention, past, cache, router, dispatch, experts,
-moe; graphs (what is compiled), engine (what runs them), model (the contract), seats and buckets (fixed shapes), mesh (processes), builder
-(NxD's compiler).
+Reading order: loading (checkpoint -> modules; layout says which part of what), decoder (and its graphs), layers, attention, moe; engine
+(what runs the graphs), model (the contract), seats (fixed shapes), mesh (processes), builder (NxD's compiler).
 """
 
 from __future__ import annotations
@@ -19,14 +18,23 @@ from moe_harness.implementations.interface import (
     RoutingSpec,
     Unsupported,
 )
-from moe_harness.implementations.neuron.left_out import LEFT_OUT
-from moe_harness.implementations.neuron.rule import PATHS
-from moe_harness.implementations.neuron.settings import MODES, Variant
+from moe_harness.implementations.neuron.settings import MODES, PATHS, Variant
 
 FEATURES = (
     "prefill decode reset chunked_prefill left_padding right_padding nan_pads pinned probe routing generate router slots capacity static"
 ).split()
 FAMILIES = ("dots1", "mixtral", "qwen2_moe", "qwen3_moe")
+# What Neuron's own libraries have and this backend leaves out, and why.
+LEFT_OUT = (
+    "Fused kernels (NKI attention, blockwise expert kernels): they exist for the device alone; here the same sums are separate operators.",
+    "Caching of experts' weights: a memory policy of the device, without a say in what is computed.",
+    "Speculation (draft models, EAGLE, Medusa): with greedy choice it gives the same tokens, and no draft models are here to try it with.",
+    "Dynamic capacity: its shapes depend on data, which no graph of one shape can have.",
+    "Quantised weights and cache: the bounds of the suite are for float32, bfloat16 and float16.",
+    "Pipeline parallelism: whole layers to a process say nothing about how experts are split.",
+    "OLMoE: its query and key norms run over all heads, which are spread over the processes.",
+    "Packed sequences and the loss: Neuron's inference graphs have neither.",
+)
 
 
 def backend(variant: str | None = None) -> Backend:
@@ -61,7 +69,7 @@ class NeuronBackend:
         """A file of weights for each of the variant's processes, and neuron_config.json. Raises CheckpointError, and Unsupported for sizes
         that do not divide."""
         from moe_harness.implementations.neuron.convert import from_hf
-        from moe_harness.implementations.neuron.cores import world
+        from moe_harness.implementations.neuron.device import world
 
         from_hf(src, dst, self.variant.tp or world(0), self.variant.ep, not self.variant.unfused)
 
@@ -75,7 +83,7 @@ class NeuronBackend:
         """As every process of a model has it."""
         if self.variant.nxd:
             raise Unsupported("NxD compiles whole models, no router alone")
-        from moe_harness.implementations.neuron.standalone import StandaloneRouter
+        from moe_harness.implementations.neuron.start import StandaloneRouter
 
         return StandaloneRouter(spec, weights, load)
 
@@ -84,7 +92,7 @@ class NeuronBackend:
         if _reason() is not None:
             return Compilation()
         from moe_harness.implementations.neuron import crew, device
-        from moe_harness.implementations.neuron.costs import COSTS, one_after_the_other
+        from moe_harness.implementations.neuron.compiled import COSTS, one_after_the_other
 
         return one_after_the_other(COSTS.take(), device.compilation(), *crew.compilation())
 
@@ -110,7 +118,7 @@ def _reason() -> str | None:
 
 
 def _without_nxd(variant: Variant) -> str | None:
-    from moe_harness.implementations.neuron.vendor import absent
+    from moe_harness.implementations.neuron.device import absent
 
     return absent(variant.tp) or None
 

@@ -18,13 +18,12 @@ import numpy as np
 import torch
 
 from moe_harness.implementations.interface import Compilation, GraphProof, ModelConfig, Unsupported
-from moe_harness.implementations.neuron.buckets import buckets
-from moe_harness.implementations.neuron.collectives import Region
-from moe_harness.implementations.neuron.costs import COSTS
-from moe_harness.implementations.neuron.engine import Call, Result
+from moe_harness.implementations.neuron.compiled import COSTS
+from moe_harness.implementations.neuron.engine import Call, Pins, Result, Routed
+from moe_harness.implementations.neuron.layers import Region
 from moe_harness.implementations.neuron.loading import Plan, build
 from moe_harness.implementations.neuron.mesh import Mesh
-from moe_harness.implementations.neuron.routed import Pins, Routed
+from moe_harness.implementations.neuron.seats import buckets
 from moe_harness.implementations.neuron.traced import Graph, Traced, graph_of, graphs, inputs, result
 
 ARGUMENTS = "--auto-cast=none --model-type=transformer -O1"  # of neuronx-cc; NxD's own defaults turn infinities into numbers

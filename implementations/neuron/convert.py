@@ -8,12 +8,11 @@ from functools import partial
 import numpy as np
 
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
-from moe_harness.implementations.checkpoint.safetensors_parts import Entry, Part, write_parts
+from moe_harness.implementations.checkpoint.safetensors import Entry, Part, write_parts
 from moe_harness.implementations.checkpoint.writer import copy_beside, new_directory, shard_files, write_index
-from moe_harness.implementations.neuron.directory import Directory, write_shard
+from moe_harness.implementations.neuron.directory import FILE, Directory, NeuronConfig, write_shard
 from moe_harness.implementations.neuron.layout import Local, Move, assemble, layout, pieces
 from moe_harness.implementations.neuron.mesh import Mesh
-from moe_harness.implementations.neuron.neuron_config import FILE, NeuronConfig
 
 Taker = tuple[int, str, Move]
 

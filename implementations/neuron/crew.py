@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from moe_harness.implementations.interface import Compilation
-from moe_harness.implementations.neuron.costs import side_by_side
+from moe_harness.implementations.neuron.compiled import side_by_side
 from moe_harness.implementations.neuron.mesh import Degrees
 from moe_harness.implementations.neuron.rank import serve
 from moe_harness.implementations.worker.bond import end_with_parent, ending

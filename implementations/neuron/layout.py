@@ -12,12 +12,10 @@ from typing import Dict, List, Tuple
 
 import numpy as np
 
-from moe_harness.implementations.common.turned import put_turned
 from moe_harness.implementations.families.family import Family
 from moe_harness.implementations.families.weights import Placement, by_target
 from moe_harness.implementations.interface import ModelConfig, Unsupported
-from moe_harness.implementations.neuron.heads import EMPTY, Heads, spread
-from moe_harness.implementations.neuron.mesh import Mesh
+from moe_harness.implementations.neuron.mesh import EMPTY, Heads, Mesh, spread
 
 Region = Tuple[slice | int, ...]
 HEAD = "lm_head.weight"
@@ -40,6 +38,8 @@ NAMES = {
     "mlp.down.weight": "mlp.down_proj.weight",
 }
 QKV = "self_attn.qkv_proj.Wqkv"
+ROWS, COLUMNS = 2048, 128  # of a block that is transposed at a time: it stays in the processor's cache
+PAD = 8  # numbers behind a row of it: rows a power of two apart would push each other out
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,19 @@ def _copy(target: np.ndarray, source: np.ndarray, turned: bool) -> None:
         put_turned(target, source)
     else:
         target[...] = source
+
+
+def put_turned(target: np.ndarray, source: np.ndarray) -> None:
+    """target[...] = source.T, bit for bit, block by block."""
+    bits = f"u{source.dtype.itemsize}"
+    target_bits, source_bits = target.view(bits), source.view(bits)
+    block = np.empty((min(ROWS, len(source)), COLUMNS + PAD), bits)
+    for first in range(0, source.shape[0], ROWS):
+        for left in range(0, source.shape[1], COLUMNS):
+            part = source_bits[first : first + ROWS, left : left + COLUMNS]
+            held = block[: part.shape[0], : part.shape[1]]
+            held[...] = part
+            target_bits[left : left + COLUMNS, first : first + ROWS] = held.T
 
 
 def check_divides(config: ModelConfig, mesh: Mesh) -> None:

@@ -13,21 +13,15 @@ from torch import Tensor
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint, hf_layout
 from moe_harness.implementations.common.torch.values import to_torch
 from moe_harness.implementations.interface import DTYPES, InvalidInput, LoadSpec, ModelConfig, RoutingSpec, Unsupported
-from moe_harness.implementations.neuron.attention import Attention
-from moe_harness.implementations.neuron.cache import KVCache
+from moe_harness.implementations.neuron.attention import Attention, KVCache
 from moe_harness.implementations.neuron.decoder import Decoder, Layer
 from moe_harness.implementations.neuron.device import INSTALL, KIND, missing
 from moe_harness.implementations.neuron.directory import Directory, is_neuron
-from moe_harness.implementations.neuron.experts import MLP, Experts
+from moe_harness.implementations.neuron.layers import ColumnParallelLinear, ParallelEmbedding, RMSNorm, Rope, RowParallelLinear
 from moe_harness.implementations.neuron.layout import HEAD, assemble, heads_of, layout, local_name
-from moe_harness.implementations.neuron.linear import ColumnParallelLinear, ParallelEmbedding, RowParallelLinear
 from moe_harness.implementations.neuron.mesh import Mesh
-from moe_harness.implementations.neuron.moe import MoE, SharedExpert
-from moe_harness.implementations.neuron.norm import RMSNorm
-from moe_harness.implementations.neuron.rope import Rope
-from moe_harness.implementations.neuron.router import Router
-from moe_harness.implementations.neuron.rule import Rule
-from moe_harness.implementations.neuron.settings import Settings, Variant
+from moe_harness.implementations.neuron.moe import MLP, Experts, MoE, Router, SharedExpert
+from moe_harness.implementations.neuron.settings import Rule, Settings, Variant
 
 Read = Callable[[str], np.ndarray]  # name of a process's tensor -> as stored
 

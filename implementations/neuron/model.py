@@ -23,12 +23,9 @@ from moe_harness.implementations.interface import (
     StepOutput,
     Unsupported,
 )
-from moe_harness.implementations.neuron.buckets import bucket, buckets
-from moe_harness.implementations.neuron.engine import Call, Engine, Result
-from moe_harness.implementations.neuron.occupancy import Occupancy
-from moe_harness.implementations.neuron.on_device import Draws, OnDevice
-from moe_harness.implementations.neuron.routed import Pins, routing
-from moe_harness.implementations.neuron.seats import Seats, seats
+from moe_harness.implementations.neuron.engine import Call, Engine, Pins, Result, routing
+from moe_harness.implementations.neuron.sampler import Draws, OnDevice
+from moe_harness.implementations.neuron.seats import Occupancy, Seats, bucket, buckets, seats
 
 Group = Tuple[np.ndarray, Tuple[int, int]]  # rows of a call, and the shape of the graph that they go through
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from moe_harness.implementations.interface import GraphProof, ModelConfig
 from moe_harness.implementations.neuron.crew import Crew
-from moe_harness.implementations.neuron.engine import Call, Result
+from moe_harness.implementations.neuron.engine import Call, Pins, Result, Routed
 from moe_harness.implementations.neuron.loading import Plan
-from moe_harness.implementations.neuron.routed import Pins, Routed
 
 _numbers = count()  # of models
 

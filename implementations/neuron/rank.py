@@ -11,9 +11,9 @@ import torch.distributed as dist
 
 from moe_harness.implementations.interface import Compilation, ModelConfig
 from moe_harness.implementations.neuron import device
-from moe_harness.implementations.neuron.collectives import connected
-from moe_harness.implementations.neuron.costs import COSTS, one_after_the_other
+from moe_harness.implementations.neuron.compiled import COSTS, one_after_the_other
 from moe_harness.implementations.neuron.engine import Local
+from moe_harness.implementations.neuron.layers import connected
 from moe_harness.implementations.neuron.loading import Plan, build
 from moe_harness.implementations.neuron.mesh import Degrees, Mesh
 

@@ -3,16 +3,21 @@ distribution. Greedy is top-k of 1."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from moe_harness.implementations.common.generation import Prompt, streams
 from moe_harness.implementations.interface import GenerationSpec
 
 MAX_TOP_K = 256  # tokens that can be drawn at all
 FILL = -3000.0  # in the place of a logit that must not be drawn
+Draws = tuple[np.ndarray, np.ndarray]  # as Draw's, by row of the call
+First = Callable[[Prompt, Draws], np.ndarray]
+Following = Callable[[np.ndarray, Draws], np.ndarray]
 
 
 class Draw(NamedTuple):
@@ -40,3 +45,21 @@ def parameters(spec: GenerationSpec, rows: int) -> np.ndarray:
     greedy = spec.temperature == 0
     top_k = 1 if greedy else spec.top_k or MAX_TOP_K
     return np.tile(np.array([top_k, spec.top_p, 1.0 if greedy else spec.temperature], np.float32), (rows, 1))
+
+
+class OnDevice:
+    """`first`, `following`: a graph each, from a prompt or the last tokens to the next ones. Random numbers come from the host, a stream
+    for each row, so that the same seed gives the same tokens everywhere."""
+
+    def __init__(self, first: First, following: Following, spec: GenerationSpec, rows: int):
+        self._first, self._following = first, following
+        self._params_B3, self._streams = parameters(spec, rows), streams(spec.seed, rows)
+
+    def begin(self, prompt: Prompt) -> np.ndarray:
+        return self._first(prompt, self._draws())
+
+    def go_on(self, ids_B: np.ndarray) -> np.ndarray:
+        return self._following(ids_B, self._draws())
+
+    def _draws(self) -> Draws:
+        return self._params_B3, np.array([stream.random() for stream in self._streams], np.float32)

@@ -15,7 +15,7 @@ import numpy as np
 import torch.distributed as dist
 
 from moe_harness.implementations.interface import GenerationSpec, LoadSpec
-from moe_harness.implementations.neuron.collectives import connected
+from moe_harness.implementations.neuron.layers import connected
 from moe_harness.implementations.neuron.loading import make_plan
 from moe_harness.implementations.neuron.settings import Variant
 from moe_harness.implementations.neuron.start import part

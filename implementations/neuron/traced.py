@@ -14,12 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from moe_harness.implementations.common.torch.values import Choice
-from moe_harness.implementations.neuron.cache import KVCache
-from moe_harness.implementations.neuron.decoder import Decoder
-from moe_harness.implementations.neuron.engine import Call, Result
-from moe_harness.implementations.neuron.graphs import ContextEncoding, TokenGeneration
-from moe_harness.implementations.neuron.linear import frozen
-from moe_harness.implementations.neuron.routed import Routed
+from moe_harness.implementations.neuron.attention import KVCache
+from moe_harness.implementations.neuron.decoder import ContextEncoding, Decoder, TokenGeneration
+from moe_harness.implementations.neuron.engine import Call, Result, Routed
+from moe_harness.implementations.neuron.layers import frozen
 
 
 @dataclass(frozen=True)

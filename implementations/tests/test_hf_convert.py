@@ -148,7 +148,7 @@ def test_absent_token_ids_stay_absent(tmp_path: Path):
 
 
 def test_failure_leaves_no_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from moe_harness.implementations.hf import convert
+    from moe_harness.implementations.hf import loading
 
     hf = registry.backend("hf")
     with pytest.raises(CheckpointError):
@@ -159,7 +159,7 @@ def test_failure_leaves_no_destination(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(CheckpointError, match="already exists"):
         hf.from_hf(str(tmp_path / "a"), str(tmp_path / "taken"))
     assert [file.name for file in (tmp_path / "taken").iterdir()] == ["file"]
-    monkeypatch.setattr(convert, "copy_beside", lambda src, dst: None)  # no config.json: the result does not open
+    monkeypatch.setattr(loading, "copy_beside", lambda src, dst: None)  # no config.json: the result does not open
     with pytest.raises(CheckpointError, match="config.json"):
         hf.from_hf(str(tmp_path / "a"), str(tmp_path / "b"))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "taken"]

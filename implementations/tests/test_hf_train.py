@@ -19,7 +19,7 @@ from moe_harness.implementations import families  # noqa: E402
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint  # noqa: E402
 from moe_harness.implementations.hf import train as trainer  # noqa: E402
 from moe_harness.implementations.hf.balance import Balance, Selection, balance_loss, loads, median_gap  # noqa: E402
-from moe_harness.implementations.hf.windows import IGNORED, Windows  # noqa: E402
+from moe_harness.implementations.hf.train import IGNORED, Windows  # noqa: E402
 from moe_harness.implementations.interface import ModelConfig, RoutingSpec  # noqa: E402
 
 FAMILIES = ("mixtral", "qwen2_moe", "olmoe", "dots1")

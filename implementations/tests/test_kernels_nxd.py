@@ -18,7 +18,7 @@ import torch
 from moe_harness.implementations.interface import Unsupported
 from moe_harness.implementations.kernels import nxd, nxd_library
 from moe_harness.implementations.kernels.examples import routed_in_torch, torch_grouped_mm
-from moe_harness.implementations.kernels.stand_ins import StandIns
+from moe_harness.implementations.kernels.nxd_library import StandIns
 
 E, K, D, F = 8, 2, 12, 8
 PATHS = ["all_experts", "selective", "blockwise", "capacity", "chosen"]

@@ -12,7 +12,7 @@ from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
 from moe_harness.implementations.checkpoint.writer import write_tensors
 from moe_harness.implementations.interface import CheckpointError, LoadSpec, Request
 from moe_harness.implementations.native.backend import backend
-from moe_harness.implementations.native.layout import layout_of, native_layout
+from moe_harness.implementations.native.convert import layout_of, native_layout
 from moe_harness.implementations.tests.tiny import tiny_checkpoint
 
 CASES = [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moe_harness.implementations.interface import GenerationSpec, LoadSpec, PinnedRouting, Request, RoutingSpec
-from moe_harness.implementations.native import blocks
+from moe_harness.implementations.native import cache
 from moe_harness.implementations.native.backend import backend
 from moe_harness.implementations.tests.tiny import tiny_checkpoint
 
@@ -97,7 +97,7 @@ def test_prefill(pair):
 @pytest.mark.parametrize("rows", [2, 6, 20])
 def test_blocks_of_queries(pair, monkeypatch, rows):
     """Attention in several blocks, of which the last may be short, without pads and with; then a second chunk after the first."""
-    monkeypatch.setattr(blocks, "CPU_ROWS", rows)
+    monkeypatch.setattr(cache, "CPU_ROWS", rows)
     reference, model, _ = pair
     expected = reference_logits(reference, tokens())
     first = model.prefill(tokens()[:, :13], np.full(3, 13), Request(logits="all")).logits_BSV

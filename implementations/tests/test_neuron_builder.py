@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from moe_harness.implementations.interface import GenerationSpec, InvalidInput, LoadSpec, PinnedRouting, Request, StepOutput, Unsupported
-from moe_harness.implementations.neuron import cores, vendor
+from moe_harness.implementations.neuron import device
 from moe_harness.implementations.neuron.backend import backend
 from moe_harness.implementations.neuron.settings import Variant
 from moe_harness.implementations.tests import nxd_standin
@@ -28,19 +28,19 @@ WRONG = "raise ImportError('WRONG PACKAGE. Please install the package from Neuro
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch):
     """No tool and no variable of this machine's, and nothing remembered."""
-    for name in (cores.NUMBER, cores.VISIBLE):
+    for name in (device.NUMBER, device.VISIBLE):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(cores, "BIN", "")
-    vendor.missing.cache_clear()
+    monkeypatch.setattr(device, "BIN", "")
+    device.nxd_missing.cache_clear()
     yield
-    vendor.missing.cache_clear()
+    device.nxd_missing.cache_clear()
 
 
 @pytest.fixture
 def standin(monkeypatch: pytest.MonkeyPatch):
     for name, module in nxd_standin.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setenv(cores.NUMBER, "4")
+    monkeypatch.setenv(device.NUMBER, "4")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_a_cache_that_is_no_state_is_an_error(checkpoint: Path, standin: None, m
 
 
 def test_the_cache_is_replaced_and_not_written_to():
-    from moe_harness.implementations.neuron.cache import KVCache
+    from moe_harness.implementations.neuron.attention import KVCache
     from moe_harness.implementations.neuron.traced import Replaced
 
     written = KVCache(2, (3, 2, 8, 4), torch.float32, torch.device("cpu"))
@@ -222,22 +222,22 @@ def test_what_makes_no_sense_is_named(checkpoint: Path):
 def test_cores_are_the_least_of_what_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: str | None, visible: str | None, listed: int, wanted: int
 ):
-    for name, value in ((cores.NUMBER, number), (cores.VISIBLE, visible)):
+    for name, value in ((device.NUMBER, number), (device.VISIBLE, visible)):
         if value is not None:
             monkeypatch.setenv(name, value)
-    monkeypatch.setattr(cores, "BIN", str(tmp_path))
+    monkeypatch.setattr(device, "BIN", str(tmp_path))
     devices = "[" + ",".join('{"neuron_device": 0, "nc_count": 2}' for _ in range(listed // 2)) + "]"
     (tmp_path / "neuron-ls").write_text(f"#!/bin/sh\n[ \"$*\" = --json-output ] && echo '{devices}'\n")
     (tmp_path / "neuron-ls").chmod(0o755)
-    assert cores.visible() == wanted
+    assert device.visible() == wanted
     if wanted:
-        assert cores.world(0) == wanted and cores.world(1) == 1
+        assert device.world(0) == wanted and device.world(1) == 1
     with pytest.raises(Unsupported, match=f"tp64 takes 64 NeuronCores, {wanted} are visible" if wanted else "no NeuronCore is visible"):
-        cores.world(64)
+        device.world(64)
 
 
-@pytest.mark.parametrize("name, text", [(cores.NUMBER, "two"), (cores.NUMBER, "-1"), (cores.VISIBLE, "a"), (cores.VISIBLE, "3-1"),
-                                        (cores.VISIBLE, "1-2-3"), (cores.VISIBLE, "0,")])  # fmt: skip
+@pytest.mark.parametrize("name, text", [(device.NUMBER, "two"), (device.NUMBER, "-1"), (device.VISIBLE, "a"), (device.VISIBLE, "3-1"),
+                                        (device.VISIBLE, "1-2-3"), (device.VISIBLE, "0,")])  # fmt: skip
 def test_a_variable_without_sense_is_named(standin: None, monkeypatch: pytest.MonkeyPatch, name: str, text: str):
     monkeypatch.setenv(name, text)
     assert f"{name}: " in backend("nxd").capabilities().unavailable
@@ -248,7 +248,7 @@ def test_signatures_are_those_that_are_used(whose: str, monkeypatch: pytest.Monk
     if whose == "standin":
         for name, module in nxd_standin.modules().items():
             monkeypatch.setitem(sys.modules, name, module)
-    elif why := vendor.missing():
+    elif why := device.nxd_missing():
         pytest.skip(why)
     nxd: Any = import_module("neuronx_distributed")
     mappings: Any = import_module("neuronx_distributed.parallel_layers.mappings")

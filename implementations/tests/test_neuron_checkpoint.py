@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
-from moe_harness.implementations.common.turned import put_turned
 from moe_harness.implementations.interface import CheckpointError, LoadSpec, Request, Unsupported
 from moe_harness.implementations.neuron.backend import FAMILIES, backend
-from moe_harness.implementations.neuron.directory import shard
-from moe_harness.implementations.neuron.neuron_config import FILE, NeuronConfig
+from moe_harness.implementations.neuron.directory import FILE, NeuronConfig, shard
+from moe_harness.implementations.neuron.layout import put_turned
 from moe_harness.implementations.tests.tiny import tiny_checkpoint
 
 

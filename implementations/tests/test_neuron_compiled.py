@@ -13,7 +13,7 @@ import pytest
 from moe_harness.implementations.interface import Compilation, Compiler, InvalidInput, LoadSpec, Request
 from moe_harness.implementations.neuron import device
 from moe_harness.implementations.neuron.backend import backend
-from moe_harness.implementations.neuron.costs import side_by_side
+from moe_harness.implementations.neuron.compiled import side_by_side
 from moe_harness.implementations.neuron.settings import Variant
 from moe_harness.implementations.tests.tiny import tiny_checkpoint
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_harness.implementations.neuron.rule import PATHS, Rule
+from moe_harness.implementations.neuron.settings import PATHS, Rule
 
 torch = pytest.importorskip("torch")
-dispatch = pytest.importorskip("moe_harness.implementations.neuron.dispatch")
-experts = pytest.importorskip("moe_harness.implementations.neuron.experts")
+dispatch = pytest.importorskip("moe_harness.implementations.neuron.moe")
+experts = pytest.importorskip("moe_harness.implementations.neuron.moe")
 
 D, F = 6, 4
 FEW = settings(deadline=None, derandomize=True, max_examples=60)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_harness.implementations.neuron.heads import EMPTY, Heads, spread
+from moe_harness.implementations.neuron.mesh import EMPTY, Heads, spread
 
 TP = st.sampled_from([1, 2, 4, 8, 16])
 

@@ -12,7 +12,7 @@ import pytest
 from moe_harness.implementations.interface import InvalidInput, LoadSpec, PinnedRouting, Request, Unsupported
 from moe_harness.implementations.neuron import device
 from moe_harness.implementations.neuron.backend import FAMILIES, backend
-from moe_harness.implementations.neuron.buckets import bucket, buckets
+from moe_harness.implementations.neuron.seats import bucket, buckets
 from moe_harness.implementations.neuron.settings import Variant
 from moe_harness.implementations.tests.tiny import tiny_checkpoint
 

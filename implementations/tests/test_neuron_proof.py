@@ -12,7 +12,7 @@ from moe_harness.implementations.neuron.backend import backend
 from moe_harness.implementations.tests.tiny import tiny_checkpoint
 
 torch: Any = pytest.importorskip("torch")
-proof = pytest.importorskip("moe_harness.implementations.neuron.proof")
+proof = pytest.importorskip("moe_harness.implementations.neuron.compiled")
 
 
 @pytest.mark.parametrize(

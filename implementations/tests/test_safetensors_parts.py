@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from moe_harness.implementations.checkpoint.safetensors_parts import THREADS, Entry, Part, write_parts
+from moe_harness.implementations.checkpoint.safetensors import THREADS, Entry, Part, write_parts
 
 WHOLE: dict[str, np.ndarray] = {
     "a": np.arange(12, dtype=np.float32).reshape(3, 4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moe_harness.implementations.common.sampling import pick
+from moe_harness.implementations.common.generation import pick
 from moe_harness.implementations.interface import GenerationSpec
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.15, 0.3, 0.1], np.float32))

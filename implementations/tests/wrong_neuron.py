@@ -6,8 +6,8 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
+from moe_harness.implementations.neuron import layers as own_layers
 from moe_harness.implementations.neuron import layout as own_layout
-from moe_harness.implementations.neuron import linear as own_linear
 from moe_harness.implementations.neuron import loading as own_loading
 from moe_harness.implementations.neuron import moe as own_moe
 from moe_harness.implementations.neuron import rank
@@ -15,7 +15,7 @@ from moe_harness.implementations.neuron.mesh import Degrees
 
 WRONGS = ("wrong-shard", "double-reduce", "missing-reduce", "rank-offset")
 layout: Any = own_layout
-linear: Any = own_linear
+layers: Any = own_layers
 loading: Any = own_loading
 moe: Any = own_moe
 
@@ -51,7 +51,7 @@ def double_reduce() -> None:
 
 def missing_reduce() -> None:
     """What the processes have of attention's output is not summed."""
-    linear.sum_tp = lambda x, mesh: x
+    layers.sum_tp = lambda x, mesh: x
 
 
 def rank_offset() -> None:

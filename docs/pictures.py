@@ -8,7 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from moe_harness.cases.cases import golden_cases
-from moe_harness.emulator.seams import HONEST, Seams
+from moe_harness.emulator.honest import HONEST
+from moe_harness.emulator.seams import Seams
 from moe_harness.emulator.subject import SubjectBackend
 from moe_harness.implementations.interface import LoadSpec, PinnedRouting
 from moe_harness.judge.block import block_errors

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from moe_harness.cases.cases import Case
-from moe_harness.emulator.declared import FAMILIES
+from moe_harness.emulator.inputs import FAMILIES
 from moe_harness.emulator.subject import SubjectBackend, SubjectModel
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
 from moe_harness.implementations.checkpoint.weights import parameter_counts

@@ -13,8 +13,8 @@ from pathlib import Path
 from moe_harness.bench.peak import available_bytes
 from moe_harness.cases.cases import Case
 from moe_harness.cases.describe import read_model
-from moe_harness.cases.dtypes import numpy_dtype
 from moe_harness.cases.synthetic import synthesize
+from moe_harness.cases.tensors import numpy_dtype
 from moe_harness.implementations.checkpoint.weights import parameter_counts
 from moe_harness.implementations.interface import ModelConfig, RoutingSpec
 from moe_harness.suite.subject import Unavailable

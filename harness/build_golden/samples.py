@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from moe_harness.cases.cases import Case
-from moe_harness.cases.dtypes import round_to
+from moe_harness.cases.tensors import round_to
 from moe_harness.emulator.seams import Seams
 from moe_harness.emulator.subject import SubjectBackend, SubjectModel
 from moe_harness.implementations.interface import LoadSpec, PinnedRouting, Request

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from moe_harness.cases.cases import golden_root
-from moe_harness.cases.dtypes import round_to
+from moe_harness.cases.tensors import round_to
 from moe_harness.emulator.experts import combine, run_experts
 from moe_harness.emulator.honest import HONEST
 from moe_harness.emulator.numerics import Rounding

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.cases.tensors import numpy_dtype
 from moe_harness.kernel.shapes import Shape
 from moe_harness.oracle import layers
 

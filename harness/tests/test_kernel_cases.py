@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from moe_harness.cases.describe import read_model
-from moe_harness.cases.dtypes import numpy_dtype, round_to
 from moe_harness.cases.synthetic import FLAT
+from moe_harness.cases.tensors import numpy_dtype, round_to
 from moe_harness.implementations.interface import InvalidInput, KernelCall
 from moe_harness.kernel.cases import TOKENS, Case
 from moe_harness.kernel.locate import locate, ranges

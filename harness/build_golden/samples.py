@@ -17,8 +17,8 @@ from moe_harness.cases.tensors import round_to
 from moe_harness.emulator.seams import Seams
 from moe_harness.emulator.subject import SubjectBackend, SubjectModel
 from moe_harness.implementations.interface import LoadSpec, PinnedRouting, Request
-from moe_harness.judge.block import block_errors
-from moe_harness.judge.names import of_short
+from moe_harness.judge.errors import block_errors
+from moe_harness.judge.metric import of_short
 from moe_harness.suite.bounds.reference import Errors, Pass, Reference
 from moe_harness.suite.bounds.table import SHORT, TOKENS
 

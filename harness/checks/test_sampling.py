@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import softmax
 
 from moe_harness.implementations.interface import GenerationSpec
-from moe_harness.judge.distribution import chi_square
+from moe_harness.judge.distance import chi_square
 from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
 from moe_harness.oracle.outputs import sampling_distribution

@@ -12,7 +12,7 @@ from moe_harness.emulator.experts import combine, run_experts
 from moe_harness.emulator.honest import HONEST
 from moe_harness.emulator.numerics import Rounding
 from moe_harness.emulator.values import ExpertJob
-from moe_harness.judge.block import block_errors
+from moe_harness.judge.errors import block_errors
 from moe_harness.judge.limit import Limits
 from moe_harness.judge.rounding import accumulation
 from moe_harness.kernel.shapes import Shape

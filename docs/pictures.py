@@ -8,10 +8,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from moe_harness.cases.cases import golden_cases
-from moe_harness.emulator.seams import HONEST, Seams
+from moe_harness.emulator.honest import HONEST
+from moe_harness.emulator.seams import Seams
 from moe_harness.emulator.subject import SubjectBackend
 from moe_harness.implementations.interface import LoadSpec, PinnedRouting
-from moe_harness.judge.block import block_errors
+from moe_harness.judge.errors import block_errors
 from moe_harness.mutants.catalogue import SEEDED_KINDS, faulty, honest
 from moe_harness.suite.bounds.case import floors_of
 from moe_harness.suite.states import round_to

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from moe_harness.cases.dtypes import numpy_dtype
 from moe_harness.cases.synthetic import synthesize
+from moe_harness.cases.tensors import numpy_dtype
 from moe_harness.implementations.families.weights import parameter_counts
 from moe_harness.implementations.interface import Backend, ModelConfig, Unsupported
 from moe_harness.suite.subject import Subject, Unavailable

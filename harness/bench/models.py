@@ -12,8 +12,8 @@ from pathlib import Path
 
 from moe_harness.cases.cases import Case
 from moe_harness.cases.describe import read_model
-from moe_harness.cases.dtypes import numpy_dtype
 from moe_harness.cases.synthetic import synthesize
+from moe_harness.cases.tensors import numpy_dtype
 from moe_harness.implementations.common.memory import available_bytes
 from moe_harness.implementations.families.weights import parameter_counts
 from moe_harness.implementations.interface import ModelConfig, RoutingSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moe_harness.cases.dtypes import round_to
+from moe_harness.cases.tensors import round_to
 from moe_harness.implementations.interface import Model, Probe
 from moe_harness.suite.subject import Subject
 

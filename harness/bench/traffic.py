@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.cases.tensors import numpy_dtype
 from moe_harness.implementations.families.weights import canonical_shapes
 from moe_harness.implementations.interface import ModelConfig
 

@@ -17,7 +17,7 @@ import numpy as np
 from moe_harness.build_golden.samples import WINDOW, Draw, Sample, many_tokens, samples
 from moe_harness.cases.cases import HELDOUT, Case, golden_cases
 from moe_harness.cases.synthetic import FLAT, PEAKED, small, synthesize
-from moe_harness.emulator.declared import FAMILIES
+from moe_harness.emulator.inputs import FAMILIES
 from moe_harness.implementations.interface import DTYPES
 from moe_harness.implementations.worker.bond import end_with_parent
 from moe_harness.mutants.catalogue import SEEDED_KINDS, honest

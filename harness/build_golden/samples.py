@@ -13,12 +13,12 @@ from functools import lru_cache
 import numpy as np
 
 from moe_harness.cases.cases import Case
-from moe_harness.cases.dtypes import round_to
+from moe_harness.cases.tensors import round_to
 from moe_harness.emulator.seams import Seams
 from moe_harness.emulator.subject import SubjectBackend, SubjectModel
 from moe_harness.implementations.interface import LoadSpec, PinnedRouting, Request
-from moe_harness.judge.block import block_errors
-from moe_harness.judge.names import of_short
+from moe_harness.judge.errors import block_errors
+from moe_harness.judge.metric import of_short
 from moe_harness.suite.bounds.reference import Errors, Pass, Reference
 from moe_harness.suite.bounds.table import SHORT, TOKENS
 

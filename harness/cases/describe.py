@@ -11,7 +11,7 @@ from moe_harness.implementations import families, registry
 from moe_harness.implementations.checkpoint.checkpoint import CONFIG, parse_config, read_config
 from moe_harness.implementations.families.weights import parameter_counts
 from moe_harness.implementations.interface import Capabilities, ModelConfig, RoutingSpec
-from moe_harness.judge.grades import grade
+from moe_harness.judge.verdict import grade
 
 
 def describe_backends() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy.special import expit, logit
 
-from moe_harness.cases.dtypes import round_to
+from moe_harness.cases.tensors import round_to
 from moe_harness.implementations.interface import RoutingSpec
 from moe_harness.judge.certificate import ranking_allowance
 from moe_harness.judge.flips import Contest, flip_probability

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.cases.tensors import numpy_dtype
 from moe_harness.implementations import families
 from moe_harness.implementations.checkpoint.checkpoint import CONFIG, HEAD
 from moe_harness.implementations.checkpoint.writer import new_directory, write_json, write_tensors

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from moe_harness.cases.strategies import explore
 from moe_harness.cases.synthetic import routing_of, small
 from moe_harness.implementations.interface import PinnedRouting, Probe, Request, Routing
-from moe_harness.judge.logits import logit_metrics
+from moe_harness.judge.errors import logit_metrics
 from moe_harness.judge.metric import Metric
 from moe_harness.judge.rounding import weight_allowance
 from moe_harness.judge.routing import weights_within

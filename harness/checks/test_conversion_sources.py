@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from moe_harness.cases.cases import Case
-from moe_harness.cases.dtypes import numpy_dtype
 from moe_harness.cases.synthetic import small, synthesize
+from moe_harness.cases.tensors import numpy_dtype
 from moe_harness.implementations import families
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
 from moe_harness.implementations.checkpoint.writer import write_checkpoint

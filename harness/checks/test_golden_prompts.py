@@ -9,12 +9,11 @@ import numpy as np
 
 from moe_harness.cases.prompts import CLEAR, TIED_DTYPES, TIES
 from moe_harness.implementations.interface import PinnedRouting
-from moe_harness.judge import likeliest as judge
+from moe_harness.judge import errors as judge
 from moe_harness.judge.distance import kl_divergence
-from moe_harness.judge.grades import top_n
-from moe_harness.judge.logits import logit_metrics
+from moe_harness.judge.errors import logit_metrics
 from moe_harness.judge.metric import Metric
-from moe_harness.judge.verdict import Verdict
+from moe_harness.judge.verdict import Verdict, top_n
 from moe_harness.suite.clause import clause
 from moe_harness.suite.golden_prompts import batches, likeliest, needs_some_logits, sides, stepwise, stored, whole
 from moe_harness.suite.subject import Subject
@@ -52,12 +51,12 @@ def test_likeliest_tokens_on_clear_prompts(subject: Subject, verdict: Verdict) -
         needs_some_logits(subject)
     for rows in batches(prompts):
         input_ids_BS = prompts.input_ids_BS[rows]
-        top = likeliest(subject, input_ids_BS, n) if n else judge.of_logits(whole(subject, input_ids_BS), TOLD)
+        top = likeliest(subject, input_ids_BS, n) if n else judge.likeliest(whole(subject, input_ids_BS), TOLD)
         for row in range(len(input_ids_BS)):
             end = slice(-top.ids_BSN.shape[1], None)
             expected_SV = sides(subject, prompts, rows.start + row)[0].logits_SV[end]
             limits = subject.floors.forward(input_ids_BS[row], at=end)
-            found = judge.metrics(top.ids_BSN[row], top.log_probs_BSN[row], expected_SV, limits)
+            found = judge.likeliest_metrics(top.ids_BSN[row], top.log_probs_BSN[row], expected_SV, limits)
             verdict.judge(*found, about=f"prompt {rows.start + row}")
             verdict.saw(tokens=len(expected_SV))
     verdict.require(tokens=len(prompts))

@@ -8,7 +8,7 @@ import pytest
 from moe_harness.implementations.interface import Loss
 from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
-from moe_harness.oracle.loss import IGNORED, cross_entropies
+from moe_harness.oracle.outputs import IGNORED, cross_entropies
 from moe_harness.suite.clause import LOGIC, clause
 from moe_harness.suite.drivers import valid
 from moe_harness.suite.ragged import ragged

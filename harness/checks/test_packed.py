@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from moe_harness.implementations.interface import Packed, Request
-from moe_harness.judge.logits import logit_metrics
+from moe_harness.judge.errors import logit_metrics
 from moe_harness.judge.verdict import Verdict
 from moe_harness.suite.against_oracle import both_rounded, judge_traces
 from moe_harness.suite.clause import LOGIC, clause

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moe_harness.implementations.interface import Request, Unsupported
-from moe_harness.judge.logits import logit_metrics
+from moe_harness.judge.errors import logit_metrics
 from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
 from moe_harness.suite.against_oracle import both_rounded, judge_traces

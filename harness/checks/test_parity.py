@@ -9,7 +9,7 @@ import numpy as np
 
 from moe_harness.implementations.interface import Padded, PinnedRouting
 from moe_harness.judge.distance import kl_divergence, top1_disagreement
-from moe_harness.judge.logits import logit_metrics
+from moe_harness.judge.errors import logit_metrics
 from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
 from moe_harness.suite.against_oracle import both_rounded, judge_routing_inside, judge_traces

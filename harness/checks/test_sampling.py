@@ -9,10 +9,10 @@ import numpy as np
 from scipy.special import softmax
 
 from moe_harness.implementations.interface import GenerationSpec
-from moe_harness.judge.distribution import chi_square
+from moe_harness.judge.distance import chi_square
 from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
-from moe_harness.oracle.sampling import sampling_distribution
+from moe_harness.oracle.outputs import sampling_distribution
 from moe_harness.suite.clause import LOGIC, clause
 from moe_harness.suite.refusals import refuses
 from moe_harness.suite.subject import MAX_BATCH, MAX_LENGTH, Subject

@@ -16,7 +16,7 @@ import numpy as np
 from moe_harness.diagnosis.finding import Finding
 from moe_harness.diagnosis.rejudge import expected_block
 from moe_harness.judge.exhibit import PREFIX, Exhibit
-from moe_harness.oracle.experts import swiglu
+from moe_harness.oracle.layers import swiglu
 from moe_harness.oracle.routing import combine_weights
 
 

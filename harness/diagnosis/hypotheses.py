@@ -8,7 +8,8 @@ from functools import cache
 
 from moe_harness.diagnosis.operators import operators
 from moe_harness.diagnosis.replay import Distance, distance
-from moe_harness.emulator.seams import HOME, HONEST
+from moe_harness.emulator.honest import HONEST
+from moe_harness.emulator.seams import HOME
 from moe_harness.judge.exhibit import BLOCK, MODEL, ROUTER, Exhibit
 from moe_harness.mutants.catalogue import FAULTS, changed_seams
 from moe_harness.mutants.entry import Fault

@@ -8,11 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from moe_harness.judge import routing
-from moe_harness.judge.block import block_metrics
 from moe_harness.judge.certificate import certify, ranking_allowance
+from moe_harness.judge.errors import block_metrics, logit_metrics, median_kl, router_errors
 from moe_harness.judge.exhibit import BLOCK, MODEL, ROUTER, Exhibit
 from moe_harness.judge.limit import Limits
-from moe_harness.judge.logits import logit_metrics, median_kl, router_errors
 from moe_harness.judge.metric import Metric
 from moe_harness.judge.rounding import UNIT_ROUNDOFF, router_noise, weight_allowance
 from moe_harness.oracle.model import OracleOutput

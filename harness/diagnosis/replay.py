@@ -13,11 +13,13 @@ import numpy as np
 
 from moe_harness.diagnosis.guide import Guide, Steps
 from moe_harness.diagnosis.rejudge import expected_block, logit_ratio, router_delta, weights_allowed
+from moe_harness.emulator.honest import HONEST
 from moe_harness.emulator.network import Network
 from moe_harness.emulator.numerics import Rounding
-from moe_harness.emulator.routing import RouterTensors, Routes, route
-from moe_harness.emulator.seams import HONEST, Seams
+from moe_harness.emulator.routing import route
+from moe_harness.emulator.seams import Seams
 from moe_harness.emulator.subject import SubjectModel
+from moe_harness.emulator.values import RouterTensors, Routes
 from moe_harness.implementations.interface import LoadSpec
 from moe_harness.judge.distance import relative_rms, worst_row
 from moe_harness.judge.exhibit import BLOCK, MODEL, PREFIX, ROUTER, SECOND, Exhibit

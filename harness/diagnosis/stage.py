@@ -17,7 +17,8 @@ from moe_harness.cases.cases import RouterCase, named_cases
 from moe_harness.checks.in_process import Check, suite
 from moe_harness.diagnosis.echo import Echo, alike, violated
 from moe_harness.diagnosis.operators import operators
-from moe_harness.emulator.seams import HOME, HONEST, Seams, changed, seam
+from moe_harness.emulator.honest import HONEST
+from moe_harness.emulator.seams import HOME, Seams, changed, seam
 from moe_harness.emulator.subject import SubjectBackend
 from moe_harness.implementations.interface import Backend
 from moe_harness.mutants.catalogue import changed_seams

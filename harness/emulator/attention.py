@@ -1,36 +1,17 @@
-"""The honest attention of the subject: positions, RoPE, QK norm, masks and grouped-query attention over the cache.
+"""The honest attention of the subject: positions, RoPE, QK norm, masks and grouped-query attention over the cache. Packed sequences lie
+several in one row, each from position 0, none seeing another.
 
 Legend beyond the interface's: Q queries of this call, M cache slots in use.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from moe_harness.emulator.numerics import MASKED, Array, Rounding, rms_norm, softmax
+from moe_harness.emulator.seams import Seams
+from moe_harness.emulator.values import KeyView, Tables
 from moe_harness.implementations.interface import ModelConfig
-
-if TYPE_CHECKING:
-    from moe_harness.emulator.seams import Seams
-
-Tables = tuple[Array, Array]
-
-
-@dataclass(frozen=True)
-class KeyView:
-    """What a mask is made from. A slot holds a token of position `key_BM` where `valid_BM`, a pad or nothing elsewhere. Segments
-    number packed sequences."""
-
-    query_BQ: Array
-    key_BM: Array
-    valid_BM: Array
-    segment_BQ: Array
-    key_segment_BM: Array
-    window: int | None
-    decoding: bool
 
 
 def valid_tokens(lengths_B: Array, S: int, padding: str) -> Array:
@@ -104,3 +85,18 @@ def attend(q_BHQP: Array, k_BHMP: Array, v_BHMP: Array, mask_BQM: Array, scale: 
     scores = rounding(np.multiply(scores, np.float32(scale), out=scores))
     np.copyto(scores, MASKED, where=~mask_BQM[:, None])
     return rounding(rounding(softmax(scores)) @ v_BHMP)
+
+
+def segments(cu_seqlens: Array) -> Array:
+    """Number_T of the sequence that each token belongs to."""
+    return np.repeat(np.arange(len(cu_seqlens) - 1), np.diff(cu_seqlens))
+
+
+def packed_positions(cu_seqlens: Array) -> Array:
+    """Position_T of each token in its own sequence."""
+    return np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
+
+
+def packed_last(cu_seqlens: Array) -> Array:
+    """Index of each sequence's last token."""
+    return cu_seqlens[1:] - 1

@@ -8,17 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moe_harness.emulator.numerics import Array, Rounding
-from moe_harness.emulator.routing import Routes, round_weights
+from moe_harness.emulator.routing import round_weights
+from moe_harness.emulator.seams import Seams
+from moe_harness.emulator.values import Crowd, Routes, Step
 from moe_harness.implementations.interface import InvalidInput, RoutingSpec
-
-if TYPE_CHECKING:
-    from moe_harness.emulator.network import Step
-    from moe_harness.emulator.seams import Seams
 
 BOOLEANS = {"true": True, "false": False}
 
@@ -47,16 +44,6 @@ class Capacity:
 
     def limits(self, spec: RoutingSpec) -> bool:
         return self.factor is not None and self.factor < spec.num_experts / spec.top_k
-
-
-@dataclass(frozen=True)
-class Crowd:
-    """What is known when places are given out. `weights_TK`: of the router, normalised; `counted_T`: the tokens that take places."""
-
-    ids_TK: Array
-    weights_TK: Array
-    counted_T: Array
-    num_experts: int
 
 
 def is_prefill(step: Step) -> bool:

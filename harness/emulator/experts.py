@@ -1,36 +1,13 @@
-"""The honest experts of the subject: tokens grouped by expert, one gate/up and one down matmul per group, then the weighted sum."""
+"""The honest experts of the subject: tokens grouped by expert, one gate/up and one down matmul per group, then the weighted sum. The shared
+expert is one gated MLP for every token, added to the routed sum; in Qwen2-MoE times the sigmoid of its own logit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from moe_harness.emulator.numerics import Array, Rounding, silu
-
-if TYPE_CHECKING:
-    from moe_harness.emulator.seams import Seams
-
-# (expert, flat indices t*K + k of the token-slot pairs that it computes)
-Group = tuple[int, Array]
-
-
-@dataclass(frozen=True)
-class ExpertJob:
-    """One call of the experts of one layer. `gate_up_E2FD`: gate rows first, then up. `valid_T`: False at pads."""
-
-    x_TD: Array
-    ids_TK: Array
-    weights_TK: Array
-    valid_T: Array
-    gate_up_E2FD: Array
-    down_EDF: Array
-    rounding: Rounding
-
-    @property
-    def num_experts(self) -> int:
-        return len(self.gate_up_E2FD)
+from moe_harness.emulator.numerics import Array, Rounding, sigmoid, silu
+from moe_harness.emulator.seams import Seams
+from moe_harness.emulator.values import ExpertJob, Group, SharedSum
 
 
 def split_halves(gate_up: Array) -> tuple[Array, Array]:
@@ -78,3 +55,25 @@ def combine(y_TKD: Array, weights_TK: Array, ids_TK: Array, rounding: Rounding) 
 def dense_mlp(x_BSD: Array, gate_up: Array, down: Array, rounding: Rounding, seams: Seams) -> Array:
     """The MLP of a layer without experts (`mlp_only_layers`, `decoder_sparse_step`)."""
     return run_expert(x_BSD, gate_up, down, rounding, seams)
+
+
+def all_experts(job: ExpertJob, seams: Seams) -> Array:
+    """y_TKD: every expert multiplies every token, and each choice takes its own."""
+    parts = [run_expert(job.x_TD, *weights, job.rounding, seams) for weights in zip(job.gate_up_E2FD, job.down_EDF, strict=True)]
+    every_TED = np.stack(parts, axis=1)
+    return np.take_along_axis(every_TED, job.ids_TK[..., None], axis=1)
+
+
+def shared_input(x_TD: Array, routed_TD: Array) -> Array:
+    """What the shared expert and its gate read: the same as the router."""
+    return x_TD
+
+
+def shared_gate(x_TD: Array, gate_1D: Array, rounding: Rounding, seams: Seams) -> Array:
+    return rounding(sigmoid(seams.network.linear(x_TD, gate_1D, None, rounding)))
+
+
+def add_shared(parts: SharedSum) -> Array:
+    """y_TD, rounded after each operation; no routing weight or scaling factor touches the shared expert."""
+    shared_TD = parts.shared_TD if parts.gate_T1 is None else parts.rounding(parts.shared_TD * parts.gate_T1)
+    return parts.rounding(parts.routed_TD + shared_TD)

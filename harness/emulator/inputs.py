@@ -1,17 +1,18 @@
-"""What the contract allows a caller to pass, checked before anything changes. All raise InvalidInput and leave the model usable."""
+"""The subject's declared features, and what the contract allows a caller to pass, checked before anything changes. Every check raises
+InvalidInput and leaves the model usable."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moe_harness.emulator.attention import valid_tokens
 from moe_harness.emulator.cache import Cache
-from moe_harness.emulator.loss import IGNORED
 from moe_harness.emulator.numerics import Array, Rounding
+from moe_harness.emulator.outputs import IGNORED
+from moe_harness.emulator.seams import Seams
+from moe_harness.emulator.values import Call
 from moe_harness.implementations.interface import (
     DTYPES,
     GenerationSpec,
@@ -23,19 +24,26 @@ from moe_harness.implementations.interface import (
     Unsupported,
 )
 
-if TYPE_CHECKING:
-    from moe_harness.emulator.seams import Seams
+FEATURES: tuple[str, ...] = tuple(
+    "prefill decode reset chunked_prefill left_padding right_padding nan_pads pinned probe routing generate packed loss router slots "
+    "capacity static".split()
+)
+FAMILIES = ("mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "dots1")
+
+
+LOGITS = ("all", "last")
+
+
+def declared_features() -> tuple[str, ...]:
+    return FEATURES
+
+
+def declared_logits() -> tuple[str, ...]:
+    """What a Request may ask for, besides `none`."""
+    return LOGITS
+
 
 SIDES = ("left", "right")
-
-
-@dataclass(frozen=True)
-class Call:
-    """The tokens of a prefill (ids_BS with their lengths and side) or of a decode (ids_B, lengths None)."""
-
-    ids: Array
-    lengths_B: Array | None = None
-    padding: str = "right"
 
 
 def admit(call: Call, cache: Cache | None, config: ModelConfig, spec: LoadSpec, seams: Seams) -> tuple[Array, Array]:

@@ -1,30 +1,24 @@
-"""The decoder of the subject: embedding, layers over the cache, final norm and head. Written over the seams; no state of its own."""
+"""The decoder of the subject: embedding, layers over the cache, final norm and head. Written over the seams; no state of its own.
+
+Its proof of static shapes: it runs on two different inputs of one shape, and every array that is rounded on the way must have the same
+shape in both. Its experts then run as a compiler would have them: all of them on all tokens.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
-from moe_harness.emulator.attention import KeyView, Tables
-from moe_harness.emulator.cache import Cache
+import numpy as np
+
+from moe_harness.emulator.cache import Cache, new_cache
 from moe_harness.emulator.capacity import Capacity, drop
-from moe_harness.emulator.experts import ExpertJob
 from moe_harness.emulator.numerics import Array, Rounding
-from moe_harness.emulator.routing import RouterTensors, Routes, route
+from moe_harness.emulator.routing import route
 from moe_harness.emulator.seams import Seams
-from moe_harness.emulator.shared import SharedSum
-from moe_harness.implementations.interface import ModelConfig, PinnedRouting
-
-
-@dataclass(frozen=True)
-class Step:
-    """The tokens of one call. Pads hold a legal id and are False in `valid_BS`. `segment_BS`: which packed sequence a token belongs to, 0
-    where nothing is packed."""
-
-    ids_BS: Array
-    valid_BS: Array
-    positions_BS: Array
-    segment_BS: Array
-    decoding: bool
+from moe_harness.emulator.values import ExpertJob, KeyView, RouterTensors, Routes, SharedSum, Step, Tables
+from moe_harness.implementations.interface import GraphProof, ModelConfig, PinnedRouting
 
 
 @dataclass(frozen=True)
@@ -141,3 +135,30 @@ class Network:
 
     def _tensor(self, layer: int, name: str) -> Array:
         return self.tensors[f"layers.{layer}.{name}"]
+
+
+@dataclass(frozen=True)
+class Recorder(Rounding):
+    """A rounding that notes the shapes it sees."""
+
+    seen: list[tuple[int, ...]] = field(default_factory=list, compare=False)
+
+    def __call__(self, x: Array) -> Array:
+        self.seen.append(np.shape(x))
+        return super().__call__(x)
+
+
+def shapes(network: Network, step: Step) -> list[tuple[int, ...]]:
+    """Of all that is rounded in one pass behind an empty cache."""
+    recorder = Recorder(network.rounding.dtype)
+    B, S = step.ids_BS.shape
+    replace(network, rounding=recorder).forward(step, new_cache(network.config, B, S), None)
+    return recorder.seen
+
+
+def compare(network: Network, make: Callable[[Array], Step], shape: tuple[int, int]) -> GraphProof:
+    """`make`: token ids to the step of a call."""
+    draws = [np.random.default_rng(seed).integers(0, network.config.vocab_size, shape) for seed in (0, 1)]
+    one, other = (shapes(network, make(ids_BS)) for ids_BS in draws)
+    apart = sum(a != b for a, b in zip_longest(one, other))
+    return GraphProof(f"{shape[0]} x {shape[1]} tokens", dynamic=apart)

@@ -1,4 +1,5 @@
-"""The honest router of the subject: logits in the model's dtype (sigmoid routers: in float32), everything after them in float32.
+"""The honest router of the subject: logits in the model's dtype (sigmoid routers: in float32), everything after them in float32. At the end
+of the file the same router by itself, as the contract's `Router`.
 
 Source of the order: transformers 5, whose routers of Mixtral, Qwen2-MoE, Qwen3-MoE, OLMoE, DeepSeek-V3 (and dots1) and gpt-oss are special
 cases of it. Legend: T tokens, E experts, K top-k, G groups, D hidden.
@@ -7,36 +8,15 @@ cases of it. Legend: T tokens, E experts, K top-k, G groups, D hidden.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_harness.emulator import numerics
+from moe_harness.emulator import inputs, numerics
 from moe_harness.emulator.numerics import Array, Rounding
-from moe_harness.implementations.interface import PinnedRouting, RoutingSpec, Unsupported
-
-if TYPE_CHECKING:
-    from moe_harness.emulator.seams import Seams
-
-
-@dataclass(frozen=True)
-class RouterTensors:
-    """A router's weight and bias are values of the load dtype; its correction is float32 in every dtype, since its small steps decide."""
-
-    weight_ED: Array
-    bias_E: Array | None = None
-    correction_E: Array | None = None
-
-
-@dataclass(frozen=True)
-class Routes:
-    """One MoE layer's routing of T tokens, as it is used to combine. The logits hold the router's bias, not the correction. `dropped_TK`:
-    None where there is room for all."""
-
-    logits_TE: Array
-    ids_TK: Array
-    weights_TK: Array
-    dropped_TK: Array | None = None
+from moe_harness.emulator.outputs import as_routing
+from moe_harness.emulator.seams import Seams
+from moe_harness.emulator.values import RouterTensors, Routes
+from moe_harness.implementations.interface import InvalidInput, PinnedRouting, RouterWeights, Routing, RoutingSpec, Unsupported
 
 
 def route(x_TD: Array, tensors: RouterTensors, spec: RoutingSpec, rounding: Rounding, seams: Seams, pinned: PinnedRouting | None) -> Routes:
@@ -139,3 +119,32 @@ def shown_logits(logits_TE: Array, scores_TE: Array) -> Array:
 def router_input(normed_TD: Array, residual_TD: Array) -> Array:
     """What the router of a decoder layer reads: the hidden state after the post-attention norm."""
     return normed_TD
+
+
+@dataclass(frozen=True)
+class SubjectRouter:
+    """A `Router`."""
+
+    spec: RoutingSpec
+    tensors: RouterTensors
+    rounding: Rounding
+    seams: Seams
+
+    @np.errstate(all="ignore")  # NaN and infinity are data: checks feed them in on purpose
+    def route(self, x_TD: Array) -> Routing:
+        x_TD = inputs.hidden_states(x_TD, self.tensors.weight_ED.shape[1], self.rounding)
+        return as_routing([route(x_TD, self.tensors, self.spec, self.rounding, self.seams, None)], np.ones(len(x_TD), bool), self.spec)
+
+
+def standalone(spec: RoutingSpec, weights: RouterWeights, rounding: Rounding, seams: Seams) -> SubjectRouter:
+    """Raises Unsupported for a scoring that is not there, InvalidInput for tensors that do not fit the spec."""
+    if spec.scoring not in ("softmax", "sigmoid") or spec.scoring_dtype != "float32":
+        raise Unsupported(f"scoring {spec.scoring} in {spec.scoring_dtype}")
+    given = (weights.bias_E is not None, weights.correction_bias_E is not None)
+    if given != (spec.router_bias, spec.correction_bias):
+        raise InvalidInput(f"router_bias {spec.router_bias}, correction_bias {spec.correction_bias}; given are {given}")
+    if len(weights.weight_ED) != spec.num_experts:
+        raise InvalidInput(f"weight_ED: expected {spec.num_experts} rows, got {len(weights.weight_ED)}")
+    bias_E = None if weights.bias_E is None else rounding(weights.bias_E)
+    correction_E = None if weights.correction_bias_E is None else np.asarray(weights.correction_bias_E, np.float32)
+    return SubjectRouter(spec, RouterTensors(rounding(weights.weight_ED), bias_E, correction_E), rounding, seams)

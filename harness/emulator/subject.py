@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from moe_harness.emulator import declared, inputs, storage
+from moe_harness.emulator import inputs, storage
 from moe_harness.emulator.attention import valid_tokens
-from moe_harness.emulator.cache import Cache, new_cache
+from moe_harness.emulator.cache import Cache, Slots, in_use, new_cache
 from moe_harness.emulator.capacity import Capacity
-from moe_harness.emulator.inputs import Call
-from moe_harness.emulator.network import Network, Step
+from moe_harness.emulator.honest import HONEST
+from moe_harness.emulator.network import Network, compare
 from moe_harness.emulator.numerics import Array, Rounding
-from moe_harness.emulator.seams import HONEST, Seams, changed
-from moe_harness.emulator.slots import Slots, in_use
-from moe_harness.emulator.standalone import SubjectRouter, as_routing, joined, standalone
-from moe_harness.emulator.tracing import compare
+from moe_harness.emulator.outputs import as_routing, joined
+from moe_harness.emulator.routing import SubjectRouter, standalone
+from moe_harness.emulator.seams import Seams, changed
+from moe_harness.emulator.values import Call, Step
 from moe_harness.implementations.interface import (  # fmt: skip
     DTYPES,
     Capabilities,
@@ -48,7 +48,7 @@ class SubjectBackend:
     def capabilities(self) -> Capabilities:
         return Capabilities(
             features=self.seams.calls.features(),
-            families=declared.FAMILIES,
+            families=inputs.FAMILIES,
             dtypes=DTYPES,
             logits=self.seams.calls.shown(),
             execution="emulated",

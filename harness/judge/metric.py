@@ -1,4 +1,4 @@
-"""One measured number and the bound it is held against."""
+"""One measured number and the bound it is held against; the metrics that rounding moves, by what they are measured on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_harness.judge.limit import Blind, Limit
+
+BLOCK = ("block_error", "worst_expert_error", "worst_token_error")
+PASS = ("logit_error", "worst_position_error", "router_logit_error", "worst_router_logit_error")
+FREE = ("median_kl_nats",)
+
+
+def of_short(metric: str) -> str:
+    """The same of a sequence of a few tokens, whose first positions see little: one of them makes its error."""
+    return f"{metric}, short"
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
-"""A check's verdict in the making: metrics and evidence come first, assertions second, so that the measured value survives a failure."""
+"""A check's verdict in the making: metrics and evidence come first, assertions second, so that the measured value survives a failure. And
+the grade of a backend: how much it shows, and so how sharp its verdict can be; see docs/spec.md, "Grades"."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from moe_harness.implementations.interface import Capabilities
 from moe_harness.judge.metric import Metric
 
 if TYPE_CHECKING:
@@ -68,3 +70,24 @@ class Verdict:
 
 def _three_digits(value: float) -> float:
     return float(f"{value:.3g}")
+
+
+TOP = "top-"
+
+
+def grade(capabilities: Capabilities) -> str:
+    """A: the router and each MoE block by themselves; B: the routing inside the model; C: logits; D: the likeliest tokens alone; "" where
+    there is no model, only routers."""
+    if "probe" in capabilities.features:
+        return "A"
+    if "routing" in capabilities.features:
+        return "B"
+    if {"all", "last"} & set(capabilities.logits):
+        return "C" if "prefill" in capabilities.features else ""
+    return "D" if top_n(capabilities.logits) else ""
+
+
+def top_n(logits: Iterable[str]) -> int:
+    """The largest n of the declared `top-<n>`, 0 without any."""
+    numbers = (name.removeprefix(TOP) for name in logits if name.startswith(TOP))
+    return max((int(number) for number in numbers if number.isdecimal()), default=0)

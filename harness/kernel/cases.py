@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moe_harness.cases.dtypes import round_to
 from moe_harness.cases.synthetic import FLAT, PEAKED
+from moe_harness.cases.tensors import round_to
 from moe_harness.implementations.interface import KernelCall, RoutingSpec
 from moe_harness.kernel import routes
 from moe_harness.kernel.shapes import SMALL, TRUE, Shape

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe_harness.implementations.interface import KernelCall, KernelResult
-from moe_harness.judge.block import block_metrics
 from moe_harness.judge.distance import relative_rms
+from moe_harness.judge.errors import block_metrics
 from moe_harness.judge.limit import Limits
 from moe_harness.judge.metric import Metric
 from moe_harness.kernel.cases import Case

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.cases.tensors import numpy_dtype
 from moe_harness.implementations.checkpoint.writer import new_directory, write_json
 from moe_harness.kernel.cases import Case
 from moe_harness.kernel.run import Suite

@@ -7,11 +7,12 @@ from functools import lru_cache
 import numpy as np
 
 from moe_harness.cases.cases import golden_root
-from moe_harness.cases.dtypes import round_to
-from moe_harness.emulator.experts import ExpertJob, combine, run_experts
+from moe_harness.cases.tensors import round_to
+from moe_harness.emulator.experts import combine, run_experts
+from moe_harness.emulator.honest import HONEST
 from moe_harness.emulator.numerics import Rounding
-from moe_harness.emulator.seams import HONEST
-from moe_harness.judge.block import block_errors
+from moe_harness.emulator.values import ExpertJob
+from moe_harness.judge.errors import block_errors
 from moe_harness.judge.limit import Limits
 from moe_harness.judge.rounding import accumulation
 from moe_harness.kernel.shapes import Shape

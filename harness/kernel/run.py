@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.cases.tensors import numpy_dtype
 from moe_harness.implementations.common.memory import available_bytes
 from moe_harness.implementations.interface import InvalidInput, ModelConfig, MoEKernel, Unsupported
 from moe_harness.kernel.cases import Case, small_cases, true_cases

@@ -15,9 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
-from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.cases.tensors import numpy_dtype
 from moe_harness.kernel.shapes import Shape
-from moe_harness.oracle import experts
+from moe_harness.oracle import layers
 
 PALETTE = 256
 SCALES = (1.0, -1.0, 0.5, -0.5)  # exact in every binary format
@@ -49,7 +49,7 @@ class DrawnWeights:
 
     def outputs(self, x_TD: np.ndarray, ids_TK: np.ndarray, weights_TK: np.ndarray) -> np.ndarray:
         gate_up_E2FD, down_EDF = self._float64
-        return experts.moe(x_TD.astype(np.float64), ids_TK, weights_TK.astype(np.float64), gate_up_E2FD, down_EDF)
+        return layers.moe(x_TD.astype(np.float64), ids_TK, weights_TK.astype(np.float64), gate_up_E2FD, down_EDF)
 
     @cached_property
     def _float64(self) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +83,7 @@ class PaletteWeights:
         for e in np.unique(ids_TK):
             token, slot = np.nonzero(ids_TK == e)
             gate, up = np.split(products_TP[token][:, self.gate_up_rows_E2F[e]], 2, axis=-1)
-            out_TP = _products(experts.silu(gate) * up, self.down_PF)
+            out_TP = _products(layers.silu(gate) * up, self.down_PF)
             np.add.at(y_TD, token, weights_TK[token, slot, None].astype(np.float64) * out_TP[:, self.down_rows_ED[e]])
         return y_TD
 

@@ -12,7 +12,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from moe_harness.emulator.seams import HOME, HONEST, Seams, seam
+from moe_harness.emulator.honest import HONEST
+from moe_harness.emulator.seams import HOME, Seams, seam
 from moe_harness.emulator.subject import SubjectBackend
 from moe_harness.mutants import entries as topics
 from moe_harness.mutants.entry import Fault, Honest

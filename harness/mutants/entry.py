@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
-from moe_harness.emulator.declared import FAMILIES
+from moe_harness.emulator.inputs import FAMILIES
 from moe_harness.emulator.seams import Seams, changed
 from moe_harness.implementations.interface import DTYPES, ModelConfig
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe_harness.implementations.interface import ModelConfig
-from moe_harness.oracle import experts, routing
-from moe_harness.oracle.attention import attention, rms_norm
+from moe_harness.oracle import routing
+from moe_harness.oracle.layers import attention, moe, rms_norm, swiglu
 from moe_harness.oracle.memo import Memo
 
 
@@ -56,9 +56,7 @@ class Oracle:
                 seen.append((x_SD, *self._moe_block(len(seen), x_SD, *pinned)))
                 h_SD = h_SD + seen[-1][1]
             else:
-                h_SD = h_SD + experts.swiglu(
-                    x_SD, self._float64(f"layers.{i}.mlp.gate_up.weight"), self._float64(f"layers.{i}.mlp.down.weight")
-                )
+                h_SD = h_SD + swiglu(x_SD, self._float64(f"layers.{i}.mlp.gate_up.weight"), self._float64(f"layers.{i}.mlp.down.weight"))
         x, y, logits, ids, weights = (np.stack(part) for part in zip(*seen, strict=True))
         return OracleOutput(self._head(h_SD), x, y, logits, ids, weights)
 
@@ -103,13 +101,13 @@ class Oracle:
     def _combine(self, layer: int, x_TD: np.ndarray, ids_TK: np.ndarray, weights_TK: np.ndarray) -> np.ndarray:
         prefix, x_TD = f"layers.{self.config.moe_layers[layer]}.moe", x_TD.astype(np.float64)
         gate_up, down = self.tensors[f"{prefix}.gate_up.weight"], self.tensors[f"{prefix}.down.weight"]
-        y_TD = experts.moe(x_TD, ids_TK, weights_TK, gate_up, down)
+        y_TD = moe(x_TD, ids_TK, weights_TK, gate_up, down)
         return y_TD if self.config.shared_expert == "none" else y_TD + self.shared(layer, x_TD)
 
     def shared(self, layer: int, x_TD: np.ndarray) -> np.ndarray:
         """y_TD of the layer-th MoE layer's shared expert, its gate applied (Qwen1.5-MoE: sigmoid(w x) * expert(x))."""
         prefix = f"layers.{self.config.moe_layers[layer]}.moe.shared"
-        y_TD = experts.swiglu(x_TD, self._float64(f"{prefix}.gate_up.weight"), self._float64(f"{prefix}.down.weight"))
+        y_TD = swiglu(x_TD, self._float64(f"{prefix}.gate_up.weight"), self._float64(f"{prefix}.down.weight"))
         if self.config.shared_expert == "ungated":
             return y_TD
         return y_TD / (1.0 + np.exp(-(x_TD @ self._float64(f"{prefix}.gate.weight").T)))

@@ -10,7 +10,7 @@ from typing import Any
 from moe_harness.records.frame import Frame
 from moe_harness.records.metric import finite
 from moe_harness.records.status import SKIPPED, Status
-from moe_harness.stats.interval import SMALLEST, median_interval
+from moe_harness.stats.medians import SMALLEST, median_interval
 
 PEER = "hf"  # the reference implementation's backends: hf, hf:eager, hf:grouped_mm, ...
 WORKLOADS = ("ttft", "prefill", "tpot", "decode", "end_to_end", "moe_block", "router", "conversion")  # shown in this order, others behind

@@ -11,8 +11,8 @@ from moe_harness.implementations import families
 from moe_harness.implementations.families.weights import canonical_shapes
 from moe_harness.implementations.interface import DTYPES, ModelConfig
 from moe_harness.judge.exhibit import BLOCK, MODEL, PREFIX, RECORD, ROUTER, SECOND, Exhibit, is_experts
-from moe_harness.judge.names import BLOCK as BLOCK_METRICS
-from moe_harness.judge.names import PASS
+from moe_harness.judge.metric import BLOCK as BLOCK_METRICS
+from moe_harness.judge.metric import PASS
 
 MOST_VALUES = 300_000_000  # of any array made from the config: experts that were left out, attention scores
 MOST_GROUP_SETS = 20_000  # that a certificate goes through

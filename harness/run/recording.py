@@ -133,7 +133,7 @@ def _capsule(item: pytest.Item, identity: dict[str, Any], about: dict[str, Any],
 
 
 def _execution(config: pytest.Config, name: str) -> dict[str, Any]:
-    from moe_harness.judge.grades import grade
+    from moe_harness.judge.verdict import grade
     from moe_harness.suite.hosts import hosts, runs_as
 
     try:

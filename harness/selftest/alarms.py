@@ -12,7 +12,7 @@ from scipy import stats
 
 from moe_harness.cases.cases import named_cases
 from moe_harness.checks.in_process import checks_of
-from moe_harness.emulator.seams import HONEST
+from moe_harness.emulator.honest import HONEST
 from moe_harness.mutants.catalogue import HONEST_VARIANTS
 from moe_harness.mutants.entry import Honest
 from moe_harness.records.status import Status

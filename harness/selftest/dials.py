@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moe_harness.emulator.experts import ExpertJob
 from moe_harness.emulator.numerics import Array, Rounding
 from moe_harness.emulator.routing import select_top_k
 from moe_harness.emulator.seams import Seams, changed
+from moe_harness.emulator.values import ExpertJob
 from moe_harness.implementations.interface import RoutingSpec
 
 EXPERT = 1  # the one that is off, in every layer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moe_harness.emulator.seams import HONEST
+from moe_harness.emulator.honest import HONEST
 from moe_harness.emulator.subject import SubjectBackend
 from moe_harness.mutants import catalogue
 from moe_harness.selftest.dials import DIALS

@@ -10,10 +10,10 @@ from functools import partial
 import numpy as np
 
 from moe_harness.implementations.interface import Unsupported
-from moe_harness.judge import logits, routing
+from moe_harness.judge import errors, routing
 from moe_harness.judge.certificate import certify, ranking_allowance
+from moe_harness.judge.errors import router_errors
 from moe_harness.judge.limit import Limits
-from moe_harness.judge.logits import router_errors
 from moe_harness.judge.metric import Metric
 from moe_harness.judge.rounding import weight_allowance
 from moe_harness.judge.verdict import Verdict
@@ -30,7 +30,7 @@ def judge_traces(
     for b, trace in enumerate(traces):
         expected = pinned_run(subject, trace, oracle or subject.case.oracle)
         limits = subject.floors.forward(trace.input_ids_S)
-        metrics = logits.logit_metrics(trace.logits_SV, expected.logits_SV, limits)
+        metrics = errors.logit_metrics(trace.logits_SV, expected.logits_SV, limits)
         exhibit = partial(model_exhibit, subject, traces, trace, oracle) if repeatable else None
         verdict.judge(*metrics, about=f"row {b} {about}".strip(), exhibit=exhibit)
         verdict.saw(tokens=len(trace.input_ids_S), unobservable=len(trace.input_ids_S) if trace.ids_LSK is None else 0)

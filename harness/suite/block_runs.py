@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from moe_harness.implementations.interface import PinnedRouting
-from moe_harness.judge import block
+from moe_harness.judge import errors
 from moe_harness.judge.certificate import ranking_allowance
 from moe_harness.judge.distance import relative_rms
 from moe_harness.judge.exhibit import Exhibit
@@ -62,11 +62,11 @@ def expert_errors(subject: Subject, run: BlockRun) -> list[Metric]:
 
 
 def block_metrics(subject: Subject, run: BlockRun) -> list[Metric]:
-    """Those of judge/block.py, against the oracle and the floors of the subject's case."""
+    """Those of judge/errors.py, against the oracle and the floors of the subject's case."""
     expected_TD = expected_block(subject, run)
     rows = np.ones(len(run.x_TD), bool) if run.clear_T is None else run.clear_T
     limits = subject.floors.block(run.layer, run.x_TD, run.pinned, rows)
-    return block.block_metrics(run.observed_TD[rows], expected_TD[rows], run.ids_TK[rows], limits)
+    return errors.block_metrics(run.observed_TD[rows], expected_TD[rows], run.ids_TK[rows], limits)
 
 
 def judge_block(subject: Subject, verdict: Verdict, x_TD: np.ndarray, layer: int = 0, about: str = "", exact: bool = False) -> None:

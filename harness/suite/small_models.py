@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from moe_harness.cases.cases import Case
-from moe_harness.cases.dtypes import round_to
 from moe_harness.cases.synthetic import small, synthesize
+from moe_harness.cases.tensors import round_to
 from moe_harness.implementations import families
 from moe_harness.implementations.checkpoint.writer import write_checkpoint
 from moe_harness.implementations.families.weights import scatter

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from moe_harness.cases.dtypes import round_to
+from moe_harness.cases.tensors import round_to
 from moe_harness.suite.subject import Subject
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.cases.tensors import numpy_dtype
 from moe_harness.implementations import families
 from moe_harness.implementations.checkpoint.checkpoint import CONFIG, HEAD, Checkpoint, read_config
 from moe_harness.implementations.checkpoint.writer import write_checkpoint

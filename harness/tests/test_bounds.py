@@ -14,8 +14,7 @@ from moe_harness.cases.cases import Case, golden_cases, golden_root
 from moe_harness.cases.synthetic import PEAKED, small, synthesize
 from moe_harness.implementations.interface import DTYPES
 from moe_harness.judge.limit import Blind
-from moe_harness.judge.metric import Metric
-from moe_harness.judge.names import BLOCK, FREE, PASS, of_short
+from moe_harness.judge.metric import BLOCK, FREE, PASS, Metric, of_short
 from moe_harness.mutants.catalogue import SEEDED_KINDS
 from moe_harness.selftest.trial import Trial, hold
 from moe_harness.stats.tolerance import Spread, spread

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_harness.cases.cases import Case, golden_cases
-from moe_harness.cases.dtypes import round_to
 from moe_harness.cases.near_ties import every_pair, margins
 from moe_harness.cases.strategies import STEPS, capacity_edges, close_logits
+from moe_harness.cases.tensors import round_to
 from moe_harness.implementations.interface import DTYPES
 from moe_harness.oracle.routing import ranks_logits, select
 

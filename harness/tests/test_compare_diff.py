@@ -14,7 +14,7 @@ from moe_harness.cli.app import application
 from moe_harness.records.frame import load_frame
 from moe_harness.records.record import Recorder
 from moe_harness.report.compare.diff import Diff, compare
-from moe_harness.stats.unpaired import ratio_of_medians, verdict
+from moe_harness.stats.medians import ratio_of_medians, verdict
 from moe_harness.tests.report_samples import bench, check, write_run
 
 PLACE = ("native", "mixtral", "bfloat16")

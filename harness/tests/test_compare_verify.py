@@ -22,7 +22,7 @@ from moe_harness.report.build import build
 from moe_harness.report.compare import recompute, verify_counts
 from moe_harness.report.compare.verify import Verification, WrittenReport, verify
 from moe_harness.report.verdict import verdict
-from moe_harness.stats.interval import median_interval
+from moe_harness.stats.medians import median_interval
 from moe_harness.tests import report_samples
 from moe_harness.tests.report_samples import bench, check, write_run
 

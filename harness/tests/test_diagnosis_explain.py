@@ -20,7 +20,7 @@ from moe_harness.diagnosis.diagnose import diagnose
 from moe_harness.diagnosis.hypotheses import explain_by_catalogue
 from moe_harness.diagnosis.jury import answered_by, ask
 from moe_harness.diagnosis.rejudge import rejudge
-from moe_harness.emulator.seams import HONEST
+from moe_harness.emulator.honest import HONEST
 from moe_harness.judge.exhibit import RECORD, Exhibit
 from moe_harness.mutants.catalogue import FAULTS, SPECIFICATION, backend
 from moe_harness.records.record import read_run

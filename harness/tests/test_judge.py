@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_harness.cases.dtypes import numpy_dtype, round_to
+from moe_harness.cases.tensors import numpy_dtype, round_to
 from moe_harness.implementations.interface import RoutingSpec
 from moe_harness.judge import routing
 from moe_harness.judge.certificate import State, certify

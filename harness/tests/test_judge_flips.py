@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from moe_harness.cases.dtypes import round_to
+from moe_harness.cases.tensors import round_to
 from moe_harness.judge.flips import FALSE_ALARM, Contest, count_surprise, flip_probability, surprise, upper_tail, worst_bias
 
 RUNS, E, REPEATS = 10_000, 8, 24

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from moe_harness.implementations.interface import Capabilities, TopLogProbs
-from moe_harness.judge.grades import grade, top_n
-from moe_harness.judge.likeliest import metrics, of_logits
+from moe_harness.judge.errors import likeliest, likeliest_metrics
 from moe_harness.judge.limit import Limit
+from moe_harness.judge.verdict import grade, top_n
 from moe_harness.mutants.catalogue import backend
 
 LIMITS = {"logit_error": Limit(1e-3, 4e-3), "worst_position_error": Limit(2e-3, 8e-3)}
@@ -41,16 +41,16 @@ def test_top_n():
 
 
 def violated(top: TopLogProbs) -> set[str]:
-    return {metric.name for metric in metrics(top.ids_BSN, top.log_probs_BSN, LOGITS_SV, LIMITS) if metric.violated}
+    return {metric.name for metric in likeliest_metrics(top.ids_BSN, top.log_probs_BSN, LOGITS_SV, LIMITS) if metric.violated}
 
 
 def test_likeliest_tokens_are_judged():
-    top = of_logits(LOGITS_SV, 5)
+    top = likeliest(LOGITS_SV, 5)
     assert violated(top) == set()
-    assert violated(of_logits(LOGITS_SV + 1e-3 * np.random.default_rng(1).standard_normal(LOGITS_SV.shape), 5)) == set()
+    assert violated(likeliest(LOGITS_SV + 1e-3 * np.random.default_rng(1).standard_normal(LOGITS_SV.shape), 5)) == set()
     assert violated(replace(top, log_probs_BSN=top.log_probs_BSN + 0.5)) == {"log_prob_error", "worst_log_prob_error"}
     assert violated(replace(top, log_probs_BSN=top.log_probs_BSN * np.nan)) >= {"log_prob_error", "not_likeliest_first"}
     assert violated(TopLogProbs(top.ids_BSN[:, ::-1], top.log_probs_BSN[:, ::-1])) == {"wrong_order", "not_likeliest_first"}
-    more = of_logits(LOGITS_SV, 6)
+    more = likeliest(LOGITS_SV, 6)
     assert violated(TopLogProbs(more.ids_BSN[:, 1:], more.log_probs_BSN[:, 1:])) == {"missing_tokens"}
     assert violated(replace(top, ids_BSN=np.where(np.arange(5) == 4, 40, top.ids_BSN))) == {"ids_out_of_range"}

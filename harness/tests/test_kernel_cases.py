@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from moe_harness.cases.describe import read_model
-from moe_harness.cases.dtypes import numpy_dtype, round_to
 from moe_harness.cases.synthetic import FLAT
+from moe_harness.cases.tensors import numpy_dtype, round_to
 from moe_harness.implementations.interface import InvalidInput, KernelCall
 from moe_harness.kernel.cases import TOKENS, Case
 from moe_harness.kernel.locate import locate, ranges
@@ -16,7 +16,7 @@ from moe_harness.kernel.routes import GAP, LEVELS, rotating_ids
 from moe_harness.kernel.run import Suite, check_memory
 from moe_harness.kernel.shapes import Shape, small_shapes
 from moe_harness.kernel.weights import drawn, palette
-from moe_harness.oracle import experts
+from moe_harness.oracle import layers
 from moe_harness.oracle.routing import combine_weights
 
 LIKES = ["mixtral-8x7b", "qwen3-30b-a3b"]
@@ -103,7 +103,7 @@ def test_palette_weights_give_the_oracles_outputs(dtype: str):
     weights, rng = palette(SHAPE, dtype), np.random.default_rng(0)
     x_TD, ids_TK = rng.standard_normal((9, 64)), (rotating_ids(6, 2)[np.arange(9) % 6])
     weights_TK = rng.random((9, 2))
-    expected = experts.moe(x_TD, ids_TK, weights_TK, weights.gate_up_E2FD, weights.down_EDF)
+    expected = layers.moe(x_TD, ids_TK, weights_TK, weights.gate_up_E2FD, weights.down_EDF)
     np.testing.assert_allclose(weights.outputs(x_TD, ids_TK, weights_TK), expected, rtol=1e-12, atol=1e-14)
     assert weights.gate_up_E2FD.dtype == numpy_dtype(dtype) and weights.gate_up_E2FD.shape == (6, 96, 64)
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from moe_harness.cases.describe import read_model
-from moe_harness.cases.dtypes import numpy_dtype
+from moe_harness.cases.tensors import numpy_dtype
 from moe_harness.cli.app import application
 from moe_harness.implementations.kernels.arguments import ARGUMENTS
 from moe_harness.kernel.export import LARGEST, export

@@ -11,8 +11,7 @@ import pytest
 from moe_harness.cases.cases import Case, golden_cases
 from moe_harness.cases.synthetic import FLAT, PEAKED, small, synthesize
 from moe_harness.judge.distance import relative_rms
-from moe_harness.oracle.attention import rotate, visible
-from moe_harness.oracle.experts import silu
+from moe_harness.oracle.layers import rotate, silu, visible
 
 CASES = golden_cases()
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from moe_harness.implementations.interface import GenerationSpec
-from moe_harness.judge.distribution import chi_square
-from moe_harness.oracle.loss import IGNORED, cross_entropies
-from moe_harness.oracle.sampling import sampling_distribution
+from moe_harness.judge.distance import chi_square
+from moe_harness.oracle.outputs import IGNORED, cross_entropies, sampling_distribution
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.3, 0.2]))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from moe_harness.records.frame import load_frame
 from moe_harness.report.build import build
 from moe_harness.report.speed import Speed, speeds
-from moe_harness.stats.interval import SMALLEST, median_interval
+from moe_harness.stats.medians import SMALLEST, median_interval
 from moe_harness.tests.report_samples import bench, write_run
 
 

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from moe_harness.cases.cases import HELDOUT, golden_root, named_cases
 from moe_harness.checks.in_process import checks_of, suite
+from moe_harness.emulator.honest import HONEST
 from moe_harness.emulator.numerics import Rounding
-from moe_harness.emulator.seams import HONEST
 from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
 from moe_harness.mutants.catalogue import FAULTS, entries

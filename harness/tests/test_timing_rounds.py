@@ -15,7 +15,7 @@ from moe_harness.bench.clock import LONG, Arm, repeats, tick
 from moe_harness.bench.timing import FEWEST_ROUNDS, MOST_ROUNDS, PATIENT_ROUNDS, rounds_for
 from moe_harness.bench.warmup import WarmUp, steady_from, warm_up
 from moe_harness.stats import quantiles
-from moe_harness.stats.interval import median_interval
+from moe_harness.stats.medians import median_interval
 from moe_harness.stats.paired import FEWEST_BLOCKS
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from moe_harness.emulator import attention, cache, numerics
-from moe_harness.emulator.attention import KeyView, Tables
 from moe_harness.emulator.cache import Cache
 from moe_harness.emulator.numerics import Array, Rounding
 from moe_harness.emulator.seams import Seams, Tensors
+from moe_harness.emulator.values import KeyView, Tables
 from moe_harness.implementations.interface import ModelConfig
 from moe_harness.mutants.entry import GITHUB, Fault, Needs, change, setting, where
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from moe_harness.emulator import attention, packing
-from moe_harness.emulator.attention import KeyView
-from moe_harness.emulator.experts import Group, group_by_expert
+from moe_harness.emulator import attention
+from moe_harness.emulator.experts import group_by_expert
 from moe_harness.emulator.numerics import Array, Rounding
+from moe_harness.emulator.values import Group, KeyView
 from moe_harness.mutants.entry import Fault, change
 
 
@@ -75,12 +75,12 @@ def boundary_to_the_left(cu_seqlens: Array) -> Array:
 
 
 def positions_in_twos(cu_seqlens: Array) -> Array:
-    return packing.positions(cu_seqlens) * np.where(packing.segments(cu_seqlens) > 0, 2, 1)
+    return attention.packed_positions(cu_seqlens) * np.where(attention.segments(cu_seqlens) > 0, 2, 1)
 
 
 def last_boundary_forgotten(cu_seqlens: Array) -> Array:
     """cu_seqlens is taken for starts: the last sequence joins the one before."""
-    return packing.segments(cu_seqlens).clip(max=max(len(cu_seqlens) - 3, 0))
+    return attention.segments(cu_seqlens).clip(max=max(len(cu_seqlens) - 3, 0))
 
 
 def ends_for_last_tokens(cu_seqlens: Array) -> Array:

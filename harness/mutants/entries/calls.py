@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from moe_harness.emulator import declared, inputs
+from moe_harness.emulator import inputs
 from moe_harness.emulator.attention import valid_tokens
 from moe_harness.emulator.cache import Cache
-from moe_harness.emulator.inputs import Call
 from moe_harness.emulator.numerics import Array
 from moe_harness.emulator.seams import Seams
+from moe_harness.emulator.values import Call
 from moe_harness.implementations.interface import InvalidInput, LoadSpec, ModelCapabilities, ModelConfig, Unsupported
 from moe_harness.mutants.entries.attention import WINDOW
 from moe_harness.mutants.entry import Fault, change
@@ -25,7 +25,7 @@ def _describe(**changes: object) -> Callable[[ModelConfig], ModelCapabilities]:
 
 
 def without_chunks() -> tuple[str, ...]:
-    return tuple(name for name in declared.features() if name != "chunked_prefill")
+    return tuple(name for name in inputs.declared_features() if name != "chunked_prefill")
 
 
 def no_second_prefill(call: Call, cache: Cache | None, config: ModelConfig, spec: LoadSpec, seams: Seams) -> Admitted:

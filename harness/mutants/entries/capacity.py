@@ -7,9 +7,8 @@ import math
 import numpy as np
 
 from moe_harness.emulator import capacity
-from moe_harness.emulator.capacity import Crowd
-from moe_harness.emulator.network import Step
 from moe_harness.emulator.numerics import Array
+from moe_harness.emulator.values import Crowd, Step
 from moe_harness.implementations.interface import RoutingSpec
 from moe_harness.mutants.entry import GITHUB, Fault, change
 

@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from moe_harness.emulator import attention, cache, inputs
-from moe_harness.emulator.attention import KeyView, Tables
 from moe_harness.emulator.cache import Cache
-from moe_harness.emulator.inputs import Call
 from moe_harness.emulator.numerics import Array, Rounding
 from moe_harness.emulator.seams import Seams, changed
+from moe_harness.emulator.values import Call, KeyView, Tables
 from moe_harness.implementations.interface import InvalidInput, LoadSpec, ModelConfig
 from moe_harness.mutants.entries.attention import WINDOW
 from moe_harness.mutants.entry import Fault, change, setting, where

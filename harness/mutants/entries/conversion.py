@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from moe_harness.emulator.experts import ExpertJob, run_expert
+from moe_harness.emulator.experts import run_expert
 from moe_harness.emulator.numerics import STORAGE, Array, Rounding
 from moe_harness.emulator.seams import Seams, Tensors
+from moe_harness.emulator.values import ExpertJob
 from moe_harness.implementations.interface import ModelConfig
 from moe_harness.mutants.entries.experts import dense_layer
 from moe_harness.mutants.entry import GITHUB, Fault, Needs, change, routing, setting, where

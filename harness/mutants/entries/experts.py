@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from moe_harness.emulator.experts import ExpertJob, Group, combine, group_by_expert, run_expert, run_experts, split_halves
+from moe_harness.emulator.experts import combine, group_by_expert, run_expert, run_experts, split_halves
 from moe_harness.emulator.numerics import Array, Rounding
 from moe_harness.emulator.seams import Seams, changed
+from moe_harness.emulator.values import ExpertJob, Group
 from moe_harness.implementations.interface import ModelConfig
 from moe_harness.mutants.entry import GITHUB, Fault, Needs, change, routing, where
 

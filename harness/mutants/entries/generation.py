@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from moe_harness.emulator import sampling
+from moe_harness.emulator import outputs
 from moe_harness.emulator.numerics import Array
 from moe_harness.emulator.seams import Seams
 from moe_harness.implementations.interface import GenerationSpec, ModelConfig
@@ -23,11 +23,11 @@ def stop_at_eos_in_prompt(ids_B: Array, history: Sequence[list[int]], stop: froz
 
 
 def stop_with_first_row(ids_B: Array, history: Sequence[list[int]], stop: frozenset[int], before_B: Array) -> Array:
-    return np.full(len(ids_B), sampling.ended(ids_B, history, stop, before_B).any())
+    return np.full(len(ids_B), outputs.ended(ids_B, history, stop, before_B).any())
 
 
 def never_cold(logits_BV: Array, history: Sequence[list[int]], spec: GenerationSpec, rng: np.random.Generator, seams: Seams) -> Array:
-    return sampling.sample(logits_BV, history, replace(spec, temperature=spec.temperature or 1.0), rng, seams)
+    return outputs.sample(logits_BV, history, replace(spec, temperature=spec.temperature or 1.0), rng, seams)
 
 
 def penalize_repetition(
@@ -37,7 +37,7 @@ def penalize_repetition(
     for row, ids in enumerate(history):
         seen = np.unique(ids)
         changed_BV[row, seen] = np.where(changed_BV[row, seen] > 0, changed_BV[row, seen] / penalty, changed_BV[row, seen] * penalty)
-    return sampling.sample(changed_BV, history, spec, rng, seams)
+    return outputs.sample(changed_BV, history, spec, rng, seams)
 
 
 def whole_rows(lengths_B: Array, length: int) -> Array:

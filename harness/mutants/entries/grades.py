@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moe_harness.emulator import sampling
+from moe_harness.emulator import outputs
 from moe_harness.emulator.experts import split_halves
 from moe_harness.emulator.numerics import Array
 from moe_harness.implementations.interface import TopLogProbs
@@ -29,23 +29,23 @@ def top_8() -> tuple[str, ...]:
 
 
 def raw_logits(logits_BSV: Array, n: int) -> TopLogProbs:
-    top = sampling.top_log_probs(logits_BSV, n)
+    top = outputs.top_log_probs(logits_BSV, n)
     return TopLogProbs(top.ids_BSN, np.take_along_axis(logits_BSV, top.ids_BSN, axis=-1))
 
 
 def over_the_told(logits_BSV: Array, n: int) -> TopLogProbs:
-    top = sampling.top_log_probs(logits_BSV, n)
+    top = outputs.top_log_probs(logits_BSV, n)
     return TopLogProbs(top.ids_BSN, top.log_probs_BSN - np.log(np.exp(top.log_probs_BSN).sum(axis=-1, keepdims=True)))
 
 
 def unsorted(logits_BSV: Array, n: int) -> TopLogProbs:
-    top = sampling.top_log_probs(logits_BSV, n)
+    top = outputs.top_log_probs(logits_BSV, n)
     order_BSN = np.argsort(top.ids_BSN, axis=-1)
     return TopLogProbs(*(np.take_along_axis(part, order_BSN, axis=-1) for part in (top.ids_BSN, top.log_probs_BSN)))
 
 
 def without_the_likeliest(logits_BSV: Array, n: int) -> TopLogProbs:
-    top = sampling.top_log_probs(logits_BSV, n + 1)
+    top = outputs.top_log_probs(logits_BSV, n + 1)
     return TopLogProbs(*(np.ascontiguousarray(part[..., 1:]) for part in (top.ids_BSN, top.log_probs_BSN)))
 
 

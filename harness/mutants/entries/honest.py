@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from moe_harness.emulator import cache, declared, experts, loss, routing
+from moe_harness.emulator import cache, experts, inputs, outputs, routing
 from moe_harness.emulator.cache import Cache
-from moe_harness.emulator.experts import ExpertJob, Group
 from moe_harness.emulator.numerics import Array
 from moe_harness.emulator.seams import Seams
+from moe_harness.emulator.values import ExpertJob, Group
 from moe_harness.implementations.interface import RoutingSpec
 from moe_harness.mutants.entry import GITHUB, Honest, change
 
@@ -83,7 +83,7 @@ def pads_as_text(table_VD: Array, ids_BS: Array, valid_BS: Array) -> Array:
 
 
 def without_nan_pads() -> tuple[str, ...]:
-    return tuple(name for name in declared.features() if name != "nan_pads")
+    return tuple(name for name in inputs.declared_features() if name != "nan_pads")
 
 
 def reset_to_zeros(where: Cache) -> None:
@@ -96,7 +96,7 @@ def packed_positions_go_on(cu_seqlens: Array) -> Array:
 
 
 def loss_in_float64(logits_BSV: Array, targets_BS: Array, valid_BS: Array) -> float:
-    return loss.mean_loss(logits_BSV.astype(np.float64), targets_BS, valid_BS)
+    return outputs.mean_loss(logits_BSV.astype(np.float64), targets_BS, valid_BS)
 
 
 def gumbel_maximum(probabilities_BV: Array, rng: np.random.Generator) -> Array:

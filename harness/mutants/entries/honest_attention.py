@@ -10,10 +10,10 @@ from collections.abc import Callable
 import numpy as np
 
 from moe_harness.emulator import attention
-from moe_harness.emulator.attention import Tables
 from moe_harness.emulator.numerics import MASKED, Array, Rounding, softmax
 from moe_harness.emulator.seams import Seams, changed
 from moe_harness.emulator.sums import drawn_cuts, order_of
+from moe_harness.emulator.values import Tables
 from moe_harness.implementations.interface import ModelConfig
 from moe_harness.mutants.entries.honest_sums import on_drawn_order
 from moe_harness.mutants.entry import GITHUB, Change, Honest, Seeded, change

@@ -11,11 +11,10 @@ from functools import reduce
 import numpy as np
 
 from moe_harness.emulator import experts
-from moe_harness.emulator.experts import ExpertJob
 from moe_harness.emulator.numerics import Array, Rounding, sigmoid, silu
 from moe_harness.emulator.seams import Seams
-from moe_harness.emulator.shared import SharedSum
 from moe_harness.emulator.sums import order_of
+from moe_harness.emulator.values import ExpertJob, SharedSum
 from moe_harness.mutants.entries.honest_sums import on_drawn_order
 from moe_harness.mutants.entry import GITHUB, Change, Honest, Seeded, change
 

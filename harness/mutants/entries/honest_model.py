@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from moe_harness.emulator import attention, experts, numerics, shared
+from moe_harness.emulator import attention, experts, numerics, values
 from moe_harness.emulator.numerics import Array, Rounding
 from moe_harness.emulator.seams import Seams, changed
-from moe_harness.emulator.shared import SharedSum
 from moe_harness.emulator.sums import order_of
+from moe_harness.emulator.values import SharedSum
 from moe_harness.mutants.entries.honest_attention import tables_in_float32
 from moe_harness.mutants.entries.honest_experts import gate_in_float32
 from moe_harness.mutants.entries.honest_router import weights_in_float32
@@ -75,7 +75,7 @@ def float32_attend(q_BHQP: Array, k_BHMP: Array, v_BHMP: Array, mask_BQM: Array,
     return attention.attend(q_BHQP, k_BHMP, v_BHMP, mask_BQM, scale, EXACT)
 
 
-def float32_rotate(x_BSHP: Array, tables: attention.Tables, rounding: Rounding) -> Array:
+def float32_rotate(x_BSHP: Array, tables: values.Tables, rounding: Rounding) -> Array:
     return attention.rotate(x_BSHP, tables, EXACT)
 
 
@@ -88,7 +88,7 @@ def float32_combine(y_TKD: Array, weights_TK: Array, ids_TK: Array, rounding: Ro
 
 
 def float32_sum(parts: SharedSum) -> Array:
-    return shared.add_shared(replace(parts, rounding=EXACT))
+    return experts.add_shared(replace(parts, rounding=EXACT))
 
 
 def activations_in_float32(seams: Seams) -> Seams:

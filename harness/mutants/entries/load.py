@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from moe_harness.emulator import experts
-from moe_harness.emulator.experts import ExpertJob, Group, group_by_expert, run_expert, run_experts
+from moe_harness.emulator.experts import group_by_expert, run_expert, run_experts
 from moe_harness.emulator.numerics import Array, Rounding
 from moe_harness.emulator.seams import Seams
+from moe_harness.emulator.values import ExpertJob, Group
 from moe_harness.mutants.entries.experts import SEVERAL
 from moe_harness.mutants.entry import GITHUB, Fault, Needs, change, routing, where
 

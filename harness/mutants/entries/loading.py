@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+from moe_harness.emulator.honest import widen
 from moe_harness.emulator.numerics import STORAGE, Array, Rounding
-from moe_harness.emulator.seams import Tensors, widen
+from moe_harness.emulator.seams import Tensors
 from moe_harness.implementations.checkpoint.checkpoint import HEAD, INDEX, SINGLE, Checkpoint, parse_config, read_config
 from moe_harness.implementations.checkpoint.writer import write_checkpoint
 from moe_harness.implementations.interface import ModelConfig

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from moe_harness.emulator.loss import IGNORED, mean_loss, token_losses
 from moe_harness.emulator.numerics import Array
+from moe_harness.emulator.outputs import IGNORED, mean_loss, token_losses
 from moe_harness.mutants.entry import Fault, change
 
 

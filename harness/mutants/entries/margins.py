@@ -8,10 +8,11 @@ import ml_dtypes
 import numpy as np
 
 from moe_harness.emulator import routing as honest
-from moe_harness.emulator.experts import Group, group_by_expert
+from moe_harness.emulator.experts import group_by_expert
 from moe_harness.emulator.numerics import Array, Rounding, linear
 from moe_harness.emulator.routing import select_top_k
 from moe_harness.emulator.seams import Seams
+from moe_harness.emulator.values import Group
 from moe_harness.implementations.interface import RoutingSpec
 from moe_harness.mutants.entry import Fault, Needs, change, routing, where
 

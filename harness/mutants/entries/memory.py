@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from moe_harness.emulator import experts
-from moe_harness.emulator.experts import ExpertJob, run_expert
+from moe_harness.emulator.experts import run_expert
 from moe_harness.emulator.numerics import Array, Rounding
 from moe_harness.emulator.seams import Seams, Tensors, changed
+from moe_harness.emulator.values import ExpertJob
 from moe_harness.implementations.interface import ModelConfig
 from moe_harness.mutants.entry import GITHUB, Fault, change
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from moe_harness.emulator import sampling
+from moe_harness.emulator import outputs
 from moe_harness.emulator.numerics import Array, softmax
 from moe_harness.emulator.seams import Seams
 from moe_harness.implementations.interface import GenerationSpec
@@ -15,11 +15,11 @@ from moe_harness.mutants.entry import Fault, change
 
 
 def one_more(spec: GenerationSpec, S: int, max_length: int) -> int:
-    return sampling.steps(spec, S, max_length) + (S + spec.max_new_tokens <= max_length)
+    return outputs.steps(spec, S, max_length) + (S + spec.max_new_tokens <= max_length)
 
 
 def prompt_included(spec: GenerationSpec, S: int, max_length: int) -> int:
-    return max(sampling.steps(spec, S, max_length) - S, 1)
+    return max(outputs.steps(spec, S, max_length) - S, 1)
 
 
 def cut_to_fit(spec: GenerationSpec, S: int, max_length: int) -> int:
@@ -28,28 +28,28 @@ def cut_to_fit(spec: GenerationSpec, S: int, max_length: int) -> int:
 
 def _sample_as(**changes: object) -> Callable[..., Array]:
     def sample(logits_BV: Array, history: list[list[int]], spec: GenerationSpec, rng: np.random.Generator, seams: Seams) -> Array:
-        return sampling.sample(logits_BV, history, replace(spec, **changes) if spec.temperature else spec, rng, seams)  # type: ignore[arg-type]
+        return outputs.sample(logits_BV, history, replace(spec, **changes) if spec.temperature else spec, rng, seams)  # type: ignore[arg-type]
 
     return sample
 
 
 def temperature_twice(logits_BV: Array, history: list[list[int]], spec: GenerationSpec, rng: np.random.Generator, seams: Seams) -> Array:
-    return sampling.sample(logits_BV, history, replace(spec, temperature=spec.temperature**2), rng, seams)
+    return outputs.sample(logits_BV, history, replace(spec, temperature=spec.temperature**2), rng, seams)
 
 
 def temperature_multiplies(
     logits_BV: Array, history: list[list[int]], spec: GenerationSpec, rng: np.random.Generator, seams: Seams
 ) -> Array:
     inverse = 1 / spec.temperature if spec.temperature else 0.0
-    return sampling.sample(logits_BV, history, replace(spec, temperature=inverse), rng, seams)
+    return outputs.sample(logits_BV, history, replace(spec, temperature=inverse), rng, seams)
 
 
 def one_token_fewer(logits_BV: Array, spec: GenerationSpec) -> Array:
-    return sampling.keep_likely(logits_BV, replace(spec, top_k=max(spec.top_k - 1, 1) if spec.top_k else 0))
+    return outputs.keep_likely(logits_BV, replace(spec, top_k=max(spec.top_k - 1, 1) if spec.top_k else 0))
 
 
 def one_token_more(logits_BV: Array, spec: GenerationSpec) -> Array:
-    return sampling.keep_likely(logits_BV, replace(spec, top_k=spec.top_k + 1 if spec.top_k else 0))
+    return outputs.keep_likely(logits_BV, replace(spec, top_k=spec.top_k + 1 if spec.top_k else 0))
 
 
 def without_the_crossing_token(logits_BV: Array, spec: GenerationSpec) -> Array:
@@ -65,7 +65,7 @@ def one_beyond_the_crossing_token(logits_BV: Array, spec: GenerationSpec) -> Arr
 
 def _cut(logits_BV: Array, spec: GenerationSpec, keep: Callable[[Array], Array]) -> Array:
     """`keep` sees the cumulative probability, the token itself included, by falling probability; the first token always stays."""
-    kept_BV = sampling.keep_likely(logits_BV, replace(spec, top_p=1.0))
+    kept_BV = outputs.keep_likely(logits_BV, replace(spec, top_p=1.0))
     if spec.top_p == 1:
         return kept_BV
     order_BV = np.argsort(-kept_BV, axis=-1, kind="stable")
@@ -78,26 +78,26 @@ def _cut(logits_BV: Array, spec: GenerationSpec, keep: Callable[[Array], Array])
 
 def top_p_of_all(logits_BV: Array, spec: GenerationSpec) -> Array:
     """Both cuts are made on the full distribution: top_p does not see what top_k left."""
-    by_k, by_p = (sampling.keep_likely(logits_BV, replace(spec, **off)) for off in ({"top_p": 1.0}, {"top_k": 0}))
+    by_k, by_p = (outputs.keep_likely(logits_BV, replace(spec, **off)) for off in ({"top_p": 1.0}, {"top_k": 0}))
     return np.minimum(by_k, by_p)
 
 
 def top_p_ignored(logits_BV: Array, spec: GenerationSpec) -> Array:
-    return sampling.keep_likely(logits_BV, replace(spec, top_p=1.0))
+    return outputs.keep_likely(logits_BV, replace(spec, top_p=1.0))
 
 
 def one_number_for_all_rows(probabilities_BV: Array, rng: np.random.Generator) -> Array:
-    return sampling.invert(probabilities_BV, np.full((len(probabilities_BV), 1), rng.random()))
+    return outputs.invert(probabilities_BV, np.full((len(probabilities_BV), 1), rng.random()))
 
 
 def sum_of_two_numbers(probabilities_BV: Array, rng: np.random.Generator) -> Array:
     """A mean of two uniform numbers is not uniform: the middle of the distribution is drawn too often."""
-    return sampling.invert(probabilities_BV, rng.random((len(probabilities_BV), 2)).mean(axis=1, keepdims=True))
+    return outputs.invert(probabilities_BV, rng.random((len(probabilities_BV), 2)).mean(axis=1, keepdims=True))
 
 
 def coarse_number(probabilities_BV: Array, rng: np.random.Generator) -> Array:
     """A random byte over 256: rare tokens between two steps are never drawn, others too often."""
-    return sampling.invert(probabilities_BV, rng.integers(0, 16, (len(probabilities_BV), 1)) / 16)
+    return outputs.invert(probabilities_BV, rng.integers(0, 16, (len(probabilities_BV), 1)) / 16)
 
 
 LENGTHS: tuple[Fault, ...] = (

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from moe_harness.emulator import attention, experts
-from moe_harness.emulator.attention import KeyView
-from moe_harness.emulator.cache import Cache
+from moe_harness.emulator.cache import Cache, Slots
 from moe_harness.emulator.numerics import Array, Rounding
-from moe_harness.emulator.slots import Slots
+from moe_harness.emulator.values import KeyView
 from moe_harness.mutants.entry import Fault, change
 
 FULL = (16, 32)  # sizes of graphs

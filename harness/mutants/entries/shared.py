@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from moe_harness.emulator import shared
+from moe_harness.emulator import experts
 from moe_harness.emulator.numerics import Array, Rounding, softmax
 from moe_harness.emulator.seams import Seams
-from moe_harness.emulator.shared import SharedSum
+from moe_harness.emulator.values import SharedSum
 from moe_harness.mutants.entry import GITHUB, Fault, change
 
 GATED, UNGATED, SHARED = ("qwen2_moe",), ("dots1",), ("qwen2_moe", "dots1")
@@ -26,12 +26,12 @@ def gate_by_softmax(x_TD: Array, gate_1D: Array, rounding: Rounding, seams: Seam
 
 
 def gate_of_first_row(x_TD: Array, gate_1D: Array, rounding: Rounding, seams: Seams) -> Array:
-    gate_T1 = shared.shared_gate(x_TD, gate_1D, rounding, seams)
+    gate_T1 = experts.shared_gate(x_TD, gate_1D, rounding, seams)
     return np.broadcast_to(gate_T1[:1], gate_T1.shape)
 
 
 def gate_of_row_before(x_TD: Array, gate_1D: Array, rounding: Rounding, seams: Seams) -> Array:
-    return np.roll(shared.shared_gate(x_TD, gate_1D, rounding, seams), 1, axis=0)
+    return np.roll(experts.shared_gate(x_TD, gate_1D, rounding, seams), 1, axis=0)
 
 
 def gate_on_everything(parts: SharedSum) -> Array:
@@ -48,12 +48,12 @@ def scaled_like_the_routed(parts: SharedSum) -> Array:
 
 
 def averaged(parts: SharedSum) -> Array:
-    return parts.rounding(shared.add_shared(parts) * np.float32(0.5))
+    return parts.rounding(experts.add_shared(parts) * np.float32(0.5))
 
 
 def only_beside_routed_experts(parts: SharedSum) -> Array:
     idle_T1 = (parts.weights_TK == 0).all(axis=1, keepdims=True)
-    return np.where(idle_T1, parts.routed_TD, shared.add_shared(parts))
+    return np.where(idle_T1, parts.routed_TD, experts.add_shared(parts))
 
 
 def weighted_by_the_sum(parts: SharedSum) -> Array:

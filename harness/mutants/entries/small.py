@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 
 from moe_harness.emulator import experts
-from moe_harness.emulator.experts import ExpertJob
 from moe_harness.emulator.numerics import Array
 from moe_harness.emulator.seams import Seams
+from moe_harness.emulator.values import ExpertJob
 from moe_harness.mutants.entries.generation import penalize_repetition
 from moe_harness.mutants.entry import Fault, change
 

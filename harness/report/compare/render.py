@@ -11,7 +11,7 @@ from moe_harness.report.compare.outcomes import KINDS, Outcome
 from moe_harness.report.compare.speeds import SpeedChange
 from moe_harness.report.compare.tables import Table, escaped, markdown
 from moe_harness.report.text import number, seconds
-from moe_harness.stats.unpaired import CONFIDENCE
+from moe_harness.stats.medians import CONFIDENCE
 
 TITLES = {
     "new failure": "New failures",

@@ -9,7 +9,7 @@ from typing import Any
 
 from moe_harness.records.status import Status
 from moe_harness.report.compare.identity import Key, Row
-from moe_harness.stats.unpaired import FEWEST, Ratio, ratio_of_medians, verdict
+from moe_harness.stats.medians import FEWEST, Ratio, ratio_of_medians, verdict
 
 VERDICTS = ("slower", "inconclusive", "faster", "equivalent")  # most pressing first
 MARGIN = 0.05

@@ -12,7 +12,7 @@ import numpy as np
 from moe_harness.cases.cases import Case, golden_root
 from moe_harness.implementations.interface import PinnedRouting
 from moe_harness.judge.limit import Limit, Limits
-from moe_harness.judge.names import BLOCK, FREE, PASS, of_short
+from moe_harness.judge.metric import BLOCK, FREE, PASS, of_short
 from moe_harness.suite.bounds.reference import LONGEST, Errors, Reference, can_refer
 from moe_harness.suite.bounds.table import FILE, LONG_ENOUGH, SHORT, Table, read
 

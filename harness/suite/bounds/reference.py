@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from moe_harness.cases.cases import Case
-from moe_harness.emulator.declared import FAMILIES
+from moe_harness.emulator.inputs import FAMILIES
 from moe_harness.emulator.subject import SubjectBackend, SubjectModel
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
 from moe_harness.implementations.families.weights import parameter_counts
 from moe_harness.implementations.interface import LoadSpec, PinnedRouting, Request
-from moe_harness.judge.block import block_errors
-from moe_harness.judge.logits import logit_errors, median_kl, router_errors
+from moe_harness.judge.errors import block_errors, logit_errors, median_kl, router_errors
 from moe_harness.oracle.memo import Memo
 
 LARGEST = 500_000_000  # parameters; of a larger checkpoint the table's typical errors are taken

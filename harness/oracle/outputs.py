@@ -1,9 +1,12 @@
-"""What a next token is drawn from, in float64. Legend: V vocabulary."""
+"""The ends of logits, in float64: the distribution that a next token is drawn from, and next-token cross entropy.
+
+Legend: S sequence, V vocabulary.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 
 from moe_harness.implementations.interface import GenerationSpec
 
@@ -24,3 +27,12 @@ def sampling_distribution(logits_V: np.ndarray, spec: GenerationSpec) -> np.ndar
     probabilities_V = np.zeros(len(logits_V))
     probabilities_V[order] = ranked / ranked.sum()
     return probabilities_V
+
+
+IGNORED = -100  # the label that HF and torch leave out
+
+
+def cross_entropies(logits_SV: np.ndarray, labels_S: np.ndarray) -> np.ndarray:
+    """-log p of every label that counts, in nats, under the logits one position before it. Source: transformers' ForCausalLMLoss."""
+    counted = np.flatnonzero(labels_S[1:] != IGNORED)
+    return -log_softmax(logits_SV[counted], axis=-1)[np.arange(len(counted)), labels_S[1:][counted]]

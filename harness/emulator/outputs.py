@@ -1,17 +1,16 @@
-"""The honest choice of the next token and of where a row ends."""
+"""Outputs made from logits and routes: the honest choice of the next token and of where a row ends, the routing in the contract's arrays,
+and the loss, mean cross entropy of the next token."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moe_harness.emulator.numerics import Array, softmax
-from moe_harness.implementations.interface import GenerationSpec, InvalidInput, ModelConfig, TopLogProbs
-
-if TYPE_CHECKING:
-    from moe_harness.emulator.seams import Seams
+from moe_harness.emulator.seams import Seams
+from moe_harness.emulator.values import Routes
+from moe_harness.implementations.interface import GenerationSpec, InvalidInput, ModelConfig, Routing, RoutingSpec, StepOutput, TopLogProbs
 
 
 def last_valid(valid_BS: Array) -> Array:
@@ -83,3 +82,60 @@ def stop_ids(config: ModelConfig, spec: GenerationSpec) -> frozenset[int]:
 def ended(ids_B: Array, history: Sequence[list[int]], stop: frozenset[int], before_B: Array) -> Array:
     """ended_B after these ids: a row ends on its own, at any id of `stop` that it generated. `before_B`: which had ended before."""
     return before_B | np.isin(ids_B, list(stop))
+
+
+def as_routing(records: list[Routes], mask_T: Array, spec: RoutingSpec) -> Routing:
+    """The contract's arrays of one `Routes` per MoE layer."""
+    T = len(mask_T)
+    shapes: tuple[tuple[int, ...], ...] = ((0, T, spec.num_experts), (0, T, spec.top_k), (0, T, spec.top_k))
+    logits, ids, weights = (
+        np.stack([np.asarray(getattr(r, name)) for r in records]) if records else np.zeros(shape, np.float32)
+        for name, shape in zip(("logits_TE", "ids_TK", "weights_TK"), shapes, strict=True)
+    )
+    dropped = [record.dropped_TK for record in records if record.dropped_TK is not None]
+    shown = np.stack(dropped) if dropped else None
+    return Routing(ids.astype(np.int64), weights.astype(np.float32), logits.astype(np.float32), shown, mask_T)
+
+
+def joined(rows: list[StepOutput]) -> StepOutput:
+    """One answer out of those of single rows, padded to the same length."""
+    logits = [row.logits_BSV for row in rows if row.logits_BSV is not None]
+    shown = [row.routing for row in rows if row.routing is not None]
+    return StepOutput(np.concatenate(logits) if logits else None, _beside(shown) if shown else None)
+
+
+def _beside(rows: list[Routing]) -> Routing:
+    parts = ("topk_ids_LTK", "topk_weights_LTK", "router_logits_LTE")
+    ids, weights, logits = (np.concatenate([getattr(row, part) for row in rows], axis=1) for part in parts)
+    dropped = [row.dropped_LTK for row in rows if row.dropped_LTK is not None]
+    mask_T = np.concatenate([row.mask_T for row in rows if row.mask_T is not None])
+    return Routing(ids, weights, logits, np.concatenate(dropped, axis=1) if dropped else None, mask_T)
+
+
+IGNORED = -100
+
+
+def kept_labels(labels_BS: Array, valid_BS: Array) -> Array:
+    """-100 where a label, or the token before it, is a pad: nothing was predicted there."""
+    predicted_BS = np.pad(valid_BS[:, 1:] & valid_BS[:, :-1], ((0, 0), (1, 0)))
+    return np.where(predicted_BS, labels_BS, IGNORED)
+
+
+def targets(labels_BS: Array) -> Array:
+    """target_BS of the logits at the same place: the label one to the right; nothing follows the last."""
+    return np.concatenate([labels_BS[:, 1:], np.full_like(labels_BS[:, :1], IGNORED)], axis=1)
+
+
+def mean_loss(logits_BSV: Array, targets_BS: Array, valid_BS: Array) -> float:
+    """Nats per target that is not ignored. Raises InvalidInput where none is left."""
+    counted_BS = targets_BS != IGNORED
+    if not counted_BS.any():
+        raise InvalidInput("labels_BS: no label is left to compare with")
+    return float(token_losses(logits_BSV[counted_BS], targets_BS[counted_BS]).mean(dtype=np.float64))
+
+
+def token_losses(logits_TV: Array, targets_T: Array) -> Array:
+    """-log softmax at the target, per token, float32."""
+    shifted_TV = logits_TV - logits_TV.max(axis=-1, keepdims=True)
+    chosen_T = np.take_along_axis(shifted_TV, targets_T[:, None], axis=-1)[:, 0]
+    return np.log(np.exp(shifted_TV).sum(axis=-1)) - chosen_T

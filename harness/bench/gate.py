@@ -12,8 +12,8 @@ from moe_harness.bench.models import layer_cases
 from moe_harness.implementations.interface import Model
 from moe_harness.judge.limit import Blind
 from moe_harness.judge.verdict import Verdict
-from moe_harness.suite.against_oracle import judge_routing_inside, judge_traces
 from moe_harness.suite.drivers import Trace, prefill_and_decode, request
+from moe_harness.suite.judgements import judge_routing_inside, judge_traces
 from moe_harness.suite.subject import Subject
 
 PROMPT, DECODED = 24, 4

@@ -23,8 +23,7 @@ from moe_harness.judge.metric import Metric
 from moe_harness.records.record import read_run
 from moe_harness.repro.calls import grids, run
 from moe_harness.repro.capsule import Capsule
-from moe_harness.repro.checkpoint import write_model
-from moe_harness.repro.located import checkpoint_of
+from moe_harness.repro.checkpoint import checkpoint_of, write_model
 from moe_harness.run.launch import Launch, pytest_command
 
 PASSES, FAILS, CANNOT = 0, 1, 125

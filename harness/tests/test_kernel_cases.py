@@ -14,8 +14,7 @@ from moe_harness.kernel.locate import locate, ranges
 from moe_harness.kernel.noise import limits
 from moe_harness.kernel.routes import GAP, LEVELS, rotating_ids
 from moe_harness.kernel.run import Suite, check_memory
-from moe_harness.kernel.shapes import Shape, small_shapes
-from moe_harness.kernel.weights import drawn, palette
+from moe_harness.kernel.weights import Shape, drawn, palette, small_shapes
 from moe_harness.oracle import layers
 from moe_harness.oracle.routing import combine_weights
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_harness.bench.layer_gate import judge_layer
+from moe_harness.bench.layer import judge_layer
 from moe_harness.bench.models import layer_cases
 from moe_harness.implementations.interface import Model
 from moe_harness.judge.limit import Blind
@@ -49,7 +49,7 @@ def _ask(subject: Subject, model: Model, whom: str) -> tuple[list[dict[str, Any]
 
 
 def _judge(subject: Subject, model: Model, verdict: Verdict) -> None:
-    """Of a single layer, see layer_gate.py. Prefill and decode of one short sequence against the oracle: the outputs with the model's own
+    """Of a single layer, see layer.py. Prefill and decode of one short sequence against the oracle: the outputs with the model's own
     experts pinned, and that each choice of an expert that differs from the oracle's is a near-tie. Leaves the cache empty. Raises
     Violation."""
     if subject.case in layer_cases():

@@ -10,7 +10,7 @@ from moe_harness.cases.synthetic import FLAT
 from moe_harness.cases.tensors import numpy_dtype, round_to
 from moe_harness.implementations.interface import InvalidInput, KernelCall
 from moe_harness.kernel.cases import TOKENS, Case
-from moe_harness.kernel.locate import locate, ranges
+from moe_harness.kernel.check import locate, ranges
 from moe_harness.kernel.noise import limits
 from moe_harness.kernel.routes import GAP, LEVELS, rotating_ids
 from moe_harness.kernel.run import Suite, check_memory

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from moe_harness.cases.cases import golden_cases
+from moe_harness.cases.tensors import round_to
 from moe_harness.emulator.honest import HONEST
 from moe_harness.emulator.seams import Seams
 from moe_harness.emulator.subject import SubjectBackend
@@ -15,7 +16,6 @@ from moe_harness.implementations.interface import LoadSpec, PinnedRouting
 from moe_harness.judge.errors import block_errors
 from moe_harness.mutants.catalogue import SEEDED_KINDS, faulty, honest
 from moe_harness.suite.bounds.case import floors_of
-from moe_harness.suite.states import round_to
 
 HERE = Path(__file__).parent
 DTYPE, LAYER = "bfloat16", 1

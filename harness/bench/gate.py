@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from moe_harness.bench.layer_gate import judge_layer
+from moe_harness.bench.layer import judge_layer
 from moe_harness.bench.models import layer_cases
 from moe_harness.implementations.interface import Model
 from moe_harness.judge.limit import Blind
 from moe_harness.judge.verdict import Verdict
 from moe_harness.records.status import Status
-from moe_harness.suite.against_oracle import judge_routing_inside, judge_traces
 from moe_harness.suite.drivers import Trace, prefill_and_decode, request
+from moe_harness.suite.judgements import judge_routing_inside, judge_traces
 from moe_harness.suite.subject import Subject
 
 PROMPT, DECODED = 24, 4
@@ -50,7 +50,7 @@ def _ask(subject: Subject, model: Model, whom: str) -> tuple[list[dict[str, Any]
 
 
 def _judge(subject: Subject, model: Model, verdict: Verdict) -> None:
-    """Of a single layer, see layer_gate.py. Prefill and decode of one short sequence against the oracle: the outputs with the model's own
+    """Of a single layer, see layer.py. Prefill and decode of one short sequence against the oracle: the outputs with the model's own
     experts pinned, and that each choice of an expert that differs from the oracle's is a near-tie. Leaves the cache empty. Raises
     Violation."""
     if subject.case in layer_cases():

@@ -6,9 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moe_harness.bench import observed
 from moe_harness.bench.measure import measure
-from moe_harness.bench.prompts import prompt_length, random_ids
+from moe_harness.bench.prompts import observed_decode, observed_prefill, prompt_length, random_ids
 from moe_harness.bench.timing import Timing
 from moe_harness.implementations.interface import Request, StepOutput
 from moe_harness.suite.subject import Subject
@@ -32,7 +31,7 @@ def test_end_to_end(subject: Subject, timing: Timing, batch: int, sequence: int)
         first = model.prefill(prompt_BS, np.full(batch, length), Request(logits="last"))
         return [first, *(model.decode(tokens_B, Request(logits="last")) for tokens_B in following_SB)]
 
-    prompted = observed.prefill(subject, model, prompt_BS)
-    decoded = observed.decode(subject, model, length, following_SB.T)
+    prompted = observed_prefill(subject, model, prompt_BS)
+    decoded = observed_decode(subject, model, length, following_SB.T)
     work = prompted + decoded if prompted and decoded else None
     measure(timing, step, model.reset, tokens=batch * NEW, work=work, batch=batch, sequence=length, new=NEW)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from moe_harness.bench import cold, traffic
+from moe_harness.bench.layer import hidden_states, probe_of
 from moe_harness.bench.loads import count
 from moe_harness.bench.measure import measure
-from moe_harness.bench.states import hidden_states, probe_of
 from moe_harness.bench.timing import Timing
 from moe_harness.suite.subject import Subject
 

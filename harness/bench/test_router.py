@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from moe_harness.bench import traffic
+from moe_harness.bench.layer import hidden_states, probe_of
 from moe_harness.bench.measure import measure
-from moe_harness.bench.states import hidden_states, probe_of
 from moe_harness.bench.timing import Timing
 from moe_harness.suite.subject import Subject
 

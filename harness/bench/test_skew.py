@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from moe_harness.bench import pins, traffic
+from moe_harness.bench import traffic
+from moe_harness.bench.layer import broken_pins, hidden_states, probe_of
 from moe_harness.bench.measure import measure
 from moe_harness.bench.routing_trace import read
 from moe_harness.bench.skew import SKEWS, pin
-from moe_harness.bench.states import hidden_states, probe_of
 from moe_harness.bench.timing import Timing
 from moe_harness.implementations.interface import PinnedRouting
 from moe_harness.records.status import Status
@@ -32,7 +32,7 @@ def test_skew(subject: Subject, timing: Timing, request: pytest.FixtureRequest, 
     given = spec_of(request.config).routing_trace
     chosen = pin(skew, tokens, config.routing, trace=read(Path(given)) if given else None)
     work = traffic.moe_block(config, subject.dtype, tokens, chosen.loads_E)
-    if reason := pins.broken(subject, probe):
+    if reason := broken_pins(subject, probe):
         timing.record |= {"status": Status.VOID, "reason": f"no number: {reason}"}
         return
     x_TD, pinned = hidden_states(subject, tokens), PinnedRouting(chosen.ids_TK[None])

@@ -6,9 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moe_harness.bench import observed
 from moe_harness.bench.measure import measure
-from moe_harness.bench.prompts import prompt_length, random_ids
+from moe_harness.bench.prompts import observed_decode, prompt_length, random_ids
 from moe_harness.bench.timing import Timing
 from moe_harness.implementations.interface import Request, StepOutput
 from moe_harness.suite.subject import Subject
@@ -35,5 +34,5 @@ def test_tpot(subject: Subject, timing: Timing, batch: int, context: int) -> Non
         return [model.decode(tokens_B, Request(logits="last")) for tokens_B in following_SB]
 
     prepare()
-    work = observed.decode(subject, model, held, following_SB.T)
+    work = observed_decode(subject, model, held, following_SB.T)
     measure(timing, step, prepare, tokens=batch * TOKENS, work=work, batch=batch, context=held)

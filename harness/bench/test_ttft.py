@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moe_harness.bench import observed
 from moe_harness.bench.measure import measure
-from moe_harness.bench.prompts import prompt_length, random_ids
+from moe_harness.bench.prompts import observed_prefill, prompt_length, random_ids
 from moe_harness.bench.timing import Timing
 from moe_harness.implementations.interface import Request
 from moe_harness.suite.subject import Subject
@@ -21,7 +20,7 @@ def test_ttft(subject: Subject, timing: Timing, sequence: int) -> None:
     subject.needs("prefill")
     model, length = timing.model, prompt_length(subject.config, sequence)
     prompt_BS, lengths_B = random_ids(subject.config, 1, length, seed=4), np.array([length])
-    work = observed.prefill(subject, model, prompt_BS)
+    work = observed_prefill(subject, model, prompt_BS)
     measure(
         timing,
         step=lambda: model.prefill(prompt_BS, lengths_B, Request(logits="last")),

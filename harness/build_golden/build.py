@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 
 from moe_harness.build_golden import prompts as golden_prompts
 from moe_harness.build_golden.corpus import corpus, split
-from moe_harness.build_golden.verify import problems
+from moe_harness.build_golden.reading import problems
 from moe_harness.cases.cases import HELDOUT, Case, golden_cases
 from moe_harness.cases.golden_models import GOLDEN_CONFIGS, LOAD_RANGE, MAX_BITS_PER_BYTE, MIN_GAP, TRAIN_STEPS
 from moe_harness.cases.prompts import PROMPTS, Key, Prompts, save

@@ -1,19 +1,23 @@
-"""What the oracle reads into a prompt: its experts and margins, and those on the other side of a near-tie.
+"""The oracle's reading of a prompt: its experts and margins, and those on the other side of a near-tie. Stored prompts are checked against
+it, without measuring noise again.
 
 Legend: B prompts, X sides, L MoE layers, S sequence, E experts, K top-k.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from moe_harness.cases.prompts import CLEAR, Key, Prompts
 from moe_harness.implementations.interface import RoutingSpec
 from moe_harness.oracle.model import Oracle, OracleOutput
 from moe_harness.oracle.routing import gap, in_top_groups, select
 
 Tie = tuple[int, int]  # (MoE layer, position)
+SAME = 1e-9  # of two float64 runs on different machines, in units of what is ranked
 
 
 @dataclass(frozen=True)
@@ -72,3 +76,23 @@ def by_rank(ranking_E: np.ndarray, spec: RoutingSpec) -> np.ndarray:
     if spec.num_groups > 1:
         ranking_E = np.where(in_top_groups(ranking_E[None], spec)[0], ranking_E, -np.inf)
     return np.argsort(-ranking_E, kind="stable")
+
+
+def problems(oracle: Oracle, found: Mapping[Key, Prompts]) -> Iterator[str]:
+    """What is wrong with the prompts, one phrase each."""
+    for (kind, dtype), prompts in found.items():
+        for row in range(len(prompts)):
+            yield from (f"{kind} prompt {row} of {dtype}: {problem}" for problem in _problems(oracle, kind, prompts, row))
+
+
+def _problems(oracle: Oracle, kind: str, prompts: Prompts, row: int) -> Iterator[str]:
+    input_ids_S, tie = prompts.input_ids_BS[row], tuple(prompts.tie_B2[row].tolist())
+    reading = read(oracle, input_ids_S, None if kind == CLEAR else tie)
+    if not np.array_equal(np.sort(reading.ids_XLSK), np.sort(prompts.ids_BXLSK[row])):
+        yield "the oracle selects other experts"
+    elif not np.allclose(reading.margin_XLS, prompts.margin_BXLS[row], rtol=0, atol=SAME):
+        yield "the oracle's margins are others"
+    if not (reading.margin_XLS > prompts.noise_BXLS[row]).all():
+        yield "a margin is within the noise"
+    if kind != CLEAR and not abs(margins(oracle, reading.sides[0])[tie] - prompts.tie_margin_B[row]) <= SAME:
+        yield "the near-tie is not as near as recorded"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from moe_harness.judge.verdict import Verdict
-from moe_harness.suite.against_oracle import judge_traces
 from moe_harness.suite.clause import clause
 from moe_harness.suite.drivers import changes, pinned_request, prefill, prefill_and_decode, request
-from moe_harness.suite.small_models import excerpts, text, with_nan_embedding
+from moe_harness.suite.judgements import judge_traces
+from moe_harness.suite.situations import excerpts, text, with_nan_embedding
 from moe_harness.suite.subject import Subject
 
 LENGTH, DECODED = 16, 2

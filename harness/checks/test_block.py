@@ -12,8 +12,7 @@ from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
 from moe_harness.suite.block_runs import BlockRun, block_metrics, decided_states, expert_errors, judge_block, judge_run, shown
 from moe_harness.suite.clause import clause
-from moe_harness.suite.small_models import like
-from moe_harness.suite.states import layer_states
+from moe_harness.suite.situations import layer_states, like
 from moe_harness.suite.subject import Subject
 
 # Each expert has a first, a last and inner tokens in its segment, and an error over so many tokens of D >= 96 numbers is settled:

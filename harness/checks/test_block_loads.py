@@ -11,7 +11,7 @@ from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
 from moe_harness.suite.block_runs import decided_states, judge_block, shape_metric
 from moe_harness.suite.clause import clause
-from moe_harness.suite.small_models import like
+from moe_harness.suite.situations import like
 from moe_harness.suite.subject import Subject
 from moe_harness.suite.transparent import in_model, one_layer, transparent_model
 

@@ -16,7 +16,7 @@ from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
 from moe_harness.suite.block_runs import BlockRun, block_metrics, shown
 from moe_harness.suite.clause import LOGIC, clause
-from moe_harness.suite.small_models import Tensors, rewritten
+from moe_harness.suite.situations import Tensors, rewritten
 from moe_harness.suite.subject import Subject
 from moe_harness.suite.transparent import in_model, one_layer, transparent_model
 

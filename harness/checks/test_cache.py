@@ -9,12 +9,11 @@ import numpy as np
 
 from moe_harness.implementations.interface import Generate, GenerationSpec, Loss, Model, Packed, Probe, Request
 from moe_harness.judge.verdict import Verdict
-from moe_harness.suite.against_oracle import judge_traces
 from moe_harness.suite.clause import LOGIC, clause
 from moe_harness.suite.drivers import Trace, after_reset, changes, decode, in_chunks, join, prefill, prefill_and_decode, request
 from moe_harness.suite.exhibits import model_exhibit
-from moe_harness.suite.refusals import refuses
-from moe_harness.suite.small_models import hidden_states, text
+from moe_harness.suite.judgements import judge_traces, refuses
+from moe_harness.suite.situations import hidden_states, text
 from moe_harness.suite.subject import MAX_LENGTH, Subject
 
 DECODED = 12

@@ -8,10 +8,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from moe_harness.cases.strategies import explore_machine
 from moe_harness.judge.verdict import Verdict
-from moe_harness.suite.against_oracle import judge_traces
 from moe_harness.suite.clause import LOGIC, clause
 from moe_harness.suite.drivers import Trace, after_reset, decode, join, prefill, request
-from moe_harness.suite.small_models import like, two_layers
+from moe_harness.suite.judgements import judge_traces
+from moe_harness.suite.situations import like, two_layers
 from moe_harness.suite.subject import Subject
 
 TOKENS, LONGEST = st.integers(0, 255), 40

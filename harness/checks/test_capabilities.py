@@ -28,9 +28,8 @@ from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
 from moe_harness.suite.clause import LOGIC, clause
 from moe_harness.suite.drivers import prefill, request
-from moe_harness.suite.small_models import like, text, two_layers
+from moe_harness.suite.situations import WINDOW, has_window, like, text, two_layers
 from moe_harness.suite.subject import Subject
-from moe_harness.suite.windows import WINDOW, has_window
 
 PROTOCOLS = {"probe": Probe, "generate": Generate, "packed": Packed, "loss": Loss, "slots": Slots, "static": StaticProof}
 IDS_BS, FULL_B = np.arange(8, dtype=np.int64).reshape(2, 4) + 1, np.array([4, 4])

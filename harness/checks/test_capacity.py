@@ -28,8 +28,7 @@ from moe_harness.suite.capacity import (
     weights_of_the_rest,
 )
 from moe_harness.suite.clause import LOGIC, clause
-from moe_harness.suite.ragged import ragged
-from moe_harness.suite.small_models import hidden_states, like, text
+from moe_harness.suite.situations import hidden_states, like, ragged, text
 from moe_harness.suite.subject import Subject
 from moe_harness.suite.transparent import one_layer
 

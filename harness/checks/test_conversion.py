@@ -14,9 +14,9 @@ from moe_harness.cases.strategies import explore, model_configs
 from moe_harness.cases.synthetic import synthesize
 from moe_harness.implementations.interface import LoadSpec, ModelConfig
 from moe_harness.judge.verdict import Verdict
-from moe_harness.suite.against_oracle import judge_routing_inside, judge_traces
 from moe_harness.suite.clause import clause
 from moe_harness.suite.drivers import prefill, request
+from moe_harness.suite.judgements import judge_routing_inside, judge_traces
 from moe_harness.suite.subject import Subject
 from moe_harness.suite.watermark import compare, watermark
 

@@ -20,11 +20,11 @@ from moe_harness.implementations.families.weights import scatter
 from moe_harness.implementations.interface import DTYPES, CheckpointError, ModelConfig
 from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
-from moe_harness.suite.against_oracle import judge_routing_inside, judge_traces
 from moe_harness.suite.clause import LOGIC, clause
 from moe_harness.suite.drivers import changes, prefill, request
+from moe_harness.suite.judgements import judge_routing_inside, judge_traces
 from moe_harness.suite.poison import poisoned_memory
-from moe_harness.suite.small_models import Tensors, like, on, rewritten, text, two_layers
+from moe_harness.suite.situations import Tensors, like, on, rewritten, text, two_layers
 from moe_harness.suite.subject import Subject
 
 ROWS, LENGTH = 2, 20

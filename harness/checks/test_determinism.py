@@ -9,7 +9,7 @@ from moe_harness.judge.verdict import Verdict
 from moe_harness.suite.clause import clause
 from moe_harness.suite.drivers import Trace, changes, decode, join, prefill, request
 from moe_harness.suite.poison import poisoned_memory
-from moe_harness.suite.small_models import text
+from moe_harness.suite.situations import text
 from moe_harness.suite.subject import Subject
 
 DECODED = 4

@@ -12,8 +12,7 @@ from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
 from moe_harness.suite.clause import LOGIC, clause
 from moe_harness.suite.drivers import valid
-from moe_harness.suite.ragged import ragged
-from moe_harness.suite.small_models import rewritten
+from moe_harness.suite.situations import ragged, rewritten
 from moe_harness.suite.subject import Subject
 
 SMALLEST_LEAD = 1e-3  # logits between the best and the second-best token below which float32 may honestly choose either

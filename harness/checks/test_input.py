@@ -10,7 +10,7 @@ from moe_harness.implementations.interface import Model, Request
 from moe_harness.judge.verdict import Verdict
 from moe_harness.suite.clause import LOGIC, clause
 from moe_harness.suite.drivers import changes, prefill, request
-from moe_harness.suite.refusals import refuses
+from moe_harness.suite.judgements import refuses
 from moe_harness.suite.subject import MAX_BATCH, MAX_LENGTH, Subject
 
 ROWS, LENGTH = 2, 8

@@ -11,7 +11,7 @@ from moe_harness.judge.verdict import Verdict
 from moe_harness.oracle.outputs import IGNORED, cross_entropies
 from moe_harness.suite.clause import LOGIC, clause
 from moe_harness.suite.drivers import valid
-from moe_harness.suite.ragged import ragged
+from moe_harness.suite.situations import ragged
 from moe_harness.suite.subject import Subject
 
 

@@ -7,11 +7,10 @@ import numpy as np
 from moe_harness.implementations.interface import Packed, Request
 from moe_harness.judge.errors import logit_metrics
 from moe_harness.judge.verdict import Verdict
-from moe_harness.suite.against_oracle import both_rounded, judge_traces
 from moe_harness.suite.clause import LOGIC, clause
 from moe_harness.suite.drivers import changes, packed, pinned_request, request
-from moe_harness.suite.refusals import refuses
-from moe_harness.suite.small_models import excerpts
+from moe_harness.suite.judgements import both_rounded, judge_traces, refuses
+from moe_harness.suite.situations import excerpts
 from moe_harness.suite.subject import Subject
 
 LENGTHS = (9, 1, 17, 12)

@@ -9,11 +9,10 @@ from moe_harness.implementations.interface import Request, Unsupported
 from moe_harness.judge.errors import logit_metrics
 from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
-from moe_harness.suite.against_oracle import both_rounded, judge_traces
 from moe_harness.suite.clause import clause
 from moe_harness.suite.drivers import changes, pinned_request, prefill, prefill_and_decode, request, valid
-from moe_harness.suite.ragged import DECODED, ragged
-from moe_harness.suite.small_models import with_nan_embedding
+from moe_harness.suite.judgements import both_rounded, judge_traces
+from moe_harness.suite.situations import DECODED, ragged, with_nan_embedding
 from moe_harness.suite.subject import Subject
 
 

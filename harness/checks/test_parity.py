@@ -12,11 +12,11 @@ from moe_harness.judge.distance import kl_divergence, top1_disagreement
 from moe_harness.judge.errors import logit_metrics
 from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
-from moe_harness.suite.against_oracle import both_rounded, judge_routing_inside, judge_traces
 from moe_harness.suite.clause import LOGIC, clause
 from moe_harness.suite.drivers import Trace, pinned_request, prefill, prefill_and_decode, request
 from moe_harness.suite.exhibits import model_exhibit
-from moe_harness.suite.small_models import excerpts, like, text, two_layers
+from moe_harness.suite.judgements import both_rounded, judge_routing_inside, judge_traces
+from moe_harness.suite.situations import excerpts, like, text, two_layers
 from moe_harness.suite.subject import Subject
 
 FIRST_INEXACT = 257  # the first position that bfloat16 cannot hold

@@ -21,7 +21,7 @@ from moe_harness.judge.verdict import Verdict
 from moe_harness.oracle.routing import combine_weights
 from moe_harness.suite.clause import MODELS, ROUTERS, clause
 from moe_harness.suite.exhibits import router_exhibit, transparent_exhibit
-from moe_harness.suite.states import layer_states
+from moe_harness.suite.situations import layer_states
 from moe_harness.suite.subject import Subject
 from moe_harness.suite.transparent import TransparentRouter, one_layer, transparent_model, variants
 

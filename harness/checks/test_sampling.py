@@ -14,7 +14,7 @@ from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
 from moe_harness.oracle.outputs import sampling_distribution
 from moe_harness.suite.clause import LOGIC, clause
-from moe_harness.suite.refusals import refuses
+from moe_harness.suite.judgements import refuses
 from moe_harness.suite.subject import MAX_BATCH, MAX_LENGTH, Subject
 
 PROMPT, CALLS = 12, 40

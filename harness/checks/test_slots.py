@@ -10,11 +10,10 @@ import numpy as np
 from moe_harness.implementations.interface import Request, Slots
 from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
-from moe_harness.suite.against_oracle import judge_traces
 from moe_harness.suite.clause import LOGIC, clause
 from moe_harness.suite.drivers import Trace, decode_slots, join, prefill_slots, request
-from moe_harness.suite.refusals import refuses
-from moe_harness.suite.small_models import excerpts, with_nan_embedding
+from moe_harness.suite.judgements import judge_traces, refuses
+from moe_harness.suite.situations import excerpts, with_nan_embedding
 from moe_harness.suite.subject import MAX_BATCH, Subject
 
 PROMPTS_R = (12, 7, 1, 4, 5)  # tokens; the fourth takes the place of the second, which was longer and ends in a NaN

@@ -9,7 +9,7 @@ from moe_harness.judge.metric import Metric
 from moe_harness.judge.verdict import Verdict
 from moe_harness.suite.capacity import options
 from moe_harness.suite.clause import LOGIC, clause
-from moe_harness.suite.small_models import like, two_layers
+from moe_harness.suite.situations import like, two_layers
 from moe_harness.suite.subject import Subject
 
 ROWS, POSITIONS = 2, 32

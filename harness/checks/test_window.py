@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from moe_harness.judge.verdict import Verdict
-from moe_harness.suite.against_oracle import judge_traces
 from moe_harness.suite.clause import LOGIC, clause
 from moe_harness.suite.drivers import prefill_and_decode, request
-from moe_harness.suite.small_models import like, text, two_layers
+from moe_harness.suite.judgements import judge_traces
+from moe_harness.suite.situations import WINDOW, has_window, like, text, two_layers
 from moe_harness.suite.subject import Subject
-from moe_harness.suite.windows import WINDOW, has_window
 
 PROMPT, DECODED = 20, 6
 

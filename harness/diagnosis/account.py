@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moe_harness.diagnosis import words
-from moe_harness.diagnosis.diagnose import Diagnosis, diagnose
+from moe_harness.diagnosis.diagnose import Answer, Diagnosis, diagnose, narrowed
 from moe_harness.diagnosis.echo import echo_of
-from moe_harness.diagnosis.finding import Finding
-from moe_harness.diagnosis.hypotheses import Answer, narrowed
 from moe_harness.diagnosis.jury import ask
-from moe_harness.diagnosis.operators import suspects
+from moe_harness.diagnosis.operators import Finding, suspects
 from moe_harness.diagnosis.rejudge import rejudge
 from moe_harness.judge.exhibit import RECORD, Exhibit
 from moe_harness.judge.metric import Metric

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_harness.diagnosis.finding import Finding
+from moe_harness.diagnosis.operators import Finding
 from moe_harness.diagnosis.rejudge import expected_block
 from moe_harness.judge.exhibit import PREFIX, Exhibit
 from moe_harness.oracle.layers import swiglu

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_harness.diagnosis.finding import Finding
+from moe_harness.diagnosis.operators import Finding
 from moe_harness.diagnosis.rejudge import is_pinned, pinned_run
 from moe_harness.diagnosis.router import describe_weights, illegal
 from moe_harness.judge.certificate import certify, ranking_allowance

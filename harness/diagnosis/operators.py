@@ -1,10 +1,12 @@
-"""Which part of a model a seam of the subject belongs to: the operator that a fault damages, and that a diagnosis names.
+"""Operators, the parts of a model that a seam of the subject belongs to: what a fault damages and a diagnosis names. A finding
+names them as suspects.
 
 The label of a fault is derived from the functions it replaces, never written down by hand.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 from moe_harness.emulator.seams import HOME
@@ -99,3 +101,15 @@ def operator(seam: str) -> str:
 def operators(fault: Fault) -> frozenset[str]:
     """Those that a fault damages."""
     return frozenset(operator(seam) for seam in changed_seams(fault))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`operators`: the suspects, the likeliest first, as this module calls them. `layer`: the MoE layer in which the error is first
+    seen, None where it is after the last or cannot be told. `evidence`: one sentence each."""
+
+    operators: tuple[str, ...]
+    layer: int | None = None
+    experts: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = ()
+    evidence: tuple[str, ...] = ()

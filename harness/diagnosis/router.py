@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moe_harness.diagnosis.finding import Finding
+from moe_harness.diagnosis.operators import Finding
 from moe_harness.diagnosis.rejudge import logit_ratio, router_delta, weights_allowed
 from moe_harness.implementations.interface import RoutingSpec
 from moe_harness.judge.certificate import certify, ranking_allowance

@@ -24,7 +24,7 @@ from moe_harness.implementations.interface import Backend
 from moe_harness.mutants.catalogue import changed_seams
 from moe_harness.mutants.entry import Fault
 from moe_harness.repro.capsule import Capsule
-from moe_harness.repro.located import golden_checkpoint
+from moe_harness.repro.checkpoint import golden_checkpoint
 from moe_harness.suite.subject import Subject, Workshop
 
 

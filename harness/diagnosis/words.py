@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_harness.diagnosis.diagnose import Diagnosis
-from moe_harness.diagnosis.hypotheses import Answer, Hypothesis
+from moe_harness.diagnosis.diagnose import Answer, Diagnosis, Hypothesis
 from moe_harness.diagnosis.jury import Jury
 from moe_harness.diagnosis.operators import operators
 from moe_harness.diagnosis.replay import Distance

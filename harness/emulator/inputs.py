@@ -29,8 +29,6 @@ FEATURES: tuple[str, ...] = tuple(
     "capacity static".split()
 )
 FAMILIES = ("mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "dots1")
-
-
 LOGITS = ("all", "last")
 
 

@@ -12,7 +12,7 @@ from moe_harness.cases.synthetic import FLAT, PEAKED
 from moe_harness.cases.tensors import round_to
 from moe_harness.implementations.interface import KernelCall, RoutingSpec
 from moe_harness.kernel import routes
-from moe_harness.kernel.shapes import SMALL, TRUE, Shape
+from moe_harness.kernel.weights import SMALL, TRUE, Shape
 from moe_harness.oracle.routing import combine_weights
 
 # Around the tiles of 16 and 128 rows that kernels work in, and the two ends.

@@ -21,7 +21,7 @@ from moe_harness.cases.tensors import numpy_dtype
 from moe_harness.implementations.checkpoint.writer import new_directory, write_json
 from moe_harness.kernel.cases import Case
 from moe_harness.kernel.run import Suite
-from moe_harness.kernel.shapes import Shape
+from moe_harness.kernel.weights import Shape
 
 FORMAT = 1
 INPUTS, MANIFEST, OUTPUTS, README = "inputs.safetensors", "manifest.json", "outputs.safetensors", "README.txt"

@@ -15,8 +15,7 @@ from moe_harness.emulator.values import ExpertJob
 from moe_harness.judge.errors import block_errors
 from moe_harness.judge.limit import Limits
 from moe_harness.judge.rounding import accumulation
-from moe_harness.kernel.shapes import Shape
-from moe_harness.kernel.weights import drawn
+from moe_harness.kernel.weights import Shape, drawn
 from moe_harness.suite.bounds.case import CaseFloors
 from moe_harness.suite.bounds.table import FILE, read
 

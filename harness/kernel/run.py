@@ -11,8 +11,7 @@ from moe_harness.implementations.common.memory import available_bytes
 from moe_harness.implementations.interface import InvalidInput, ModelConfig, MoEKernel, Unsupported
 from moe_harness.kernel.cases import Case, small_cases, true_cases
 from moe_harness.kernel.check import Line, expect, judge
-from moe_harness.kernel.shapes import TRUE, Shape, small_shapes, true_shape
-from moe_harness.kernel.weights import Weights, drawn, palette
+from moe_harness.kernel.weights import TRUE, Shape, Weights, drawn, palette, small_shapes, true_shape
 from moe_harness.records.status import Status
 
 HEADROOM = 1.5  # what the kernel itself and float64 products of the oracle may need, over the weights

@@ -1,4 +1,7 @@
-"""An HF checkpoint made from a capsule, on which a backend can be asked again. Legend: E experts."""
+"""The checkpoint of a capsule: an HF one made from it, on which a backend can be asked again, and where the weights are that it speaks of.
+
+Legend: E experts.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from moe_harness.cases.cases import golden_root
 from moe_harness.cases.synthetic import synthesize
 from moe_harness.implementations import families
 from moe_harness.implementations.checkpoint.checkpoint import Checkpoint
@@ -14,6 +18,7 @@ from moe_harness.implementations.checkpoint.writer import write_checkpoint
 from moe_harness.implementations.families.weights import scatter
 from moe_harness.implementations.interface import ModelConfig
 from moe_harness.judge.exhibit import MODEL, Exhibit
+from moe_harness.repro.capsule import Capsule, checkpoint_facts
 
 VOCABULARY, POSITIONS = 272, 128
 
@@ -48,3 +53,18 @@ def _filling(config: ModelConfig, scratch: Path) -> dict[str, np.ndarray]:
     """Random tensors of a one-layer model."""
     with Checkpoint(synthesize(config, scratch)) as checkpoint:
         return {name: np.array(checkpoint.tensor(name)) for name in checkpoint.names()}
+
+
+def golden_checkpoint(capsule: Capsule) -> Path | None:
+    """The golden directory of that name, if its weights are the capsule's."""
+    return _same(capsule, golden_root() / capsule.identity["case"] / "checkpoint")
+
+
+def checkpoint_of(capsule: Capsule) -> Path | None:
+    """The golden directory, or the one that the capsule names, whichever has the capsule's weights."""
+    return golden_checkpoint(capsule) or _same(capsule, Path(capsule.checkpoint.get("path", "")))
+
+
+def _same(capsule: Capsule, directory: Path) -> Path | None:
+    wanted = capsule.checkpoint.get("sha256")
+    return directory if wanted and directory.is_dir() and checkpoint_facts(directory).get("sha256") == wanted else None

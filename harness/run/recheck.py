@@ -24,8 +24,7 @@ from moe_harness.records.record import read_run
 from moe_harness.records.status import Status
 from moe_harness.repro.calls import grids, run
 from moe_harness.repro.capsule import Capsule
-from moe_harness.repro.checkpoint import write_model
-from moe_harness.repro.located import checkpoint_of
+from moe_harness.repro.checkpoint import checkpoint_of, write_model
 from moe_harness.run.launch import pytest_command
 from moe_harness.run.workers import environment
 from moe_harness.suite.run_spec import RunSpec

@@ -21,9 +21,8 @@ from typing import Any
 
 from moe_harness.checks.in_process import Check, checks_of
 from moe_harness.diagnosis.account import diagnosed
-from moe_harness.diagnosis.diagnose import Diagnosis
+from moe_harness.diagnosis.diagnose import Answer, Diagnosis
 from moe_harness.diagnosis.echo import Echo
-from moe_harness.diagnosis.hypotheses import Answer
 from moe_harness.diagnosis.operators import operators, suspects
 from moe_harness.diagnosis.rejudge import rejudge
 from moe_harness.diagnosis.replay import Distance

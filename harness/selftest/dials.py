@@ -1,4 +1,8 @@
-"""Errors of any size, on an honest subject otherwise: how small may they be and still be seen? Legend: T tokens, E experts, K top-k."""
+"""Errors of any size, on an honest subject otherwise: how small may they be and still be seen? And the numpy subject under a name: an entry
+of the catalogue, or honest but for a dial that is turned.
+
+Legend: T tokens, E experts, K top-k.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from moe_harness.emulator.honest import HONEST
 from moe_harness.emulator.numerics import Array, Rounding
 from moe_harness.emulator.routing import select_top_k
 from moe_harness.emulator.seams import Seams, changed
+from moe_harness.emulator.subject import SubjectBackend
 from moe_harness.emulator.values import ExpertJob
 from moe_harness.implementations.interface import RoutingSpec
+from moe_harness.mutants import catalogue
 
 EXPERT = 1  # the one that is off, in every layer
 Turn = Callable[[Seams, float], Seams]
@@ -83,3 +90,11 @@ DIALS = {
              lambda size: f"{round(-np.log2(size))} bits"),
     )
 }  # fmt: skip
+
+
+def backend(name: str) -> SubjectBackend:
+    """`name`: an id of the catalogue, "" for the honest subject, "DIAL=VALUE". Raises ValueError or KeyError for another one."""
+    dial, turned, value = name.partition("=")
+    if not turned:
+        return catalogue.backend(name or None)
+    return SubjectBackend(f"{catalogue.SPECIFICATION}:{name}", DIALS[dial].seams(HONEST, float(value)))

@@ -20,8 +20,8 @@ from moe_harness.selftest.dials import DIALS
 from moe_harness.selftest.effects import Effect, Search
 from moe_harness.selftest.figures import figures
 from moe_harness.selftest.kills import Fate
-from moe_harness.selftest.ledger import Ledger
 from moe_harness.selftest.pool import Mapper, pool
+from moe_harness.selftest.trial import Ledger
 
 T = TypeVar("T")
 Watch = Callable[[Iterable[T], str, int], Iterable[T]]  # passes items through: what they are, how many will come

@@ -19,7 +19,7 @@ from moe_harness.judge.verdict import Verdict
 from moe_harness.oracle.routing import gap
 from moe_harness.suite.bounds.reference import one_layer_weights
 from moe_harness.suite.exhibits import block_exhibit
-from moe_harness.suite.small_models import hidden_states
+from moe_harness.suite.situations import hidden_states
 from moe_harness.suite.subject import Subject
 from moe_harness.suite.transparent import one_layer
 

@@ -20,7 +20,7 @@ from moe_harness.implementations.interface import (
 )
 from moe_harness.judge.certificate import ranking_allowance
 from moe_harness.oracle import routing
-from moe_harness.suite.small_models import like
+from moe_harness.suite.situations import like
 from moe_harness.suite.subject import Subject
 
 FINE = 2.0**-14  # exact in float32 beside a correction of a few units, far above the rounding of a float32 score

@@ -8,7 +8,7 @@ import pytest
 
 from moe_harness.bench import models
 from moe_harness.bench.gate import gate
-from moe_harness.bench.layer_gate import judge_layer
+from moe_harness.bench.layer import judge_layer
 from moe_harness.bench.models import ensure, layer_cases, layer_config, needed_bytes
 from moe_harness.cases.cases import Case
 from moe_harness.cases.synthetic import small, synthesize

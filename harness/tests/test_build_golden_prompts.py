@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moe_harness.build_golden.reading import beside_tie, read
-from moe_harness.build_golden.verify import problems
+from moe_harness.build_golden.reading import beside_tie, problems, read
 from moe_harness.cases.cases import Case, golden_cases
 from moe_harness.cases.prompts import CLEAR, TIED_DTYPES, TIES, Prompts, load, save, stack
 from moe_harness.implementations.interface import DTYPES, LoadSpec, Request, RoutingSpec

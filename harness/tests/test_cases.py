@@ -9,7 +9,7 @@ import pytest
 
 from moe_harness.cases.cases import Case, RouterCase, golden_cases, router_cases
 from moe_harness.suite.clause import clause, concerns
-from moe_harness.suite.windows import has_window
+from moe_harness.suite.situations import has_window
 
 
 def limits(**arguments: Any) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from moe_harness.checks import test_block, test_cache
 from moe_harness.checks.in_process import checks_of
 from moe_harness.cli.app import application
 from moe_harness.diagnosis.account import diagnosed
-from moe_harness.diagnosis.diagnose import diagnose
-from moe_harness.diagnosis.hypotheses import explain_by_catalogue
+from moe_harness.diagnosis.diagnose import diagnose, explain_by_catalogue
 from moe_harness.diagnosis.jury import answered_by, ask
 from moe_harness.diagnosis.rejudge import rejudge
 from moe_harness.emulator.honest import HONEST

@@ -10,12 +10,11 @@ from moe_harness.cases.synthetic import FLAT
 from moe_harness.cases.tensors import numpy_dtype, round_to
 from moe_harness.implementations.interface import InvalidInput, KernelCall
 from moe_harness.kernel.cases import TOKENS, Case
-from moe_harness.kernel.locate import locate, ranges
+from moe_harness.kernel.check import locate, ranges
 from moe_harness.kernel.noise import limits
 from moe_harness.kernel.routes import GAP, LEVELS, rotating_ids
 from moe_harness.kernel.run import Suite, check_memory
-from moe_harness.kernel.shapes import Shape, small_shapes
-from moe_harness.kernel.weights import drawn, palette
+from moe_harness.kernel.weights import Shape, drawn, palette, small_shapes
 from moe_harness.oracle import layers
 from moe_harness.oracle.routing import combine_weights
 

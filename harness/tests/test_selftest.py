@@ -24,10 +24,9 @@ from moe_harness.selftest.alarms import outcome, runs, upper_bound
 from moe_harness.selftest.dials import DIALS
 from moe_harness.selftest.effects import Search, search
 from moe_harness.selftest.kills import Fate, controls, fates
-from moe_harness.selftest.ledger import Ledger
 from moe_harness.selftest.measure import Plan, measure
 from moe_harness.selftest.pool import pool
-from moe_harness.selftest.trial import Ending, Trial, hold
+from moe_harness.selftest.trial import Ending, Ledger, Trial, hold
 from moe_harness.suite.status import classify
 
 FAULT = FAULTS[0]

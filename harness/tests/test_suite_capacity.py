@@ -12,7 +12,7 @@ from moe_harness.cases.synthetic import routing_of, small
 from moe_harness.checks.test_capacity import _judge
 from moe_harness.judge.verdict import Verdict, Violation
 from moe_harness.mutants.catalogue import backend
-from moe_harness.suite.small_models import like, text
+from moe_harness.suite.situations import like, text
 from moe_harness.suite.subject import Subject, Workshop
 
 

@@ -11,7 +11,7 @@ from allclose.candidates import numpy_backend
 from allclose.evidence import Evidence, Rows
 from allclose.runs import LOGIT_RUNS, Piece, blocks
 from moe_harness.cases.cases import Case
-from moe_harness.suite.states import layer_states
+from moe_harness.suite.situations import layer_states
 from moe_harness.suite.subject import Subject
 
 BLOCKS = "blocks"

@@ -13,7 +13,7 @@ import numpy as np
 from moe_harness.checks.test_cache import DECODED as SPLIT
 from moe_harness.implementations.interface import Request
 from moe_harness.suite.drivers import Trace, prefill, prefill_and_decode
-from moe_harness.suite.ragged import DECODED, ragged
+from moe_harness.suite.situations import DECODED, ragged
 from moe_harness.suite.subject import Subject
 
 ROOM = 512  # positions: a cache that is never emptied shall show by what it gives, not by its size

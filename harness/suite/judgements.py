@@ -1,18 +1,20 @@
-"""Judges traces against the oracle with the candidate's routing pinned.
+"""Judgements that several checks share: of traces, against the oracle with the candidate's routing pinned; of bad input, which must be
+refused with InvalidInput and a message.
 
 Legend: S sequence, V vocabulary, L MoE layers, E experts, K top-k.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
-from moe_harness.implementations.interface import Unsupported
-from moe_harness.judge import errors, routing
+from moe_harness.implementations.interface import InvalidInput, Unsupported
+from moe_harness.judge import routing
 from moe_harness.judge.certificate import certify, ranking_allowance
-from moe_harness.judge.errors import router_errors
+from moe_harness.judge.errors import logit_metrics, router_errors
 from moe_harness.judge.limit import Limits
 from moe_harness.judge.metric import Metric
 from moe_harness.judge.rounding import weight_allowance
@@ -30,7 +32,7 @@ def judge_traces(
     for b, trace in enumerate(traces):
         expected = pinned_run(subject, trace, oracle or subject.case.oracle)
         limits = subject.floors.forward(trace.input_ids_S)
-        metrics = errors.logit_metrics(trace.logits_SV, expected.logits_SV, limits)
+        metrics = logit_metrics(trace.logits_SV, expected.logits_SV, limits)
         exhibit = partial(model_exhibit, subject, traces, trace, oracle) if repeatable else None
         verdict.judge(*metrics, about=f"row {b} {about}".strip(), exhibit=exhibit)
         verdict.saw(tokens=len(trace.input_ids_S), unobservable=len(trace.input_ids_S) if trace.ids_LSK is None else 0)
@@ -74,3 +76,19 @@ def judge_routing_inside(subject: Subject, verdict: Verdict, trace: Trace) -> No
     if trace.router_logits_LSE is not None:
         errors = router_errors(trace.router_logits_LSE, expected.router_logits_LSE)
         verdict.judge(*(Metric.within(name, value, limits[name]) for name, value in errors.items()), exhibit=shown)
+
+
+def refuses(verdict: Verdict, what: str, call: Callable[[], object]) -> None:
+    """Judges that `call` raises InvalidInput and says why. A declared gap passes through; any other exception fails the check."""
+    try:
+        call()
+    except InvalidInput as error:
+        accepted, mute = False, not str(error).strip()
+    except Unsupported:
+        raise
+    except Exception as error:
+        raise AssertionError(f"{what}: InvalidInput expected, {type(error).__name__} raised: {error}") from error
+    else:
+        accepted, mute = True, False
+    verdict.judge(Metric("accepted", int(accepted), 0), Metric("refused_without_a_message", int(mute), 0), about=what)
+    verdict.saw(refused=1)

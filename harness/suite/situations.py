@@ -1,8 +1,12 @@
-"""Small checkpoints that bring out one behaviour, made once per session. Legend: T tokens, E experts, D hidden."""
+"""Situations that bring out one behaviour: small checkpoints made once per session, the width of sliding windows, and inputs (random ones,
+the oracle's hidden states rounded to the candidate's dtype, ragged batches of the case's prompts).
+
+Legend: B batch, S sequence, T tokens, E experts, D hidden.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +17,15 @@ from moe_harness.cases.synthetic import small, synthesize
 from moe_harness.cases.tensors import round_to
 from moe_harness.implementations import families
 from moe_harness.implementations.checkpoint.writer import write_checkpoint
+from moe_harness.implementations.families.family import Family
 from moe_harness.implementations.families.weights import scatter
 from moe_harness.implementations.interface import ModelConfig
+from moe_harness.suite.drivers import valid
 from moe_harness.suite.subject import Subject
 
 Tensors = dict[str, np.ndarray]
+WINDOW = 8
+DECODED = 4
 
 
 def like(subject: Subject, name: str, config: ModelConfig | None = None, router_scale: float | None = 1.0, seed: int = 0) -> Subject:
@@ -78,3 +86,28 @@ def excerpts(subject: Subject, rows: int, length: int, seed: int = 1) -> np.ndar
 def text(subject: Subject, rows: int, length: int, seed: int = 1) -> np.ndarray:
     """Random token ids (rows, length), specials left out."""
     return subject.random(seed).integers(0, min(256, subject.config.vocab_size), (rows, length))
+
+
+def has_window(family: Family) -> bool:
+    return "sliding_window" in family.free
+
+
+def layer_states(subject: Subject) -> Iterator[tuple[int, np.ndarray]]:
+    """(MoE layer index, x_TD) for every MoE layer: what its router is given when the oracle runs the case's prompts."""
+    subject.needs("probe")
+    passes = [subject.case.free_run(row) for row in range(len(subject.case.prompts_BS))]
+    for layer in range(len(subject.config.moe_layers)):
+        yield layer, round_to(np.concatenate([run.x_LSD[layer] for run in passes]), subject.dtype)
+
+
+def ragged(subject: Subject, padding: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(padded ids, lengths, the next DECODED tokens of each row). Pads hold a legal token, so only the lengths tell them from text."""
+    prompts_BS = subject.case.prompts_BS
+    B, S = prompts_BS.shape[0], prompts_BS.shape[1] - DECODED
+    lengths_B = np.array([S - 1 - (7 * b) % (S // 2) for b in range(B)])
+    lengths_B[0] = S
+    padded_BS = np.full((B, S), subject.config.pad_token_id or 0, np.int64)
+    for b, length in enumerate(lengths_B):
+        padded_BS[b, valid(S, int(length), padding)] = prompts_BS[b, :length]
+    following = [prompts_BS[b, length : length + DECODED] for b, length in enumerate(lengths_B)]
+    return padded_BS, lengths_B, np.stack(following)

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from moe_harness.implementations.interface import CONTRACT_VERSION, Backend
+from moe_harness.implementations.interface import CONTRACT_VERSION, Backend, Unsupported
 
 GROUP = "moe_harness.backends"
 PACKAGE = "moe_harness.implementations"
@@ -49,11 +49,21 @@ def backend(name: str) -> Backend:
     Raises UnknownBackend, AmbiguousBackend, BrokenBackend, and whatever the factory raises for a variant it does not know (ValueError).
     """
     factory, variant = _resolve(name)
-    made = factory(variant)
+    made = _made(name, factory, variant)
     if not all(callable(getattr(made, method, None)) for method in ("capabilities", "from_hf", "to_hf", "load")):
         raise BrokenBackend(f"backend {name!r}: its factory returned {made!r}, which is not a Backend")
     check_contract(name, getattr(made, "contract_version", UNDECLARED))
     return made
+
+
+def _made(name: str, factory: Factory, variant: Optional[str]) -> Backend:
+    """The backend. A ValueError is the factory's own word on a variant, and Unsupported on this machine; anything else is a fault of it."""
+    try:
+        return factory(variant)
+    except (ValueError, Unsupported):
+        raise
+    except Exception as error:
+        raise BrokenBackend(f"backend {name!r}: its factory raised {type(error).__name__}: {error}") from error
 
 
 def check_contract(name: str, declared: object) -> None:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import typer
 
-from moe_harness.records.record import new_run_directory
+from moe_harness.records.record import RUNS, new_run_directory
 from moe_harness.records.seal import seal
 from moe_harness.run.fleet.cluster import NoCluster
 from moe_harness.run.fleet.fan_out import Fleet, fan_out
 from moe_harness.run.fleet.plan import planned
-from moe_harness.run.launch import RUNS
 from moe_harness.suite.run_spec import RunSpec
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from moe_harness.cli.errors import readable_errors
-from moe_harness.cli.options import RUNS, Base, History
+from moe_harness.cli.options import Base, History
+from moe_harness.records.record import RUNS
 
 if TYPE_CHECKING:
     from moe_harness.records.frame import Frame
@@ -218,4 +219,6 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, "utf-8", newline="\n")
+    from moe_harness.records.whole import replace
+
+    replace(path, text)

@@ -7,8 +7,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
-INCOMPLETE = 4
+from moe_harness.processes.supervision import INCOMPLETE
+
+BROKEN_PIPE = "the reader of standard output has gone"
 
 
 @contextmanager
@@ -26,10 +29,23 @@ def one_line() -> Iterator[None]:
             if sys.stdout is not None:
                 sys.stdout.flush()  # while what it raises can still be caught
     except OSError as error:
-        with suppress(OSError):
-            print(f"error: {_sentence(error)}", file=sys.stderr, flush=True)
-        _silence()
-        raise SystemExit(INCOMPLETE) from None
+        _say(_sentence(error))
+    except SystemExit as leaving:
+        if not _broken_pipe(leaving.__context__):
+            raise
+        _say(BROKEN_PIPE)
+
+
+def _say(sentence: str) -> NoReturn:
+    with suppress(OSError):
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+    _silence()
+    raise SystemExit(INCOMPLETE) from None
+
+
+def _broken_pipe(error: BaseException | None) -> bool:
+    """Whether click made exit code 1, which is a new failure, of a reader that went away (`... | head`)."""
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
 
 
 def _check() -> None:

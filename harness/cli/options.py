@@ -12,7 +12,7 @@ import typer
 
 from moe_harness.suite.run_spec import Option, RunSpec, options
 
-RUNS, OUT = Path("reports") / "runs", Path("reports") / "latest"
+OUT = Path("reports") / "latest"
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the report goes.")]
 History = Annotated[Path, typer.Option("--history", metavar="DIR", help="Where earlier runs are.")]
 Base = Annotated[

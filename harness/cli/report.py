@@ -9,7 +9,8 @@ import typer
 
 from moe_harness.cli.errors import readable_errors
 from moe_harness.cli.history import against_base, read_sides, verified
-from moe_harness.cli.options import OUT, RUNS, Base, History, Out
+from moe_harness.cli.options import OUT, Base, History, Out
+from moe_harness.records.record import RUNS
 
 Verify = Annotated[bool, typer.Option("--verify", help="Recompute every number; exit code 1 if one differs. Writes nothing.")]
 Seal = Annotated[str | None, typer.Option("--seal", metavar="HEX", help="With --verify: the seal that the run printed, or its beginning.")]

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from moe_harness.cli.options import OUT, RUNS, Base, History, Out, takes_spec
+from moe_harness.cli.options import OUT, Base, History, Out, takes_spec
+from moe_harness.records.record import RUNS
 from moe_harness.suite.run_spec import RunSpec
 
 

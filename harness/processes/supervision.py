@@ -20,6 +20,7 @@ from types import FrameType
 
 from moe_harness.processes import tree
 
+INCOMPLETE = 4  # exit code where something was planned and not done
 CANCELLED = 143  # exit code, as a shell shows SIGTERM's; of SIGINT 130
 SLICE_S = 0.2  # how often a waiting `call` looks at the clock
 LAST_S = 1.5  # beyond the grace, for the guardian to see to the rest

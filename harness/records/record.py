@@ -53,6 +53,7 @@ from moe_harness.records.status import BENCH_STATUSES, CHECK_STATUSES
 from moe_harness.records.whole import writing
 
 SCHEMA = 1
+RUNS = Path("reports") / "runs"  # where run directories are made
 REQUIRED = {
     "run": ("run_id",),
     "plan": ("items",),

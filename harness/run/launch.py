@@ -15,7 +15,7 @@ import typer
 
 from moe_harness.processes import supervision
 from moe_harness.processes.threads import default_workers
-from moe_harness.records.record import new_run_directory
+from moe_harness.records.record import RUNS, new_run_directory
 from moe_harness.records.seal import seal
 from moe_harness.records.shard import shards
 from moe_harness.run import surroundings, workers
@@ -23,9 +23,7 @@ from moe_harness.run.budget import OVERRUN_S, seconds
 from moe_harness.suite.run_spec import RunSpec
 
 HERE = Path(__file__).parents[1]
-RUNS = Path("reports") / "runs"
 PYTEST_USAGE, PYTEST_NOTHING = 4, 5
-INCOMPLETE = 4  # our own exit code
 PLANNING_S = 60.0  # beyond the budget, for a part that has not yet written down what it owes
 
 
@@ -39,7 +37,7 @@ def launch(spec: RunSpec, parts: Sequence[str]) -> list[Path]:
     except SystemExit:
         typer.echo(f"cancelled: `moe-harness report {directory}` shows what was recorded", err=True)
         raise
-    for why in filter(None, map(surroundings.why, codes)):
+    for why in filter(None, (surroundings.believed(code, directory) for code in codes)):
         _give_up(directory, why)
     if PYTEST_USAGE in codes or all(code == PYTEST_NOTHING for code in codes):
         if directory.is_dir() and not any(directory.iterdir()):
@@ -57,7 +55,7 @@ def _give_up(directory: Path, why: str) -> NoReturn:
 
     places = f"records are in {directory}, temporary files in {gettempdir()}, models for benchmarks in {cache_directory()}"
     typer.echo(f"error: the run stopped because it could not write: {why} ({places})", err=True)
-    raise typer.Exit(INCOMPLETE)
+    raise typer.Exit(supervision.INCOMPLETE)
 
 
 def _deadline(budget: str | None) -> float | None:

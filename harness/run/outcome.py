@@ -15,7 +15,7 @@ from moe_harness.suite.options import spec_of
 VERDICT: pytest.StashKey[Any] = pytest.StashKey()
 BENCH: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 PAIR: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
-SKIPPED = (Status.UNSUPPORTED, Status.UNAVAILABLE, Status.INCONCLUSIVE)  # for pytest
+SHOWN_AS_SKIPPED = (Status.UNSUPPORTED, Status.UNAVAILABLE, Status.INCONCLUSIVE)  # for pytest
 
 
 def identify(item: pytest.Item) -> dict[str, Any]:
@@ -61,9 +61,9 @@ def misses_device(config: pytest.Config, outcome: Outcome) -> bool:
 
 def show(item: pytest.Item, report: pytest.TestReport, outcome: Outcome) -> None:
     """Give pytest's report the outcome that fits the status."""
-    if outcome.status in SKIPPED and not misses_device(item.config, outcome):
+    if outcome.status in SHOWN_AS_SKIPPED and not misses_device(item.config, outcome):
         report.outcome, report.longrepr = "skipped", (str(item.path), 0, f"{outcome.status}: {outcome.reason}")
-    elif outcome.status in SKIPPED:
+    elif outcome.status in SHOWN_AS_SKIPPED:
         report.outcome, report.longrepr = "failed", outcome.reason
     elif outcome.status in FAILING:
         report.outcome, report.longrepr = "failed", report.longrepr or outcome.reason
@@ -76,8 +76,9 @@ def reproduce(config: pytest.Config, identity: dict[str, Any]) -> str:
     spec, name = spec_of(config), identity["node"].split("::")[-1].split("[")[0]
     own = [path for path in spec.checkpoint or () if path.resolve().name == identity["case"]]
     subjects = spec.pair or (identity["backend"],)
-    words = ["moe-harness", "bench" if identity["check"].startswith("BENCH-") else "run", "--pair" if spec.pair else "--backend", *subjects]
-    words += ["--dtype", identity["dtype"], *spec.repeated(subjects)]
+    command = "bench" if identity["check"].startswith("BENCH-") else "run"
+    words = ["moe-harness", command, "--pair" if spec.pair else "--backend", *subjects]
+    words += ["--dtype", identity["dtype"], *spec.repeated(command, subjects)]
     if own:
         return shlex.join([*words, "--checkpoint", str(own[0]), "-k", name])
     return shlex.join([*words, "-k", f"{name} and {identity['case']}"])

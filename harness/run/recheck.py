@@ -21,7 +21,7 @@ from moe_harness.implementations.interface import Backend, LoadSpec, Model, Pinn
 from moe_harness.judge.exhibit import BLOCK, MODEL, PREFIX, RECORD, ROUTER, Exhibit
 from moe_harness.judge.metric import Metric
 from moe_harness.records.record import read_run
-from moe_harness.records.status import Status
+from moe_harness.records.status import FAILING, Status
 from moe_harness.repro.calls import grids, run
 from moe_harness.repro.capsule import Capsule
 from moe_harness.repro.checkpoint import checkpoint_of, write_model
@@ -156,8 +156,8 @@ def run_check(capsule: Capsule, backend: str, python: list[str] | None) -> Outco
         subprocess.run(pytest_command("checks", asked, directory), env=environment(False), capture_output=True, check=False)
         records = [r for r in read_run(directory) if r["type"] == "check"] if directory.is_dir() else []
     statuses = {record["status"] for record in records}
-    if statuses & {Status.FAIL, Status.CRASHED, Status.TIMEOUT}:
-        return Outcome(FAILS, f"fails: {next(r['reason'] for r in records if r['status'] in ('FAIL', 'CRASHED', 'TIMEOUT'))}")
+    if statuses & set(FAILING):
+        return Outcome(FAILS, f"fails: {next(r['reason'] for r in records if r['status'] in FAILING)}")
     if Status.PASS in statuses and statuses <= {Status.PASS}:
         return Outcome(PASSES, "passes")
     said = "; ".join(f"{r['status']} {r['reason']}" for r in records)

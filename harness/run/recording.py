@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from moe_harness.records.record import Recorder, new_run_id
+from moe_harness.records.record import RUNS, Recorder, new_run_id
 from moe_harness.records.shard import shards
 from moe_harness.records.status import Status
 from moe_harness.run import adopters, console, workers
@@ -48,7 +48,7 @@ def run_directory(config: pytest.Config) -> Path:
     """The run's directory: the controller's under xdist, --run-dir, or a new one under reports/runs; made by the first record."""
     if _RUN_DIRECTORY not in config.stash:
         given = getattr(config, "workerinput", {}).get("moe_run_dir") or spec_of(config).run_dir
-        config.stash[_RUN_DIRECTORY] = Path(given) if given else Path("reports") / "runs" / new_run_id()
+        config.stash[_RUN_DIRECTORY] = Path(given) if given else RUNS / new_run_id()
     return config.stash[_RUN_DIRECTORY]
 
 

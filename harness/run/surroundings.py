@@ -9,9 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import pytest
@@ -19,11 +22,13 @@ import pytest
 from moe_harness.processes import tree
 from moe_harness.processes.supervision import CANCELLED
 from moe_harness.records.whole import Unwritable, writing
+from moe_harness.run.recording import run_directory
 from moe_harness.run.workers import exit_code
 
 UNWRITABLE, LAST_ERRNO = 200, 40  # exit codes 200 to 240: what could not be written, with the errno; not 255, which is sys.exit(-1)
 # The disk's errors as the libraries that backends write with tell them, Rust's included.
 FULL = "|".join(str(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG))
+PROBE = 1 << 16  # bytes: a disk that is full may still have room for a few
 _FULL = re.compile(rf"\b(?:Errno|os error) ({FULL})\b")
 
 
@@ -58,16 +63,48 @@ def preparing(config: pytest.Config, what: Any) -> Iterator[None]:
 
 
 def heed(config: pytest.Config, error: BaseException | None) -> None:
-    """Leaves where a check was stopped by a full disk, which says nothing about what it judges."""
-    if error is not None and _launched() and (found := _FULL.search(str(error))):
+    """Leave where a check was stopped by a full disk, which says nothing about what it judges; a disk of the backend's own does."""
+    if error is not None and _launched() and (found := _FULL.search(str(error))) and _blocked(run_directory(config)):
         _leave(config, _code(int(found[1])))
 
 
 def node_down(node: Any, error: object) -> None:
-    """xdist's controller: leaves as its worker did."""
+    """xdist's controller: leave as its worker did. One that a cancel ended needs nothing: the controller has heard of it, too."""
     code = exit_code(node) if error else None
-    if code == CANCELLED or why(code) is not None:
+    if believed(code, run_directory(node.config)) is not None:
         _leave(node.config, int(code or 0))
+
+
+def believed(code: int | None, directory: Path) -> str | None:
+    """`why`, where this process finds that it cannot write either: a backend may end a process with any exit code. None where it can."""
+    return why(code) if why(code) is not None and _blocked(directory) else None
+
+
+def _blocked(directory: Path) -> bool:
+    """Whether one of the places takes nothing where a run writes: records, temporary files, models for benchmarks, standard output."""
+    from moe_harness.bench.models import cache_directory
+
+    try:
+        return not all(map(_takes, (directory, Path(gettempdir()), cache_directory()))) or _has_no_reader(1)
+    except OSError:
+        return True
+
+
+def _takes(place: Path) -> bool:
+    """Whether a file can be written there, or where the directory would be made."""
+    there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+    try:
+        with TemporaryFile(dir=there, buffering=0) as file:
+            return file.write(bytes(PROBE)) == PROBE
+    except OSError:
+        return False
+
+
+def _has_no_reader(descriptor: int) -> bool:
+    """Whether it is a pipe whose other end is closed."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def why(code: int | None) -> str | None:

@@ -122,12 +122,12 @@ class RunSpec:
         if self.keyword:
             yield from ("-k", self.keyword)
 
-    def repeated(self, subjects: Iterable[str]) -> Iterator[str]:
-        """The options of the command line that a failure of these backends needs to happen again; another backend's interpreter is none."""
+    def repeated(self, command: str, subjects: Iterable[str]) -> Iterator[str]:
+        """The options of a command that a failure of these backends needs to happen again; another backend's interpreter is none."""
         wanted = tuple(subjects)
         python = [word for name in dict.fromkeys(wanted) for word in self.python or () if word.partition("=")[0] == name]
         for each, value in replace(self, python=python, timeout=self.timeout if python else None).given():
-            if each.flag.repeats:
+            if each.flag.repeats and command in each.flag.commands:
                 yield from each.words(each.command_line, value)
 
     def requested(self) -> dict[str, Any]:

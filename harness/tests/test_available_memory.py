@@ -12,7 +12,7 @@ from moe_harness.bench.machine import LARGEST, buffer_size
 from moe_harness.implementations.common import memory
 from moe_harness.implementations.interface import InvalidInput
 from moe_harness.kernel.run import check_memory
-from moe_harness.kernel.shapes import Shape
+from moe_harness.kernel.weights import Shape
 
 REPO = Path(__file__).resolve().parents[2]
 SMALL = Shape("small", E=4, K=2, D=64, F=64)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from moe_harness.cli.last_words import INCOMPLETE
 from moe_harness.processes import supervision, tree
+from moe_harness.processes.supervision import INCOMPLETE
 from moe_harness.records.record import read_run
 from moe_harness.tests.process_scan import Command
 

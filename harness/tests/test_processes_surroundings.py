@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from moe_harness.cli.last_words import INCOMPLETE, one_line
+from moe_harness.cli.last_words import one_line
+from moe_harness.processes.supervision import INCOMPLETE
 from moe_harness.records import whole
 from moe_harness.records.record import Recorder, read_run
 from moe_harness.run import surroundings, workers
@@ -144,8 +145,45 @@ def test_a_full_disk_in_a_check_is_no_failure_of_it(monkeypatch: pytest.MonkeyPa
     left: list[int] = []
     monkeypatch.setenv("MOE_HARNESS_TREE", "mark")
     monkeypatch.setattr(surroundings, "_leave", lambda config, code: left.append(code))
+    monkeypatch.setattr(surroundings, "run_directory", lambda config: Path("run"))
+    surroundings.heed(None, RuntimeError(text))
+    assert not left  # our own places take what we write: it is the backend's disk
+    monkeypatch.setattr(surroundings, "_takes", lambda place: False)
     surroundings.heed(None, RuntimeError(text))
     assert bool(left) == full
+
+
+ENDS = """import os
+from moe_harness.mutants.catalogue import backend as subject
+
+class Ends:
+    def __init__(self, code):
+        self.name, self._code, inner = f"ends:backend:{code}", int(code), subject(None)
+        self.capabilities, self.from_hf, self.to_hf = inner.capabilities, inner.from_hf, inner.to_hf
+
+    def load(self, path, spec):
+        os._exit(self._code)
+
+def backend(variant=None):
+    return Ends(variant)
+"""
+
+
+@pytest.mark.parametrize("code", [143, 201, 228])
+def test_a_backend_that_ends_its_process_costs_its_checks_alone(tmp_path: Path, code: int) -> None:
+    """Whatever its exit code: the disk is not full, and nobody has cancelled."""
+    (tmp_path / "ends.py").write_text(ENDS)
+    asked = ("--backend", f"ends:backend:{code}", "--backend", HONEST, "--dtype", "float32", "-k", "BLOCK-01 and mixtral")
+    done = command(tmp_path, "run", *asked, "--workers", "2", "--run-dir", "run", variables={"PYTHONPATH": str(tmp_path)})
+    found = {record["backend"]: record["status"] for record in read_run(tmp_path / "run") if record["type"] == "check"}
+    assert done.returncode == 1 and found == {f"ends:backend:{code}": "CRASHED", HONEST: "PASS"}, done
+
+
+def test_a_reader_that_went_away_is_no_new_failure(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as out:
+        assert "reader of standard output" in only_line(command(tmp_path, "records", "schema", "check", stdout=out))
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

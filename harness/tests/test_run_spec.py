@@ -82,8 +82,15 @@ def test_a_part_gets_its_own_options(part: str, handed: set[str]):
 
 def test_a_failure_is_repeated_with_its_own_interpreter_alone():
     spec = RunSpec(["a", "b"], device="cuda:1", python=["a=/x/python", "b=/y/python"], timeout=3.0, keyword="ROUTE", thorough=True)
-    assert list(spec.repeated(["a"])) == ["--device", "cuda:1", "--python=a=/x/python", "--timeout=3"]
-    assert list(replace(spec, python=["b=/y/python"]).repeated(["a"])) == ["--device", "cuda:1"]
+    assert list(spec.repeated("run", ["a"])) == ["--device", "cuda:1", "--python=a=/x/python", "--timeout=3"]
+    assert list(replace(spec, python=["b=/y/python"]).repeated("run", ["a"])) == ["--device", "cuda:1"]
+
+
+def test_a_check_is_repeated_without_the_options_of_bench():
+    """`moe-harness run` has none of them: the line would be refused."""
+    spec = RunSpec(wide=True, routing_trace=Path("loads.json"))
+    assert list(spec.repeated("run", ["a"])) == []
+    assert list(spec.repeated("bench", ["a"])) == ["--wide", "--routing-trace", "loads.json"]
 
 
 def test_what_selects_and_what_narrows():

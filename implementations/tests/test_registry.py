@@ -98,6 +98,20 @@ def test_another_major_version_is_refused_by_name(plugin: str, monkeypatch: pyte
         registry.backend(f"{plugin}:backend")
 
 
+@pytest.mark.parametrize(
+    "raised, expected", [(TypeError, registry.BrokenBackend), (OSError, registry.BrokenBackend), (ValueError, ValueError)]
+)
+def test_a_factory_that_raises_is_broken_and_named(plugin: str, monkeypatch: pytest.MonkeyPatch, raised: type, expected: type):
+    def factory(variant: str | None = None) -> None:
+        raise raised("no engine here")
+
+    importlib.import_module(plugin)
+    monkeypatch.setattr(f"{plugin}.backend", factory)
+    with pytest.raises(expected, match="no engine here") as caught:
+        registry.backend(f"{plugin}:backend")
+    assert expected is ValueError or f"'{plugin}:backend'" in str(caught.value)
+
+
 def test_variant_reaches_the_factory_and_the_name():
     assert registry.backend("hf:grouped_mm").name == "hf:grouped_mm"
     with pytest.raises(ValueError, match="nonsense.*grouped_mm"):

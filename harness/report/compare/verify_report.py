@@ -11,6 +11,7 @@ from typing import Any
 
 from moe_harness.records.finding import Finding
 from moe_harness.records.frame import Frame
+from moe_harness.records.status import Status
 from moe_harness.report.build import files
 from moe_harness.report.compare import recompute
 
@@ -33,7 +34,7 @@ def csv_findings(out: Path, runs: Mapping[str, Sequence[Record]]) -> Iterator[Fi
         waiting = owed.get((row["run"], row["kind"], row["node"]), [])
         if waiting:
             yield from _row(row, waiting.pop(0))
-        elif row["status"] != "NOT RUN":
+        elif row["status"] != Status.NOT_RUN:
             yield Finding(CSV, row["kind"], row["node"], "row", "a row", "no record")
     left = (record for waiting in owed.values() for record in waiting)
     yield from (Finding(CSV, str(record["type"]), str(record["node"]), "row", "no row", "a record") for record in left)

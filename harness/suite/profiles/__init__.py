@@ -46,7 +46,7 @@ class Profile:
 
     def gaps(self, statuses: Mapping[str, str], dtype: str) -> dict[str, str]:
         """Of what the profile asks in `dtype`, everything that is not PASS: name -> status, "NOT RUN" where it has none."""
-        asked = {name: statuses.get(name, "NOT RUN") for name in self.required if self.asks(name, dtype)}
+        asked = {name: statuses.get(name, Status.NOT_RUN) for name in self.required if self.asks(name, dtype)}
         return {name: status for name, status in asked.items() if status != Status.PASS}
 
     def sentence(self, subject: str, gaps: Mapping[str, str]) -> str:
